@@ -1,0 +1,170 @@
+"""Every exception that vectasks raises.
+
+::
+
+    VectasksError
+    ├── UsageError                    the call was wrong: nothing was sent, nothing changed
+    │   ├── InvalidArgument           (ValueError) unknown command, mode, start method, ...
+    │   │   ├── WrongCount            one value a sampler was expected
+    │   │   └── InvalidAction         an action outside its space
+    │   ├── SamplerIndexError         (IndexError) no unpaused sampler at that index
+    │   ├── AlreadyPending            (RuntimeError) a step or another call is still out
+    │   ├── NothingPending            (RuntimeError) wait_step without async_step
+    │   ├── VectorClosed              (RuntimeError) the vector is closed
+    │   ├── SamplerUnavailable        (RuntimeError) exhausted, failed, paused or busy
+    │   └── DisplayUnavailable        (RuntimeError) "human" rendering without a screen
+    ├── LayoutError                   (ValueError) a value does not fit the declared space
+    ├── RemoteError                   the user's code raised where the sampler lives
+    │   ├── SetupError                make_sampler_fn or the first task failed
+    │   └── TaskError                 a command failed in a task or a sampler
+    │       └── TaskAttributeError    (AttributeError) the attribute does not exist
+    ├── WorkerDied                    (EOFError) a worker process ended
+    └── WaitTimeout                   (TimeoutError, multiprocessing.TimeoutError)
+
+The names in brackets are the built-in exceptions that each can also be caught as.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+class VectasksError(Exception):
+    """Base of everything that vectasks raises."""
+
+
+class UsageError(VectasksError):
+    """The call was wrong; it was refused before anything was sent."""
+
+
+class InvalidArgument(UsageError, ValueError):
+    """An argument has a value that the call cannot take."""
+
+
+class WrongCount(InvalidArgument):
+    """A list does not hold one value a sampler."""
+
+
+class InvalidAction(InvalidArgument):
+    """An action lies outside its sampler's action space."""
+
+
+class SamplerIndexError(UsageError, IndexError):
+    """There is no unpaused sampler at this index."""
+
+
+class AlreadyPending(UsageError, RuntimeError):
+    """A step (or another thread's call) is still out."""
+
+
+class NothingPending(UsageError, RuntimeError):
+    """There is no step to wait for."""
+
+
+class VectorClosed(UsageError, RuntimeError):
+    """The vector was closed."""
+
+
+class SamplerUnavailable(UsageError, RuntimeError):
+    """A sampler is in a state that does not allow the command."""
+
+
+class DisplayUnavailable(UsageError, RuntimeError):
+    """A window was asked for where there is no screen."""
+
+
+class LayoutError(VectasksError, ValueError):
+    """A value does not have the shape or dtype that its space declares."""
+
+
+class RemoteError(VectasksError):
+    """The user's code raised where a sampler lives.
+
+    Attributes:
+        sampler_id: the sampler it happened in.
+        command: the name of the command that was running.
+        remote_traceback: the traceback as text, as it was formatted where it happened.
+        results: what the other samplers answered to the same call, by sampler id.
+    """
+
+    def __init__(
+        self, message: str, *, sampler_id: int, command: str, remote_traceback: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.sampler_id = sampler_id
+        self.command = command
+        self.remote_traceback = remote_traceback
+        self.results: Mapping[int, Any] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+class SetupError(RemoteError):
+    """``make_sampler_fn`` failed, or its sampler had no first task."""
+
+
+class TaskError(RemoteError):
+    """A command failed in a task, a task sampler or a callback sensor."""
+
+
+class TaskAttributeError(TaskError, AttributeError):
+    """The task or sampler has no such attribute."""
+
+
+class WorkerDied(VectasksError, EOFError):
+    """A worker ended without being asked to.
+
+    Attributes:
+        worker: the worker's number, from 0.
+        sampler_ids: the samplers that lived in it.
+        exitcode: its exit code; minus the signal's number where a signal ended it; None if unknown.
+        results: what the other samplers answered to the same call, by sampler id.
+    """
+
+    def __init__(
+        self, message: str, *, worker: int, sampler_ids: Sequence[int], exitcode: int | None
+    ) -> None:
+        super().__init__(message)
+        self.worker = worker
+        self.sampler_ids = tuple(sampler_ids)
+        self.exitcode = exitcode
+        self.results: Mapping[int, Any] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+class WaitTimeout(VectasksError, TimeoutError, multiprocessing.TimeoutError):
+    """The samplers did not answer in time; nothing changed, and waiting again is allowed.
+
+    Attributes:
+        sampler_ids: the samplers that are awaited.
+        timeout_s: how long was waited.
+    """
+
+    def __init__(self, message: str, *, sampler_ids: Sequence[int], timeout_s: float) -> None:
+        super().__init__(message)
+        self.sampler_ids = tuple(sampler_ids)
+        self.timeout_s = timeout_s
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+class RemoteTraceback(Exception):
+    """Carries the text of a remote traceback as the ``__cause__`` of a :class:`RemoteError`."""
+
+    def __str__(self) -> str:
+        return "\n" + str(self.args[0])
+
+
+def _rebuild(
+    kind: type[VectasksError], args: tuple[Any, ...], state: dict[str, Any]
+) -> VectasksError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error

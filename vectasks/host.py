@@ -1,0 +1,336 @@
+"""Hosts: the one implementation of every command.
+
+A :class:`TaskHost` owns one task sampler and its current task. A :class:`HostGroup` holds the hosts
+of one worker; it is what runs in this process for the twin and behind a channel in a child, so that
+both answer alike. Neither knows which lane a request came by or a reply leaves by.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from vectasks.messages import Command, Failure, Reply, Request, StepOutcome, TaskStart
+from vectasks.spaces import own, spaces_equal
+
+COMPLETE_TASK_METRICS_KEY = "__AFTER_TASK_METRICS__"
+COMPLETE_TASK_CALLBACK_KEY = "__AFTER_TASK_CALLBACK__"
+
+
+class HostPlan(NamedTuple):
+    """All that a host is made from; it is kept by the front so that a host can be made again."""
+
+    make_sampler_fn: Callable[..., Any]
+    sampler_fn_args: Mapping[str, Any]
+    mp_ctx: Any = None
+    callback_sensors: Any = None
+    auto_resample_when_done: bool = True
+    seed: int | None = None
+    keep_final_frame: bool = False
+
+
+class HostReady(NamedTuple):
+    """What a new host tells: its spaces and its first task's first observation."""
+
+    observation_space: Any
+    action_space: Any
+    observation: Any
+
+
+class TaskHost:
+    """One task sampler and its current task.
+
+    Args:
+        plan: what to make the sampler from. Whatever the user's code raises passes through.
+    """
+
+    def __init__(self, plan: HostPlan) -> None:
+        self._auto_resample = plan.auto_resample_when_done
+        self._callback = _callback(plan.callback_sensors)
+        self._keep_final_frame = plan.keep_final_frame
+        self._task: Any = None
+        self._finished: StepOutcome | None = None  # set while a done task waits for its mates
+        self._sampler = _make_sampler(plan)
+        try:
+            if plan.seed is not None:
+                self._sampler.set_seed(plan.seed)
+            start = self.next_task()
+            if start.exhausted:
+                raise ValueError(
+                    "the task sampler had no first task (its next_task() returned None). "
+                    "A sampler needs at least one task; leave this one out."
+                )
+            self.ready = HostReady(self.observation_space(), self.action_space(), start.observation)
+        except BaseException:
+            self.close()
+            raise
+
+    # -- the episode ------------------------------------------------------------------------
+
+    def step(self, action: Any) -> StepOutcome:
+        """Step the task; when it is done, go on to the next one or wait for the other samplers."""
+        if self._finished is not None:
+            return self._finished
+        task = self._task
+        observation, reward, done, info = task.step(action)
+        if done is None:
+            done = task.is_done()
+        if not done:
+            if observation is None:
+                raise _no_observation(task, "step")
+            return StepOutcome(observation, _as_reward(reward), False, info, False, False, False)
+        return self._finish(task, observation, _as_reward(reward), info)
+
+    def _finish(self, task: Any, observation: Any, reward: Any, info: Any) -> StepOutcome:
+        if info is not None and not isinstance(info, Mapping):
+            raise TypeError(
+                f"{type(task).__name__}.step() returned an info of type {type(info).__name__}; "
+                "it must be a dict (or None)."
+            )
+        if observation is None:
+            observation = self.observe()
+        # Copies: the next task may live in the same arrays, and the task's own dict stays its own.
+        observation = own(observation)
+        info = dict(info) if info is not None else {}
+        terminated, truncated = _end_flags(task, info)
+        metrics = task.metrics() if hasattr(task, "metrics") else None
+        if metrics is not None and len(metrics) > 0:
+            info[COMPLETE_TASK_METRICS_KEY] = own(metrics)
+        if self._callback is not None:
+            info[COMPLETE_TASK_CALLBACK_KEY] = own(self._callback(task))
+        if self._keep_final_frame:
+            info["final_frame"] = own(task.render("rgb"))
+        if not self._auto_resample:
+            self._finished = StepOutcome(
+                observation, 0.0, True, {"waiting": True}, terminated, truncated, False
+            )
+            return self._finished._replace(reward=reward, info=info)
+        info["final_observation"] = observation
+        start = self.next_task()
+        return StepOutcome(
+            start.observation, reward, True, info, terminated, truncated, start.exhausted
+        )
+
+    def next_task(self, arguments: Mapping[str, Any] | None = None) -> TaskStart:
+        """Go on to the sampler's next task; exhausted where there is none."""
+        task = self._sampler.next_task(**(arguments or {}))
+        self._finished = None
+        self._task = task
+        if task is None:
+            return TaskStart(None, exhausted=True)
+        return TaskStart(self.observe(), exhausted=False)
+
+    def observe(self, _: None = None) -> Any:
+        """The current task's observation; None where the sampler is exhausted."""
+        if self._task is None:
+            return None
+        observation = self._task.get_observations()
+        if observation is None:
+            raise _no_observation(self._task, "get_observations")
+        return observation
+
+    def reset(self, _: None = None) -> TaskStart:
+        """Reset the sampler (not its random state) and sample its first task."""
+        self._sampler.reset()
+        return self.next_task()
+
+    def seed(self, seed: int) -> None:
+        """Seed the tasks that are sampled from now on."""
+        self._sampler.set_seed(seed)
+
+    # -- looking and reaching into the task and the sampler ------------------------------------
+
+    def render(self, arguments: tuple[Sequence[Any], Mapping[str, Any]] | None = None) -> Any:
+        """The task's image."""
+        args, kwargs = arguments if arguments is not None else ((), {})
+        if not args and "mode" not in kwargs:
+            args = ("rgb",)
+        return self._task.render(*args, **kwargs)
+
+    def call(self, name_and_args: Any) -> Any:
+        """Call a method of the task by name."""
+        return _call(self._task, name_and_args)
+
+    def attr(self, name: str) -> Any:
+        """An attribute of the task."""
+        return getattr(self._task, name)
+
+    def set_attr(self, name_and_value: tuple[str, Any]) -> None:
+        """Set an attribute of the task."""
+        setattr(self._task, *name_and_value)
+
+    def call_sampler(self, name_and_args: Any) -> Any:
+        """Call a method of the sampler by name."""
+        return _call(self._sampler, name_and_args)
+
+    def sampler_attr(self, name: str) -> Any:
+        """An attribute of the sampler."""
+        return getattr(self._sampler, name)
+
+    def observation_space(self, _: None = None) -> Any:
+        """The task's observation space, or else the sampler's, or else None."""
+        return self._space("observation_space")
+
+    def action_space(self, _: None = None) -> Any:
+        """The task's action space, or else the sampler's, or else None."""
+        return self._space("action_space")
+
+    def _space(self, name: str) -> Any:
+        space = getattr(self._task, name, None)
+        return getattr(self._sampler, name, None) if space is None else space
+
+    def keep_final_frame(self, keep: bool) -> None:
+        """Whether the step that ends an episode brings its last image as ``info["final_frame"]``."""
+        self._keep_final_frame = bool(keep)
+
+    def close(self) -> list[Failure]:
+        """Close the task and the sampler; what either raises is returned, not raised."""
+        failures = []
+        for closable in (self._task, self._sampler):
+            try:
+                if closable is not None and hasattr(closable, "close"):
+                    closable.close()
+            except Exception as error:
+                failures.append(Failure.of(error))
+        self._task = None
+        return failures
+
+    METHODS: ClassVar[dict[Command, Callable[[TaskHost, Any], Any]]] = {
+        Command.STEP: step,
+        Command.NEXT_TASK: next_task,
+        Command.OBSERVE: observe,
+        Command.RENDER: render,
+        Command.CALL: call,
+        Command.ATTR: attr,
+        Command.SET_ATTR: set_attr,
+        Command.CALL_SAMPLER: call_sampler,
+        Command.SAMPLER_ATTR: sampler_attr,
+        Command.OBSERVATION_SPACE: observation_space,
+        Command.ACTION_SPACE: action_space,
+        Command.RESET: reset,
+        Command.SEED: seed,
+        Command.KEEP_FINAL_FRAME: keep_final_frame,
+    }
+
+
+class HostGroup:
+    """The hosts of one worker, by sampler id."""
+
+    def __init__(self) -> None:
+        self._hosts: dict[int, TaskHost] = {}
+
+    def execute(self, request: Request) -> Reply:
+        """Carry out one request. An Exception of the user's code comes back as a Failure."""
+        try:
+            if request.command is Command.SETUP:
+                value: Any = self._set_up(request.sampler_id, request.data)
+            else:
+                host = self._hosts.get(request.sampler_id)
+                if host is None:
+                    raise RuntimeError("this sampler could not be made; try restart_at().")
+                value = TaskHost.METHODS[request.command](host, request.data)
+        except Exception as error:  # user code: whatever it raises is an answer
+            value = Failure.of(error)
+        return Reply(request.seq, request.sampler_id, value)
+
+    def _set_up(self, sampler_id: int, plan: HostPlan) -> HostReady:
+        if sampler_id in self._hosts:
+            self._hosts.pop(sampler_id).close()
+        host = self._hosts[sampler_id] = TaskHost(plan)
+        return _share_spaces(host.ready, (other.ready for other in self._hosts.values()))
+
+    def close(self) -> list[tuple[int, Failure]]:
+        """Close every host; what their tasks and samplers raised, with the sampler's id."""
+        failures = [
+            (sampler_id, failure)
+            for sampler_id, host in self._hosts.items()
+            for failure in host.close()
+        ]
+        self._hosts.clear()
+        return failures
+
+
+def _share_spaces(ready: HostReady, others: Iterable[HostReady]) -> HostReady:
+    """Name the mates' equal spaces instead of own ones: they are large, and travel once that way."""
+    for other in others:
+        if spaces_equal(ready.observation_space, other.observation_space) and spaces_equal(
+            ready.action_space, other.action_space
+        ):
+            return HostReady(other.observation_space, other.action_space, ready.observation)
+    return ready
+
+
+def _make_sampler(plan: HostPlan) -> Any:
+    arguments = dict(plan.sampler_fn_args)
+    if "mp_ctx" not in arguments and _takes(plan.make_sampler_fn, "mp_ctx"):
+        arguments["mp_ctx"] = plan.mp_ctx
+    return plan.make_sampler_fn(**arguments)
+
+
+def _takes(function: Callable[..., Any], name: str) -> bool:
+    try:
+        return name in inspect.signature(function).parameters
+    except (TypeError, ValueError):  # builtins and some extension types tell no signature
+        return False
+
+
+def _callback(sensors: Any) -> Callable[[Any], Any] | None:
+    if sensors is None:
+        return None
+    if hasattr(sensors, "get_observations"):
+        return lambda task: sensors.get_observations(env=task.env, task=task)
+    return lambda task: {
+        sensor.uuid: sensor.get_observation(env=task.env, task=task) for sensor in sensors
+    }
+
+
+def _call(target: Any, name_and_args: Any) -> Any:
+    name, args = (name_and_args, None) if isinstance(name_and_args, str) else name_and_args
+    function = getattr(target, name)
+    if not callable(function):
+        raise TypeError(
+            f"{type(target).__name__}.{name} is not callable (it is a {type(function).__name__}); "
+            "read it with attr() or sampler_attr."
+        )
+    if args is None:
+        return function()
+    if isinstance(args, dict):
+        return function(**args)
+    if isinstance(args, (list, tuple)):
+        return function(*args)
+    return function(args)
+
+
+def _as_reward(reward: Any) -> float | list[float]:
+    if type(reward) is float:
+        return reward
+    if isinstance(reward, (list, tuple)) or (isinstance(reward, np.ndarray) and reward.ndim > 0):
+        return [float(item) for item in reward]
+    return float(reward)
+
+
+def _end_flags(task: Any, info: Mapping[str, Any]) -> tuple[bool, bool]:
+    """(terminated, truncated) of an episode that has just ended."""
+    if "truncated" in info or "TimeLimit.truncated" in info:
+        truncated = bool(info.get("truncated")) or bool(info.get("TimeLimit.truncated"))
+    else:
+        truncated = bool(_ask(task, "reached_max_steps")) and not _ask(
+            task, "reached_terminal_state"
+        )
+    terminated = bool(info["terminated"]) if "terminated" in info else not truncated
+    return terminated, truncated
+
+
+def _ask(task: Any, name: str) -> bool:
+    method = getattr(task, name, None)
+    return bool(method()) if method is not None else False
+
+
+def _no_observation(task: Any, method: str) -> ValueError:
+    return ValueError(
+        f"{type(task).__name__}.{method}() gave None as observation; return an observation that "
+        "fits the task's observation_space."
+    )

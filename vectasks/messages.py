@@ -1,0 +1,129 @@
+"""What travels between the front and the hosts.
+
+A :class:`Request` carries a sequence number, and its :class:`Reply` carries the same one: a reply is
+handed to the call that asked for it or, where that call gave up, to nobody. These are NamedTuples
+because a round trip of theirs through pickle costs a quarter of what slotted dataclasses cost.
+"""
+
+from __future__ import annotations
+
+import pickle
+import traceback
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+import cloudpickle
+
+
+class Command(IntEnum):
+    """What a host can be asked to do; the strings of AllenAct name the same commands."""
+
+    STEP = 0
+    NEXT_TASK = 1
+    OBSERVE = 2
+    RENDER = 3
+    CALL = 4
+    ATTR = 5
+    SET_ATTR = 6
+    CALL_SAMPLER = 7
+    SAMPLER_ATTR = 8
+    OBSERVATION_SPACE = 9
+    ACTION_SPACE = 10
+    RESET = 11
+    SEED = 12
+    KEEP_FINAL_FRAME = 13
+    SETUP = 14  # make the host itself: at start, and again at a restart
+
+    @property
+    def label(self) -> str:
+        """The command's name as users write it, ``"next_task"`` for instance."""
+        return self.name.lower()
+
+
+class Request(NamedTuple):
+    """One command for one sampler."""
+
+    seq: int
+    sampler_id: int
+    command: Command
+    data: Any = None
+
+
+class Reply(NamedTuple):
+    """The answer to the request with the same ``seq``: a value, or a :class:`Failure`."""
+
+    seq: int
+    sampler_id: int
+    value: Any
+
+
+class StepOutcome(NamedTuple):
+    """What a host's step gave, before a lane carries it away.
+
+    ``observation`` is None where the sampler is ``exhausted``. ``reward`` is a float, or a list of
+    floats where a task has several agents.
+    """
+
+    observation: Any
+    reward: Any
+    done: bool
+    info: Any
+    terminated: bool
+    truncated: bool
+    exhausted: bool
+
+
+class TaskStart(NamedTuple):
+    """The first observation of a sampler's new task; ``exhausted`` where there was no next task."""
+
+    observation: Any
+    exhausted: bool
+
+
+class Failure(NamedTuple):
+    """An exception, in a form that always travels."""
+
+    type_name: str
+    message: str
+    traceback_text: str
+    exception_pickle: bytes | None
+    is_attribute_error: bool = False
+
+    @classmethod
+    def of(cls, error: BaseException) -> Failure:
+        """Describe ``error``; the exception itself goes along only if it survives a round trip."""
+        text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        return cls(
+            type_name=type(error).__qualname__,
+            message=_safe_str(error),
+            traceback_text=text,
+            exception_pickle=_pickle_if_it_survives(error),
+            is_attribute_error=isinstance(error, AttributeError),
+        )
+
+    def exception(self) -> BaseException | None:
+        """The original exception, where it travelled and can be built here."""
+        if self.exception_pickle is None:
+            return None
+        try:
+            error = pickle.loads(self.exception_pickle)
+        except Exception:  # user code: a class that cannot be built here is told by its text
+            return None
+        return error if isinstance(error, BaseException) else None
+
+
+def _safe_str(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # user code: __str__ may raise
+        return "(its message could not be formatted)"
+
+
+def _pickle_if_it_survives(error: BaseException) -> bytes | None:
+    try:
+        data = cloudpickle.dumps(error, protocol=5)
+        copy = pickle.loads(data)
+        faithful = type(copy) is type(error) and _safe_str(copy) == _safe_str(error)
+    except Exception:  # user code: two-argument constructors, locks, __reduce__ that explodes
+        return None
+    return data if faithful else None

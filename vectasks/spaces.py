@@ -1,0 +1,170 @@
+"""Gymnasium spaces: what an action must be, and copies of what comes back.
+
+Everything that depends on the kind of a space is a ``singledispatch`` function on it, so that a new
+space is a new registration and edits no chain. Spaces that are not Gymnasium's (those of the old
+``gym``, or a user's own) are compared with ``==`` and otherwise left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import singledispatch
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from vectasks.errors import InvalidAction, InvalidArgument, WrongCount
+
+_IMMUTABLE = frozenset({type(None), bool, int, float, complex, str, bytes})
+
+
+def spaces_equal(one: Any, other: Any) -> bool:
+    """Whether two spaces are equal, asking nothing of them but ``==``."""
+    return one is other or bool(one == other)
+
+
+def own(value: Any) -> Any:
+    """A copy of ``value`` that shares no array with it.
+
+    Containers are rebuilt, arrays and tensors copied; other objects are handed on as they are.
+    """
+    kind = type(value)
+    if kind in _IMMUTABLE:
+        return value
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if kind is dict:
+        return {key: own(item) for key, item in value.items()}
+    if kind is list:
+        return [own(item) for item in value]
+    if isinstance(value, tuple):
+        items = [own(item) for item in value]
+        return kind(*items) if hasattr(value, "_fields") else kind(items)
+    if isinstance(value, dict):
+        copy = value.copy()
+        for key, item in copy.items():
+            copy[key] = own(item)
+        return copy
+    if is_tensor(value):
+        return value.detach().clone()
+    return value
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether ``value`` is a torch tensor, without importing torch to find out."""
+    return type(value).__module__.partition(".")[0] == "torch" and hasattr(value, "detach")
+
+
+def tensors_to_arrays(value: Any) -> Any:
+    """``value`` with every torch tensor in it (on any device) as a numpy array."""
+    if is_tensor(value):
+        return value.detach().cpu().numpy()
+    if type(value) is dict:
+        return {key: tensors_to_arrays(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(tensors_to_arrays(item) for item in value)
+    return value
+
+
+def split_actions(actions: Any, space: Any, count: int) -> list[Any]:
+    """One action a sampler out of what the user gave for all.
+
+    A list, tuple or array holds one action a sampler along its first axis; for a nested space the
+    nesting may also be outside, as in ``{"move": array [count, 2], "grip": array [count]}``.
+
+    Raises:
+        WrongCount: there are not ``count`` actions.
+        InvalidArgument: ``actions`` is no collection of actions.
+    """
+    actions = tensors_to_arrays(actions)
+    if isinstance(actions, Mapping):
+        if not isinstance(space, spaces.Dict) or set(actions) != set(space.spaces):
+            raise InvalidArgument(
+                f"actions is a mapping with the keys {sorted(map(str, actions))}, but the action "
+                f"space is {space}. Give a list with one action a sampler."
+            )
+        columns = {key: split_actions(actions[key], space[key], count) for key in space.spaces}
+        return [{key: column[i] for key, column in columns.items()} for i in range(count)]
+    if (
+        isinstance(actions, tuple)
+        and isinstance(space, spaces.Tuple)
+        and not (len(actions) == count and all(isinstance(action, tuple) for action in actions))
+        and len(actions) == len(space)
+    ):
+        parts = [
+            split_actions(part, sub, count)
+            for part, sub in zip(actions, space.spaces, strict=True)
+        ]
+        return list(zip(*parts, strict=True))
+    if isinstance(actions, np.ndarray) and actions.ndim > 0:
+        rows: list[Any] = list(actions)
+    elif isinstance(actions, Sequence) and not isinstance(actions, (str, bytes)):
+        rows = list(actions)
+    else:
+        raise InvalidArgument(
+            f"actions is {_show(actions)}, which holds no actions one a sampler: give a list, tuple, "
+            f"array or tensor of {count}."
+        )
+    if len(rows) != count:
+        raise WrongCount(
+            f"{len(rows)} actions were given for {count} unpaused samplers: give one action for each."
+        )
+    return rows
+
+
+@singledispatch
+def task_action(space: Any, action: Any) -> Any:
+    """``action`` as the task receives it: an int for Discrete, an array of the dtype for Box.
+
+    Raises:
+        TypeError, ValueError: it cannot be made one.
+    """
+    return action
+
+
+@task_action.register
+def _(space: spaces.Discrete, action: Any) -> int:
+    if type(action) is int:
+        return action
+    array = np.asarray(action)
+    if array.size != 1 or array.dtype.kind not in "iub":
+        raise TypeError("a Discrete action is one integer")
+    return int(array.reshape(()))
+
+
+@task_action.register
+def _(space: spaces.Box, action: Any) -> Any:
+    array = np.array(action)
+    if array.dtype.kind not in "iufb" or (array.dtype.kind == "f" and space.dtype.kind in "iu"):
+        raise TypeError(f"a Box action is an array that {space.dtype} can hold")
+    return array.astype(space.dtype, copy=False)
+
+
+def prepare_action(space: Any, action: Any, sampler_id: int, check: bool) -> Any:
+    """Convert one action to what its task receives, and hold it against its space.
+
+    Raises:
+        InvalidAction: it cannot be converted or, if ``check``, lies outside ``space``.
+    """
+    action = tensors_to_arrays(action)
+    try:
+        prepared = task_action(space, action)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise _invalid(space, action, sampler_id, str(error)) from None
+    if check and isinstance(space, spaces.Space) and not space.contains(prepared):
+        raise _invalid(space, action, sampler_id, "it is outside the space")
+    return prepared
+
+
+def _invalid(space: Any, action: Any, sampler_id: int, reason: str) -> InvalidAction:
+    return InvalidAction(
+        f"The action {_show(action)} for sampler {sampler_id} does not fit its action space {space}: "
+        f"{reason}. Nothing was sent; give an action that the space contains."
+    )
+
+
+def _show(value: Any) -> str:
+    text = repr(value)
+    text = text if len(text) <= 80 else text[:77] + "..."
+    return f"{text} ({type(value).__name__})"

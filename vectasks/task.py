@@ -1,0 +1,228 @@
+"""Tasks and task samplers: what users implement.
+
+A *task* is one goal-directed episode on an environment; a *task sampler* makes tasks, one after
+another. Inheriting is a convenience, not a duty: the :class:`TaskLike` and :class:`TaskSamplerLike`
+protocols say what vectasks uses, and classes of AllenAct's shape satisfy them as they are.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+EnvT = TypeVar("EnvT")
+Reward = float | Sequence[float]
+
+
+class RLStepResult(NamedTuple):
+    """What one step of a task gives; it unpacks to exactly these four."""
+
+    observation: Any
+    reward: Any
+    done: bool | None
+    info: Any
+
+    def clone(self, new_info: Mapping[str, Any]) -> RLStepResult:
+        """A copy in which the fields named by ``new_info`` have its values.
+
+        >>> RLStepResult(0, 1.0, False, {}).clone({"done": True})
+        RLStepResult(observation=0, reward=1.0, done=True, info={})
+        """
+        unknown = sorted(set(new_info) - set(self._fields))
+        if unknown:
+            raise ValueError(
+                f"clone() got the fields {unknown}; it takes any of {list(self._fields)}."
+            )
+        return self._replace(**new_info)
+
+    def merge(self, other: RLStepResult) -> RLStepResult:
+        """A copy in which every field that is not None in ``other`` has the other's value.
+
+        Two infos that are both mappings are united, the other's values winning.
+        """
+        info = other.info if other.info is not None else self.info
+        if isinstance(self.info, Mapping) and isinstance(other.info, Mapping):
+            info = {**self.info, **other.info}
+        return RLStepResult(
+            self.observation if other.observation is None else other.observation,
+            self.reward if other.reward is None else other.reward,
+            self.done if other.done is None else other.done,
+            info,
+        )
+
+
+class TaskLike(Protocol):
+    """What vectasks asks of a task (``reached_*`` and ``metrics`` are used where they exist)."""
+
+    @property
+    def action_space(self) -> Any: ...
+    def step(self, action: Any) -> Any: ...
+    def get_observations(self) -> Any: ...
+    def is_done(self) -> bool: ...
+    def render(self, mode: str = "rgb") -> Any: ...
+    def close(self) -> None: ...
+
+
+class TaskSamplerLike(Protocol):
+    """What vectasks asks of a task sampler."""
+
+    def next_task(self) -> Any: ...
+    def close(self) -> None: ...
+
+
+class Task(abc.ABC, Generic[EnvT]):
+    """One episode on an environment.
+
+    Args:
+        env: whatever the task acts on; vectasks never looks into it.
+        task_info: a description of this task; kept as an attribute.
+        max_steps: the task is done after so many steps (``inf``: no limit).
+        observation_space: the space that ``get_observations`` keeps to; where it is None, the
+            sampler's ``observation_space`` or the environment's is used.
+
+    Users write :meth:`_step`, :meth:`get_observations`, :attr:`action_space`,
+    :meth:`reached_terminal_state` and, to be seen, :meth:`render`.
+    """
+
+    def __init__(
+        self,
+        env: EnvT,
+        task_info: dict[str, Any] | None = None,
+        max_steps: float = math.inf,
+        observation_space: Any = None,
+    ) -> None:
+        if not max_steps > 0:
+            raise ValueError(f"max_steps must be positive (or inf), got {max_steps!r}.")
+        self.env = env
+        self.task_info: dict[str, Any] = {} if task_info is None else task_info
+        self.max_steps = max_steps
+        self._observation_space = observation_space
+        self._num_steps_taken = 0
+        self._total_reward: Any = 0.0
+        self._told_done = False
+
+    @property
+    def observation_space(self) -> Any:
+        """The space of this task's observations."""
+        if self._observation_space is not None:
+            return self._observation_space
+        return getattr(self.env, "observation_space", None)
+
+    @property
+    @abc.abstractmethod
+    def action_space(self) -> Any:
+        """The space of this task's actions."""
+
+    @abc.abstractmethod
+    def _step(self, action: Any) -> RLStepResult:
+        """Act on the environment; users write this, and callers call :meth:`step`."""
+
+    @abc.abstractmethod
+    def get_observations(self) -> Any:
+        """The observation of the current state, nested as :attr:`observation_space`."""
+
+    def reached_terminal_state(self) -> bool:
+        """Whether the goal (or a failure) ended the episode, as opposed to the step limit."""
+        return False
+
+    def step(self, action: Any) -> RLStepResult:
+        """Take one step: count it, add up the reward, and be done at ``max_steps``.
+
+        Raises:
+            RuntimeError: the task is done already.
+        """
+        if self.is_done():
+            raise RuntimeError(
+                f"step() on a task that is done (after {self._num_steps_taken} steps): "
+                "ask the sampler for the next task."
+            )
+        result = self._step(action)
+        self._num_steps_taken += 1
+        reward = result.reward
+        if isinstance(reward, (list, tuple, np.ndarray)):
+            before = self._total_reward
+            if isinstance(before, float):
+                before = [before] * len(reward)
+            self._total_reward = [b + float(r) for b, r in zip(before, reward, strict=True)]
+        else:
+            self._total_reward += float(reward)
+        self._told_done = bool(result.done)
+        done = self._told_done or self.is_done()
+        return result if result.done is done else result._replace(done=done)
+
+    def num_steps_taken(self) -> int:
+        """Steps taken so far."""
+        return self._num_steps_taken
+
+    def reached_max_steps(self) -> bool:
+        """Whether ``max_steps`` steps were taken."""
+        return self._num_steps_taken >= self.max_steps
+
+    def is_done(self) -> bool:
+        """Whether the episode is over, for whatever reason."""
+        return self._told_done or self.reached_max_steps() or self.reached_terminal_state()
+
+    @property
+    def cumulative_reward(self) -> Any:
+        """The rewards so far, added up: a float, or a list of floats for several agents."""
+        return self._total_reward
+
+    def metrics(self) -> dict[str, Any]:
+        """What is worth reporting of an episode; asked for when it is done."""
+        return {
+            "ep_length": self._num_steps_taken,
+            "reward": self._total_reward,
+            "task_info": self.task_info,
+        }
+
+    def render(self, mode: str = "rgb", *args: Any, **kwargs: Any) -> NDArray[np.uint8]:
+        """The current state as an image: uint8 [height_px, width_px, 3]."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement render().")
+
+    def close(self) -> None:
+        """Give back what this task alone holds (the environment is the sampler's)."""
+
+
+TaskT = TypeVar("TaskT")
+
+
+class TaskSampler(abc.ABC, Generic[TaskT]):
+    """Makes tasks, one after another. Users write :meth:`next_task`; the rest has defaults."""
+
+    @abc.abstractmethod
+    def next_task(self, **kwargs: Any) -> TaskT | None:
+        """The next task, or None when there is none left."""
+
+    @property
+    def length(self) -> float:
+        """Tasks left; ``inf`` where there is no end."""
+        return math.inf
+
+    @property
+    def total_unique(self) -> int | None:
+        """Number of distinct tasks, or None where it is not known."""
+        return None
+
+    @property
+    def last_sampled_task(self) -> TaskT | None:
+        """The task that :meth:`next_task` returned last."""
+        return cast("TaskT | None", getattr(self, "_last_sampled_task", None))
+
+    @property
+    def all_observation_spaces_equal(self) -> bool:
+        """Whether every task of this sampler has the same observation space."""
+        return True
+
+    def reset(self) -> None:
+        """Start the stream of tasks anew; the random state stays as it is."""
+
+    def set_seed(self, seed: int) -> None:
+        """Seed the tasks that are sampled from now on."""
+
+    def close(self) -> None:
+        """Give back what the sampler holds."""

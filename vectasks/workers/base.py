@@ -1,0 +1,87 @@
+"""The contract that every kind of worker keeps."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+
+from vectasks.messages import Failure, Reply, Request
+
+
+class WorkerEnded(Exception):
+    """A worker is gone; the front turns this into the user's ``WorkerDied``.
+
+    Args:
+        exitcode: its exit code, minus the signal's number, or None where it is not known.
+    """
+
+    def __init__(self, exitcode: int | None) -> None:
+        super().__init__(exitcode)
+        self.exitcode = exitcode
+
+
+class Worker(abc.ABC):
+    """A place where hosts live. Requests go in, replies come out, nothing here ever waits for them.
+
+    A worker is made, started, and given a ``SETUP`` request for each of its samplers. When it ends
+    without being asked to, ``send`` and ``receive`` raise :class:`WorkerEnded`, and :meth:`start`
+    begins it anew, empty.
+
+    Args:
+        number: its number among the workers of a vector, from 0.
+        sampler_ids: the samplers whose hosts live in it.
+    """
+
+    def __init__(self, number: int, sampler_ids: Sequence[int]) -> None:
+        self.number = number
+        self.sampler_ids = tuple(sampler_ids)
+
+    @abc.abstractmethod
+    def start(self) -> None:
+        """Begin; also again after the worker ended."""
+
+    @abc.abstractmethod
+    def send(self, requests: Sequence[Request]) -> None:
+        """Hand over requests; they are carried out in order.
+
+        Raises:
+            WorkerEnded: the worker is gone.
+            Exception: a request cannot be pickled; then none of them was sent.
+        """
+
+    @abc.abstractmethod
+    def receive(self) -> list[Reply]:
+        """The replies that are there now, perhaps none.
+
+        Raises:
+            WorkerEnded: the worker is gone, and every reply that it gave was received before.
+        """
+
+    @abc.abstractmethod
+    def descriptors(self) -> list[tuple[int, int]]:
+        """(descriptor, ``select.poll`` events) to wait for before :meth:`receive` has more to say.
+
+        Empty where replies are always there at once.
+        """
+
+    # -- the end, in steps, so that many workers share one grace period ---------------------------
+
+    @abc.abstractmethod
+    def ask_to_end(self) -> None:
+        """Ask for a close of every task and sampler, and for the end."""
+
+    @abc.abstractmethod
+    def join(self, timeout_s: float) -> bool:
+        """Whether the worker has ended, after waiting at most so long."""
+
+    @abc.abstractmethod
+    def terminate(self) -> None:
+        """End it, giving it a chance to notice."""
+
+    @abc.abstractmethod
+    def kill(self) -> None:
+        """End it."""
+
+    @abc.abstractmethod
+    def release(self) -> list[tuple[int, Failure]]:
+        """Give back descriptors; what closing tasks and samplers raised, with the sampler's id."""

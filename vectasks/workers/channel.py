@@ -1,0 +1,207 @@
+"""Whole Python objects over one end of a socket pair.
+
+A message is a header, the object's pickle and its large buffers (arrays), which pickle protocol 5
+leaves out of band so that they are neither copied into the pickle nor out of it::
+
+    | number of buffers: u32 | size of the pickle: u64 | size of each buffer: u64 ... | pickle | buffers ...
+
+Nothing here waits unless it is asked to: what the socket does not take at once is kept and sent on
+later, and what arrives in pieces is put together. So two ends that both send much cannot block
+each other, and a wait elsewhere can watch many channels, processes and a deadline together.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import select
+import socket
+import struct
+import weakref
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import cloudpickle
+
+_HEADER = struct.Struct("<IQ")
+_SIZE = struct.Struct("<Q")
+_OUT_OF_BAND_BYTES = 1 << 14  # smaller buffers are cheaper inside the pickle
+
+
+class Channel:
+    """One end of a socket pair that carries messages.
+
+    Args:
+        end: the socket; the channel closes it.
+    """
+
+    def __init__(self, end: socket.socket) -> None:
+        end.setblocking(False)
+        self._socket = end
+        self._outbox: deque[memoryview] = deque()
+        self._messages: deque[Any] = deque()
+        self._ended = False
+        self._reader = self._read_messages()
+        self._wanted = next(self._reader)
+
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        return self._socket.fileno()
+
+    @property
+    def events(self) -> int:
+        """What ``select.poll`` should wait for on this channel."""
+        return select.POLLIN | select.POLLOUT if self._outbox else select.POLLIN
+
+    def send(self, message: Any) -> None:
+        """Send ``message``; what does not go at once is copied and goes with later pumps.
+
+        Raises:
+            OSError: the other end is closed.
+            Exception: the message cannot be pickled; nothing was sent.
+        """
+        buffers: list[memoryview] = []
+
+        def keep_in_band(buffer: pickle.PickleBuffer) -> bool:
+            try:
+                raw = buffer.raw()
+            except BufferError:  # not contiguous
+                return True
+            if raw.nbytes < _OUT_OF_BAND_BYTES:
+                return True
+            buffers.append(raw)
+            return False
+
+        body = cloudpickle.dumps(message, protocol=5, buffer_callback=keep_in_band)
+        sizes = b"".join(_SIZE.pack(buffer.nbytes) for buffer in buffers)
+        head = _HEADER.pack(len(buffers), len(body)) + sizes
+        if self._outbox:
+            self._outbox.extend(map(memoryview, (head, body)))
+            self._outbox.extend(memoryview(bytes(buffer)) for buffer in buffers)
+            return
+        self._outbox.extend([memoryview(head + body), *buffers])
+        self._flush()
+        if self._outbox and buffers:  # the caller may change its arrays as soon as this returns
+            self._outbox = deque(memoryview(bytes(part)) for part in self._outbox)
+
+    def receive(self) -> Any | None:
+        """The next message that has arrived, or None.
+
+        Raises:
+            EOFError: the other end is closed and every whole message was received.
+        """
+        if not self._messages:
+            self.pump()
+        if self._messages:
+            return self._messages.popleft()
+        if self._ended:
+            raise EOFError("the other end of the channel is closed")
+        return None
+
+    def receive_blocking(self) -> Any:
+        """The next message, however long it takes.
+
+        Raises:
+            EOFError: the other end is closed.
+        """
+        return self._pump_until(lambda: self.receive())
+
+    def send_blocking(self, message: Any) -> None:
+        """Send ``message`` and return when it has left.
+
+        Raises:
+            OSError: the other end is closed.
+            Exception: the message cannot be pickled; nothing was sent.
+        """
+        self.send(message)
+        self._pump_until(lambda: True if not self._outbox else None)
+
+    def _pump_until(self, condition: Any) -> Any:
+        poll = select.poll()
+        while (value := condition()) is None:
+            poll.register(self._socket, self.events)
+            poll.poll()
+            self.pump()
+        return value
+
+    def pump(self) -> None:
+        """Send and take in what can be sent and taken in without waiting."""
+        if self._outbox:
+            self._flush()
+        self._take_in()
+
+    def _flush(self) -> None:
+        outbox = self._outbox
+        while outbox:
+            try:
+                sent = self._socket.send(outbox[0])
+            except BlockingIOError:
+                return
+            except OSError:
+                outbox.clear()
+                raise
+            if sent == len(outbox[0]):
+                outbox.popleft()
+            else:
+                outbox[0] = outbox[0][sent:]
+
+    def _take_in(self) -> None:
+        while not self._ended:
+            try:
+                count = self._socket.recv_into(self._wanted)
+            except BlockingIOError:
+                return
+            except OSError:  # reset by the other end
+                count = 0
+            if count == 0:
+                self._ended = True
+            elif count == len(self._wanted):
+                self._wanted = next(self._reader)
+            else:
+                self._wanted = self._wanted[count:]
+
+    def _read_messages(self) -> Iterator[memoryview]:
+        """Yields the memory that the next bytes belong in, and queues each message as it is whole."""
+        while True:
+            header = bytearray(_HEADER.size)
+            yield memoryview(header)
+            num_buffers, body_size = _HEADER.unpack(header)
+            sizes = bytearray(num_buffers * _SIZE.size)
+            if sizes:
+                yield memoryview(sizes)
+            body = bytearray(body_size)
+            yield memoryview(body)
+            buffers = [bytearray(size) for (size,) in _SIZE.iter_unpack(sizes)]
+            for buffer in buffers:
+                yield memoryview(buffer)
+            self._messages.append(pickle.loads(body, buffers=buffers))
+
+    def close(self) -> None:
+        """Close the socket; the other end sees the end of the stream."""
+        self._ended = True
+        self._outbox.clear()
+        self._socket.close()
+
+
+#: The ends that this process holds of its workers' channels. A forked child must not keep them
+#: open, or its siblings would not see the end of the stream when this process dies.
+_PARENT_ENDS: weakref.WeakSet[Channel] = weakref.WeakSet()
+
+
+def channel_pair() -> tuple[Channel, socket.socket]:
+    """A channel for this process and the socket for the worker at its other end."""
+    here, there = socket.socketpair()
+    channel = Channel(here)
+    _PARENT_ENDS.add(channel)
+    return channel, there
+
+
+def _close_parent_ends() -> None:
+    for channel in list(_PARENT_ENDS):
+        channel.close()
+    _PARENT_ENDS.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_parent_ends)

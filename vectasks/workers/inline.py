@@ -1,0 +1,65 @@
+"""Hosts in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vectasks.host import HostGroup
+from vectasks.messages import Failure, Reply, Request
+from vectasks.spaces import own
+from vectasks.workers.base import Worker
+
+
+class InlineWorker(Worker):
+    """Carries requests out as they are sent; tasks can be stepped through in a debugger."""
+
+    def __init__(self, number: int, sampler_ids: Sequence[int]) -> None:
+        super().__init__(number, sampler_ids)
+        self._group = HostGroup()
+        self._replies: list[Reply] = []
+        self._failures: list[tuple[int, Failure]] = []
+
+    def start(self) -> None:
+        """Nothing to begin: this process is running."""
+
+    def send(self, requests: Sequence[Request]) -> None:
+        """Carry the requests out. Ctrl-C passes through; what it cut off is answered as failed."""
+        for position, request in enumerate(requests):
+            try:
+                reply = self._group.execute(request)
+                # Owned, as what another process sends is: a task may write into its arrays again.
+                self._replies.append(reply._replace(value=own(reply.value)))
+            except BaseException as error:
+                failure = Failure.of(error)
+                self._replies += [
+                    Reply(cut.seq, cut.sampler_id, failure) for cut in requests[position:]
+                ]
+                raise
+
+    def receive(self) -> list[Reply]:
+        """The replies since the last time."""
+        replies, self._replies = self._replies, []
+        return replies
+
+    def descriptors(self) -> list[tuple[int, int]]:
+        """None: replies are always there at once."""
+        return []
+
+    def ask_to_end(self) -> None:
+        """Close every task and sampler, now."""
+        self._failures += self._group.close()
+
+    def join(self, timeout_s: float) -> bool:
+        """It ended when it was asked to."""
+        return True
+
+    def terminate(self) -> None:
+        """Nothing is left to end."""
+
+    def kill(self) -> None:
+        """Nothing is left to end."""
+
+    def release(self) -> list[tuple[int, Failure]]:
+        """What closing raised."""
+        failures, self._failures = self._failures, []
+        return failures

@@ -1,0 +1,252 @@
+"""Hosts in processes of their own: forkserver, spawn and fork."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import multiprocessing.forkserver
+import multiprocessing.spawn
+import select
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from multiprocessing.context import BaseContext
+from typing import Any
+
+from vectasks.errors import InvalidArgument
+from vectasks.messages import Failure, Reply, Request
+from vectasks.workers import child
+from vectasks.workers.base import Worker, WorkerEnded
+from vectasks.workers.channel import Channel, channel_pair
+
+#: What every worker imports; the forkserver has it in memory before the first worker is forked.
+_PRELOAD = ("numpy", "gymnasium", "cloudpickle", "vectasks.workers.child")
+
+_start_lock = threading.Lock()
+
+
+class ProcessWorker(Worker):
+    """Hosts behind a channel in a child process.
+
+    Args:
+        number: its number among the workers of a vector, from 0.
+        sampler_ids: the samplers whose hosts live in it.
+        context: the multiprocessing context that starts it.
+        daemon: a daemonic child may not start children of its own.
+        rerun_main: let the child import the user's ``__main__`` again, as CPython's default is.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        sampler_ids: Sequence[int],
+        context: BaseContext,
+        *,
+        daemon: bool = False,
+        rerun_main: bool = False,
+    ) -> None:
+        super().__init__(number, sampler_ids)
+        self._context = context
+        self._daemon = daemon
+        self._rerun_main = rerun_main
+        self._process: Any = None
+        self._channel: Channel | None = None
+        self._failures: list[tuple[int, Failure]] = []
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, or None before the start."""
+        return None if self._process is None else self._process.pid
+
+    def start(self) -> None:
+        """Start the process; it is not waited for."""
+        self.release()
+        channel, there = channel_pair()
+        # A forked child has the registrations already.
+        registrations = (
+            None if self._context.get_start_method() == "fork" else child.registrations()
+        )
+        process = self._context.Process(  # type: ignore[attr-defined]  # typeshed: on its subclasses
+            target=child.run,
+            args=(there, registrations),
+            name=f"vectasks-worker-{self.number}",
+            daemon=self._daemon,
+        )
+        try:
+            with contextlib.nullcontext() if self._rerun_main else _without_main():
+                process.start()
+        except BaseException:
+            channel.close()
+            raise
+        finally:
+            there.close()
+        self._process, self._channel = process, channel
+
+    def send(self, requests: Sequence[Request]) -> None:
+        """Send the requests in one message."""
+        if self._channel is None:
+            raise WorkerEnded(None)
+        try:
+            self._channel.send(list(requests))
+        except OSError:
+            raise WorkerEnded(self._exitcode()) from None
+
+    def receive(self) -> list[Reply]:
+        """The replies that have arrived."""
+        if self._channel is None:
+            raise WorkerEnded(None)
+        replies: list[Reply] = []
+        # Asked before the channel is emptied, so that nothing can arrive in between. A dead
+        # process is not always the end of the channel: a process of the task's may hold it.
+        ended = self._process.exitcode is not None
+        try:
+            while (message := self._channel.receive()) is not None:
+                replies += message
+        except (EOFError, OSError):
+            ended = True
+        if ended and not replies:
+            raise WorkerEnded(self._exitcode())
+        return replies
+
+    def descriptors(self) -> list[tuple[int, int]]:
+        """The channel, and the process's sentinel: it becomes readable when the process dies."""
+        if self._channel is None:
+            return []
+        return [
+            (self._channel.fileno(), self._channel.events),
+            (self._process.sentinel, select.POLLIN),
+        ]
+
+    def _exitcode(self) -> int | None:
+        self._process.join(1.0)  # the channel may close a moment before the process has ended
+        return self._process.exitcode
+
+    def ask_to_end(self) -> None:
+        """Send END."""
+        if self._channel is not None:
+            with contextlib.suppress(OSError):
+                self._channel.send(child.END)
+
+    def join(self, timeout_s: float) -> bool:
+        """Whether the process has ended; meanwhile its last messages are taken in."""
+        if self._process is None:
+            return True
+        if self._channel is not None:
+            self._take_farewell(timeout_s)
+        self._process.join(0 if timeout_s <= 0 else timeout_s)
+        return self._process.exitcode is not None
+
+    def _take_farewell(self, timeout_s: float) -> None:
+        """Read until the channel ends, so that a child that still sends something can go."""
+        assert self._channel is not None
+        poll = select.poll()
+        poll.register(self._channel.fileno(), self._channel.events)
+        poll.register(self._process.sentinel, select.POLLIN)
+        deadline = time.monotonic() + timeout_s
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                message = self._channel.receive()
+                if message is not None:
+                    # Late replies to requests are nobody's now; failures of close() are told.
+                    self._failures += [item for item in message if not isinstance(item, Reply)]
+                    continue
+                remaining = deadline - time.monotonic()
+                if remaining <= 0 or self._process.exitcode is not None:
+                    return
+                poll.modify(self._channel.fileno(), self._channel.events)
+                poll.poll(remaining * 1000)
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        if self._process is not None:
+            self._process.terminate()
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        if self._process is not None:
+            self._process.kill()
+
+    def release(self) -> list[tuple[int, Failure]]:
+        """Close the channel and forget the process, which has ended."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+        if self._process is not None:
+            if self._process.exitcode is None:
+                self._process.kill()
+                self._process.join()
+            self._process.close()
+            self._process = None
+        failures, self._failures = self._failures, []
+        return failures
+
+
+def start_context(start_method: str | None, mp_ctx: Any, preload: Sequence[str]) -> BaseContext:
+    """The multiprocessing context to start workers with, its forkserver told what to preload.
+
+    Raises:
+        InvalidArgument: both or neither of the two were given, or there is no such start method.
+    """
+    if mp_ctx is not None and start_method not in (None, DEFAULT_START_METHOD):
+        raise InvalidArgument(
+            f"both multiprocessing_start_method={start_method!r} and mp_ctx={mp_ctx!r} were given; "
+            "give one of them."
+        )
+    if mp_ctx is None and start_method is None:
+        raise InvalidArgument(
+            "neither multiprocessing_start_method nor mp_ctx was given; give one of them "
+            f"(the default is {DEFAULT_START_METHOD!r})."
+        )
+    known = multiprocessing.get_all_start_methods()
+    if mp_ctx is None:
+        if start_method not in known:
+            raise InvalidArgument(
+                f"multiprocessing_start_method={start_method!r} is unknown; this system has {known}."
+            )
+        mp_ctx = multiprocessing.get_context(start_method)
+    elif not hasattr(mp_ctx, "Process") or not hasattr(mp_ctx, "get_start_method"):
+        raise InvalidArgument(
+            f"mp_ctx must be a multiprocessing context, got {mp_ctx!r}; make one by "
+            "multiprocessing.get_context('forkserver')."
+        )
+    if mp_ctx.get_start_method() == "forkserver":
+        _preload_forkserver([*_PRELOAD, *preload])
+    context: BaseContext = mp_ctx
+    return context
+
+
+DEFAULT_START_METHOD = "forkserver"
+
+
+def _preload_forkserver(modules: Sequence[str]) -> None:
+    """Add to what the forkserver imports when it starts; a running one stays as it is."""
+    server = multiprocessing.forkserver._forkserver  # type: ignore[attr-defined]
+    present = [name for name in server._preload_modules if name != "__main__"]
+    server.set_forkserver_preload(list(dict.fromkeys([*present, *modules])))
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Start a child that does not run the user's ``__main__`` again.
+
+    CPython tells a spawned child which file was ``__main__`` and the child runs it: that asks for
+    an ``if __name__ == "__main__"`` guard and imports again whatever the script imports. Workers
+    need none of it: functions of ``__main__`` travel by value. There is no option to leave it out,
+    so what this thread sends is filtered while the child starts.
+    """
+    original = multiprocessing.spawn.get_preparation_data
+    starting_thread = threading.get_ident()
+
+    def prepare(name: str) -> dict[str, Any]:
+        data = dict(original(name))
+        if threading.get_ident() == starting_thread:
+            data.pop("init_main_from_name", None)
+            data.pop("init_main_from_path", None)
+        return data
+
+    with _start_lock:
+        multiprocessing.spawn.get_preparation_data = prepare  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            multiprocessing.spawn.get_preparation_data = original
