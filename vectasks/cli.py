@@ -245,13 +245,15 @@ def _progress() -> Iterator[Progress]:
         def render(self, task: Task) -> str:
             return f"{task.finished_speed or task.speed or 0:.0f} steps/s"
 
+    console = Console(stderr=True)
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         StepsPerSecond(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console,
+        disable=not console.is_terminal,
     ) as progress:
         yield progress
 

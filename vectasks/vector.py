@@ -333,8 +333,9 @@ class BaseVectorSampledTasks:
         self._require_idle("step_at")
         ids = [self._ledger.id_at(sampler_index)]
         self._ledger.require(Command.STEP, ids)
-        outcomes = self._ask_prepared(self._step_orders(ids, [action]), Command.STEP)
-        return self._results(ids, outcomes)
+        self._dispatcher.send(self._step_orders(ids, [action]))
+        self._ledger.step_ids = ids
+        return self.wait_step()
 
     def step_async(self, actions: Any) -> None:
         """Another name of :meth:`async_step`."""

@@ -14,6 +14,8 @@ import time
 from multiprocessing import connection, parent_process
 from typing import Any
 
+import cloudpickle
+
 from vectasks.host import HostGroup
 from vectasks.messages import Failure, Reply, Request
 from vectasks.workers.channel import Channel
@@ -68,8 +70,6 @@ def _answer(channel: Channel, replies: list[Reply], requests: list[Request]) -> 
 
 def _can_travel(reply: Reply) -> bool:
     try:
-        import cloudpickle
-
         cloudpickle.dumps(reply, protocol=5)
     except Exception:  # user code: pickling runs __reduce__ and __getstate__
         return False
@@ -78,8 +78,6 @@ def _can_travel(reply: Reply) -> bool:
 
 def _unsendable(reply: Reply, request: Request) -> Reply:
     try:
-        import cloudpickle
-
         cloudpickle.dumps(reply.value, protocol=5)
         raise pickle.PicklingError("it could not be pickled at first, and then could")
     except Exception as error:
@@ -97,19 +95,21 @@ def registrations() -> bytes:
 
     A spec that cannot be pickled is left out: a worker that asks for it says it does not exist.
     """
-    import cloudpickle
     from gymnasium.envs.registration import registry
 
     try:
-        return cloudpickle.dumps(dict(registry), protocol=5)
+        data: bytes = cloudpickle.dumps(dict(registry), protocol=5)
     except Exception:  # user code: an entry point that holds something that does not travel
         specs = {}
         for env_id, spec in registry.items():
             try:
-                specs[env_id] = pickle.loads(cloudpickle.dumps(spec, protocol=5))
+                cloudpickle.dumps(spec, protocol=5)
             except Exception:
-                logger.warning("The Gymnasium registration of %s does not travel to workers", env_id)
-        return cloudpickle.dumps(specs, protocol=5)
+                logger.warning("Gymnasium's registration of %s does not travel to workers", env_id)
+            else:
+                specs[env_id] = spec
+        data = cloudpickle.dumps(specs, protocol=5)
+    return data
 
 
 def adopt_registrations(data: bytes) -> None:

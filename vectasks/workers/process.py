@@ -119,7 +119,8 @@ class ProcessWorker(Worker):
 
     def _exitcode(self) -> int | None:
         self._process.join(1.0)  # the channel may close a moment before the process has ended
-        return self._process.exitcode
+        exitcode: int | None = self._process.exitcode
+        return exitcode
 
     def ask_to_end(self) -> None:
         """Send END."""
@@ -131,18 +132,18 @@ class ProcessWorker(Worker):
         """Whether the process has ended; meanwhile its last messages are taken in."""
         if self._process is None:
             return True
+        deadline = time.monotonic() + timeout_s
         if self._channel is not None:
-            self._take_farewell(timeout_s)
-        self._process.join(0 if timeout_s <= 0 else timeout_s)
+            self._take_farewell(deadline)
+        self._process.join(max(0.0, deadline - time.monotonic()))
         return self._process.exitcode is not None
 
-    def _take_farewell(self, timeout_s: float) -> None:
+    def _take_farewell(self, deadline: float) -> None:
         """Read until the channel ends, so that a child that still sends something can go."""
         assert self._channel is not None
         poll = select.poll()
         poll.register(self._channel.fileno(), self._channel.events)
         poll.register(self._process.sentinel, select.POLLIN)
-        deadline = time.monotonic() + timeout_s
         with contextlib.suppress(EOFError, OSError):
             while True:
                 message = self._channel.receive()
@@ -201,7 +202,8 @@ def start_context(start_method: str | None, mp_ctx: Any, preload: Sequence[str])
     if mp_ctx is None:
         if start_method not in known:
             raise InvalidArgument(
-                f"multiprocessing_start_method={start_method!r} is unknown; this system has {known}."
+                f"multiprocessing_start_method={start_method!r} is unknown; "
+                f"this system has {known}."
             )
         mp_ctx = multiprocessing.get_context(start_method)
     elif not hasattr(mp_ctx, "Process") or not hasattr(mp_ctx, "get_start_method"):
@@ -220,7 +222,7 @@ DEFAULT_START_METHOD = "forkserver"
 
 def _preload_forkserver(modules: Sequence[str]) -> None:
     """Add to what the forkserver imports when it starts; a running one stays as it is."""
-    server = multiprocessing.forkserver._forkserver  # type: ignore[attr-defined]
+    server: Any = multiprocessing.forkserver._forkserver
     present = [name for name in server._preload_modules if name != "__main__"]
     server.set_forkserver_preload(list(dict.fromkeys([*present, *modules])))
 
@@ -245,7 +247,7 @@ def _without_main() -> Iterator[None]:
         return data
 
     with _start_lock:
-        multiprocessing.spawn.get_preparation_data = prepare  # type: ignore[assignment]
+        multiprocessing.spawn.get_preparation_data = prepare
         try:
             yield
         finally:
