@@ -40,9 +40,10 @@ It is found in MODULE as seen from the current directory.
 
 
 class Policy(Protocol):
-    """What ``--policy`` names; all lists have one entry a sampler, in the same order."""
+    """What ``--policy`` names."""
 
-    def __call__(self, observations: list[Any], action_spaces: list[Any], /) -> Sequence[Any]: ...
+    def __call__(self, observations: list[Any], action_spaces: list[Any], /) -> Sequence[Any]:
+        """One action a sampler; all three lists have one entry a sampler, in the same order."""
 
 
 class CommandError(Exception):
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = _parser().parse_args(argv)
         return _record(args)
-    except (CommandError, VectasksError, OSError) as error:
+    except (CommandError, VectasksError, OSError, ImportError) as error:
         print(f"vectasks: {_one_line(error)}", file=sys.stderr)
         return EXIT_BAD_USE
     except KeyboardInterrupt:
@@ -131,7 +132,6 @@ def _record(args: argparse.Namespace) -> int:
     _quieten_native_libraries()
     _see_current_directory()
     _require("av", "video")
-    _require("rich", "video")
     _check_output(args.out)
     _check_environment(args.env_id)
     seed = secrets.randbelow(2**31) if args.seed is None else args.seed
@@ -140,8 +140,9 @@ def _record(args: argparse.Namespace) -> int:
     from vectasks.rendering.video import VideoRecorder
 
     with (
+        _whole_or_nothing(args.out) as partial_path,
         _start_samplers(args.env_id, args.samplers, args.processes, seed) as tasks,
-        VideoRecorder(tasks, args.out, fps=args.fps, captions=args.captions) as recorder,
+        VideoRecorder(tasks, partial_path, fps=args.fps, captions=args.captions) as recorder,
         _progress() as progress,
         _stop_on_interrupt() as is_interrupted,
     ):
@@ -259,6 +260,17 @@ def _progress() -> Iterator[Progress]:
 
 
 @contextmanager
+def _whole_or_nothing(path: Path) -> Iterator[Path]:
+    """A name beside ``path`` to write to; it becomes ``path`` only if the body succeeds."""
+    partial_path = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
+    try:
+        yield partial_path
+        partial_path.replace(path)
+    finally:
+        partial_path.unlink(missing_ok=True)
+
+
+@contextmanager
 def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
     """The first Ctrl-C lets the step that is out come in, so that the video ends whole."""
     interrupted = False
@@ -350,7 +362,7 @@ def _quieten_native_libraries() -> None:
 
 def _see_current_directory() -> None:
     """Let the modules that a user names be found here, as an installed command does not."""
-    here = os.getcwd()
+    here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
 
