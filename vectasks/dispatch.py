@@ -88,7 +88,7 @@ class Dispatcher:
         max_restarts: int,
     ) -> None:
         self.restarts = 0
-        self.workers = workers
+        self.workers: Sequence[Worker] = workers
         self._plans = list(plans)
         self._ledger = ledger
         self._restart_dead_workers = restart_dead_workers
@@ -545,10 +545,12 @@ class Dispatcher:
         for worker in remaining:
             worker.kill()
         _join(remaining, _TERMINATE_GRACE_S)
-        self._lane = None  # the mapping goes with the last array on it
+        failures = [failure for worker in self.workers for failure in worker.release()]
+        # The mapping, which holds a descriptor, goes with the last array on it.
+        self._lane, self.workers, self._worker_of = None, (), {}
         if self._memory is not None:
             self._memory.close()
-        return [failure for worker in self.workers for failure in worker.release()]
+        return failures
 
 
 def dispatch_rows(actions: Any) -> list[Any]:

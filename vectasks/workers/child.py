@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+import warnings
 from multiprocessing import connection, parent_process
 from typing import Any
 
@@ -126,6 +127,8 @@ def adopt_registrations(data: bytes) -> None:
     from gymnasium.envs.registration import registry
 
     registry.update(pickle.loads(data))
+    # The packages that made them register them again when they are imported here.
+    warnings.filterwarnings("ignore", message=r".*Overriding environment .* already in registry")
 
 
 def _end_with_parent() -> None:

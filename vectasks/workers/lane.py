@@ -172,7 +172,7 @@ class WorkerLane:
                 self._seen_steps = step_bell[0]
                 self._serve()
                 polls_left, nap_ms = self._polls, _FIRST_NAP_MS
-            elif message_bell[0] != self._seen_messages:
+            elif message_bell[0] > self._seen_messages:
                 self._seen_messages += 1
                 return self._channel.receive_blocking()
             elif polls_left > 0:
@@ -191,7 +191,7 @@ class WorkerLane:
         try:
             if (
                 self._step_bell[0] == self._seen_steps
-                and self._message_bell[0] == self._seen_messages
+                and self._message_bell[0] <= self._seen_messages
             ):
                 return self._channel.doze(nap_ms)
             return False

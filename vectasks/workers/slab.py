@@ -73,23 +73,31 @@ def _(space: spaces.Tuple, path: Path = ()) -> list[Leaf]:
 
 
 class Container(NamedTuple):
-    """A Dict (its keys) or a Tuple (its length) in an observation space."""
+    """A Dict or a Tuple in an observation space, its keys in the order that the task gives them."""
 
     path: Path
     kind: type
-    size: int
+    keys: tuple[Any, ...]
 
 
-def _containers(space: Any, path: Path = ()) -> list[Container]:
+def _containers(space: Any, observation: Any, path: Path = ()) -> list[Container]:
+    """The containers of a space, outer ones first."""
     if isinstance(space, spaces.Dict):
-        subs: Any = space.spaces.items()
-        kind: type = dict
+        kind, keys = dict, tuple(space.spaces)
+        if type(observation) is dict and observation.keys() == space.spaces.keys():
+            keys = tuple(observation)
     elif isinstance(space, spaces.Tuple):
-        subs, kind = enumerate(space.spaces), tuple
+        kind, keys = tuple, tuple(range(len(space.spaces)))
     else:
         return []
-    below = [c for key, sub in subs for c in _containers(sub, (*path, key))]
-    return [Container(path, kind, len(space.spaces)), *below]
+    below = []
+    for key in keys:
+        try:
+            part = observation[key]
+        except (TypeError, KeyError, IndexError):
+            part = None
+        below += _containers(space[key], part, (*path, key))
+    return [Container(path, kind, keys), *below]
 
 
 class Layout(NamedTuple):
@@ -118,8 +126,8 @@ class Layout(NamedTuple):
     ) -> Layout:
         """Lay out a slab for these spaces; ``action_space`` None: actions differ a sampler."""
         its_leaves = tuple(leaves(observation_space))
-        containers = tuple(_containers(observation_space))
-        usual = _structure_fits(first_observation, containers)
+        containers = tuple(_containers(observation_space, first_observation))
+        usual = structure_fits(first_observation, containers, in_order=True)
         action: tuple[str, tuple[int, ...], Any] | None = None
         if isinstance(action_space, spaces.Discrete):
             action = ("int", (), np.dtype(np.int64))
@@ -178,11 +186,19 @@ def pick(observation: Any, path: Path) -> Any:
     return observation
 
 
-def _structure_fits(observation: Any, containers: Sequence[Container]) -> bool:
+def structure_fits(
+    observation: Any, containers: Sequence[Container], *, in_order: bool
+) -> bool:
+    """Whether an observation is nested like this; ``in_order``: its dicts' keys in this order too."""
     try:
-        for path, kind, size in containers:
+        for path, kind, keys in containers:
             part = pick(observation, path)
-            if type(part) is not kind or len(part) != size:
+            if type(part) is not kind:
+                return False
+            if kind is tuple or not in_order:
+                if len(part) != len(keys) or (kind is dict and not all(key in part for key in keys)):
+                    return False
+            elif tuple(part) != keys:
                 return False
     except (KeyError, IndexError, TypeError):
         return False
@@ -253,7 +269,7 @@ class Slab:
     def __init__(self, layout: Layout, memory: Any = None) -> None:
         self.layout = layout
         memory = bytearray(layout.size_bytes()) if memory is None else memory
-        self._keys = [leaf.path[-1] for leaf in layout.leaves if leaf.path]
+        self._template = _template(layout)
         self._arrays: dict[str, NDArray[Any]] = {}
         offset = 0
         for name, (shape, dtype) in layout.fields().items():
@@ -272,20 +288,27 @@ class Slab:
 
     def nest(self, values: Sequence[Any]) -> Any:
         """Leaf values, in the order of the layout's leaves, nested as the space is."""
-        layout = self.layout
-        if not layout.containers:
-            return values[0]
-        if len(layout.containers) == 1 and layout.containers[0].kind is dict:  # the usual case
-            return dict(zip(self._keys, values, strict=True))
-        made: dict[Path, Any] = {}
-        for leaf, value in zip(layout.leaves, values, strict=True):
-            made[leaf.path] = value
-        for path, kind, size in reversed(layout.containers):
-            children = {
-                p[-1]: made.pop(p) for p in list(made) if len(p) == len(path) + 1 and p[:-1] == path
-            }
-            made[path] = children if kind is dict else tuple(children[i] for i in range(size))
-        return made[()]
+        return _build(self._template, values)
+
+
+def _template(layout: Layout, path: Path = ()) -> Any:
+    """The nesting as a tree of leaf numbers: a number, (dict, [(key, tree)]) or (tuple, [tree])."""
+    for container in layout.containers:
+        if container.path == path:
+            trees = [(key, _template(layout, (*path, key))) for key in container.keys]
+            return container.kind, trees
+    return next(number for number, leaf in enumerate(layout.leaves) if leaf.path == path)
+
+
+def _build(tree: Any, values: Sequence[Any]) -> Any:
+    if type(tree) is int:
+        return values[tree]
+    kind, trees = tree
+    if kind is dict:
+        return {
+            key: values[sub] if type(sub) is int else _build(sub, values) for key, sub in trees
+        }
+    return tuple([_build(sub, values) for _, sub in trees])
 
 
 class Extra(NamedTuple):
@@ -368,7 +391,7 @@ class SlabWriter:
                     view[...] = observation
                 else:
                     off = self._write_leaves(views, observation, as_batch)
-            elif _structure_fits(observation, self._layout.containers):
+            elif structure_fits(observation, self._layout.containers, in_order=not as_batch):
                 off = self._write_leaves(views, observation, as_batch)
             elif as_batch or self._strict:
                 raise self._wrong_structure(observation)
