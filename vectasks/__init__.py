@@ -3,6 +3,7 @@
 import logging
 
 from vectasks._version import __version__
+from vectasks.batch import StepBatch
 from vectasks.errors import (
     AlreadyPending,
     DisplayUnavailable,
@@ -46,6 +47,7 @@ __all__ = [
     "SamplerUnavailable",
     "SetupError",
     "SingleProcessVectorSampledTasks",
+    "StepBatch",
     "Task",
     "TaskAttributeError",
     "TaskError",

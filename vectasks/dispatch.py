@@ -13,24 +13,30 @@ workers are restarted, as the truncated outcome of the restarted sampler.
 
 from __future__ import annotations
 
+import functools
 import logging
 import select
 import signal
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from vectasks.batch import StepBatch
 from vectasks.errors import WaitTimeout
 from vectasks.host import HostPlan, HostReady
 from vectasks.ledger import Ledger, SamplerState
 from vectasks.messages import Command, Failure, Reply, Request, StepOutcome, TaskStart
 from vectasks.workers.base import Worker, WorkerEnded
+from vectasks.workers.inline import InlineWorker
+from vectasks.workers.lane import ParentLane, polls_before_blocking, yield_core
+from vectasks.workers.slab import Layout, SharedMemory
 
 logger = logging.getLogger("vectasks")
 
 _TERMINATE_GRACE_S = 1.0
+_FIRST_NAP_S, _LONGEST_NAP_S = 0.005, 0.2
 
 # Asked of a sampler whose worker is dead, these begin the worker anew.
 _REVIVING = frozenset({Command.NEXT_TASK, Command.RESET, Command.SETUP})
@@ -66,6 +72,7 @@ class Dispatcher:
         workers: every sampler id is in exactly one of them.
         plans: what each sampler's host is made from, by id.
         ledger: is told of every request and every reply.
+        memory: where the slab will be; the workers were given it. None: steps are requests.
         restart_dead_workers: whether a dead worker is begun anew by itself.
         max_restarts: how often, all workers together.
     """
@@ -76,11 +83,12 @@ class Dispatcher:
         plans: Sequence[HostPlan],
         ledger: Ledger,
         *,
+        memory: SharedMemory | None,
         restart_dead_workers: bool,
         max_restarts: int,
     ) -> None:
         self.restarts = 0
-        self.workers = workers
+        self.workers: Sequence[Worker] = workers
         self._plans = list(plans)
         self._ledger = ledger
         self._restart_dead_workers = restart_dead_workers
@@ -91,6 +99,10 @@ class Dispatcher:
         self._arrived: dict[int, Any] = {}
         self._interrupted: dict[int, tuple[Request, Death]] = {}  # restarted in the midst of these
         self._generation = [0] * len(self._plans)
+        self._memory = memory
+        self._slab_is_reached = False
+        self._lane: ParentLane | None = None
+        self._polls = polls_before_blocking(len(workers))
 
     # -- requests out, values in ----------------------------------------------------------------
 
@@ -139,6 +151,201 @@ class Dispatcher:
         except WorkerEnded as ended:
             self._bury(worker, ended.exitcode)
 
+    # -- steps ----------------------------------------------------------------------------------
+
+    def open_lane(self, layout: Layout, *, use: bool, strict: bool) -> None:
+        """Lay the slab out.
+
+        Args:
+            layout: what it holds.
+            use: whether the workers use it; otherwise it only serves to make batches here.
+            strict: whether a leaf that does not fit it is an error.
+
+        Raises:
+            OSError: there is not enough memory.
+        """
+        mapped = None
+        if self._memory is not None:
+            self._memory.resize(layout.size_bytes())
+            mapped = self._memory.map()
+        lane = self._lane = ParentLane(layout, mapped, strict)
+        self._slab_is_reached = use
+        if use:
+            for worker in self.workers:
+                if worker.number not in self._dead:
+                    worker.attach(lane)
+
+    def send_step(
+        self, ids: Sequence[int], actions: Any, *, as_batch: bool, one_by_one: bool = False
+    ) -> None:
+        """Begin one step of some samplers.
+
+        Args:
+            ids: whose; their states were checked before.
+            actions: an array [n, ...], as the slab holds it, or a list of what each task receives.
+            as_batch: it will be taken by :meth:`take_batch`.
+            one_by_one: samplers are waited for one by one, so each is announced at once.
+        """
+        lane = self._lane
+        ticket = 0
+        if lane is not None:
+            ticket = lane.next_ticket(as_batch, one_by_one)
+            lane.tickets.update(dict.fromkeys(ids, ticket))
+        if lane is None or not self._slab_is_reached:
+            rows = dispatch_rows(actions)
+            self.send([(i, Command.STEP, row) for i, row in zip(ids, rows, strict=True)])
+            return
+        self._ledger.open_step(ids)
+        workers = self._workers_of(ids)
+        try:
+            if (
+                lane.layout.action is not None
+                and isinstance(actions, np.ndarray)
+                and all(worker.reads_actions_from_slab for worker in workers)
+            ):
+                lane.ask(ids, actions, ticket)
+                for worker in workers:
+                    self._reach(worker, worker.ring)
+            else:
+                by_id = dict(zip(ids, dispatch_rows(actions), strict=True))
+                for worker in workers:
+                    its = {i: by_id[i] for i in worker.sampler_ids if i in by_id}
+                    self._reach(worker, functools.partial(worker.step, its, ticket))
+        except KeyboardInterrupt:
+            if isinstance(workers[0], InlineWorker):
+                self.take_outcomes(ids)
+            raise
+
+    def _reach(self, worker: Worker, tell: Callable[[], None]) -> None:
+        try:
+            tell()
+        except WorkerEnded as ended:
+            self._bury(worker, ended.exitcode)
+
+    def _workers_of(self, ids: Sequence[int]) -> Sequence[Worker]:
+        if len(ids) == len(self._worker_of):
+            return self.workers
+        return list({self._worker_of[i]: None for i in ids})
+
+    def wait_step(self, ids: Sequence[int], count: int, timeout_s: float | None) -> None:
+        """Wait until ``count`` of these samplers' steps are done.
+
+        Raises:
+            WaitTimeout: fewer are; nothing is lost, and waiting again is allowed.
+        """
+        lane = self._lane
+        if lane is None or not self._slab_is_reached:
+            self._wait_for(ids, count, timeout_s, "read_timeout")
+            return
+        if count == len(ids) and not self._arrived and lane.poll(ids, self._polls):
+            return
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        nap_s = _FIRST_NAP_S
+        polls_left = 0 if count == len(ids) else self._polls
+        while len(self.done_steps(ids)) < count:
+            if polls_left > 0:
+                polls_left -= 1
+                yield_core()
+                continue
+            remaining = nap_s if deadline is None else min(nap_s, deadline - time.monotonic())
+            missing = [i for i in ids if i not in self._arrived and not lane.has_answered(i)]
+            if remaining <= 0:
+                raise self._timeout(missing, timeout_s or 0.0, "read_timeout")
+            workers = self._workers_of(missing)
+            lane.fall_asleep()
+            if len(self.done_steps(ids)) < count:
+                self._wait_for_news(workers, remaining)
+            lane.wake_up()
+            for worker in workers:
+                self._take_in(worker)
+            nap_s = min(2 * nap_s, _LONGEST_NAP_S)
+
+    def done_steps(self, ids: Iterable[int]) -> list[int]:
+        """Those of these samplers whose step is done."""
+        lane = self._lane
+        if lane is None or not self._slab_is_reached:
+            return [i for i in ids if i in self._arrived]
+        return [i for i in ids if i in self._arrived or lane.has_answered(i)]
+
+    def earliest(self, ids: Iterable[int], count: int) -> list[int]:
+        """The first ``count`` of these samplers to be done with their steps, in id order."""
+        done = self.done_steps(ids)
+        lane = self._lane
+        if lane is not None and self._slab_is_reached:
+            # What came by another way than the slab (a death) is old news already.
+            done.sort(key=lambda i: -1.0 if i in self._arrived else lane.answered_at(i))
+        else:
+            arrived = list(self._arrived)
+            done.sort(key=arrived.index)
+        return sorted(done[:count])
+
+    def take_outcomes(self, ids: Sequence[int]) -> dict[int, Any]:
+        """Each sampler's StepOutcome (or Failure, or Death); each is handed out once."""
+        lane = self._lane
+        if lane is None or not self._slab_is_reached:
+            return self.take(ids)
+        self._take_extras(lane, ids)
+        if not self._arrived:
+            return self._take_written(lane, ids)
+        here = [i for i in ids if i in self._arrived]
+        written = self._take_written(lane, [i for i in ids if i not in self._arrived])
+        values = {**written, **self.take(here)}
+        return {i: values[i] for i in ids}
+
+    def take_batch(
+        self, ids: Sequence[int], out: StepBatch | None, copy: bool
+    ) -> StepBatch | dict[int, Any]:
+        """The steps of these samplers as arrays; as outcomes by id if one of them failed."""
+        lane = self._lane
+        assert lane is not None
+        if self._slab_is_reached:
+            self._take_extras(lane, ids)
+        if self._arrived:
+            for i in ids:
+                if isinstance(self._arrived.get(i), (Failure, Death)):
+                    return self.take_outcomes(ids)
+            for i in ids:
+                if i in self._arrived:
+                    lane.put(i, lane.tickets[i], self._arrived.pop(i))
+                    self._wanted.discard(i)
+        if lane.failures(ids):
+            return self._take_written(lane, ids)
+        batch = lane.batch(ids, out, copy)
+        self._ledger.settle_steps(ids)
+        if batch.exhausted.any():
+            for i in batch.samplers[batch.exhausted].tolist():
+                self._ledger.settle_step(i, exhausted=True, failed=False)
+        return batch
+
+    def batch_of(
+        self, outcomes: Mapping[int, StepOutcome], out: StepBatch | None, copy: bool
+    ) -> StepBatch | dict[int, Any]:
+        """Outcomes that were taken already, as arrays."""
+        lane = self._lane
+        assert lane is not None
+        ids = list(outcomes)
+        for i, outcome in outcomes.items():
+            lane.put(i, lane.tickets[i], outcome)
+        return self._take_written(lane, ids) if lane.failures(ids) else lane.batch(ids, out, copy)
+
+    def _take_written(self, lane: ParentLane, ids: Sequence[int]) -> dict[int, Any]:
+        values: dict[int, Any] = dict(zip(ids, lane.outcomes(ids), strict=True))
+        self._ledger.settle_steps(ids)
+        for i, outcome in values.items():
+            if type(outcome) is Failure:
+                self._ledger.fail(i)
+            elif outcome.exhausted:
+                self._ledger.settle_step(i, exhausted=True, failed=False)
+        return values
+
+    def _take_extras(self, lane: ParentLane, ids: Sequence[int]) -> None:
+        """Take in what of these steps came by the control lane: it was sent before they were done."""
+        for i in lane.owing(ids):
+            while i not in self._arrived and lane.needs_extra(i):
+                self._take_in(self._worker_of[i])
+
+    # -- waiting ----------------------------------------------------------------------------------
+
     def wait(
         self, ids: Sequence[int], timeout_s: float | None, limit: str = "read_timeout"
     ) -> None:
@@ -147,10 +354,15 @@ class Dispatcher:
         Raises:
             WaitTimeout: some have not; nothing is lost, and waiting again is allowed.
         """
+        self._wait_for(ids, len(ids), timeout_s, limit)
+
+    def _wait_for(
+        self, ids: Sequence[int], count: int, timeout_s: float | None, limit: str
+    ) -> None:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             missing = [i for i in ids if i not in self._arrived]
-            if not missing:
+            if len(ids) - len(missing) >= count:
                 return
             workers = {self._worker_of[i]: None for i in missing}
             remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -159,7 +371,7 @@ class Dispatcher:
                 self._take_in(worker)
             if deadline is not None and time.monotonic() >= deadline:
                 missing = [i for i in ids if i not in self._arrived]
-                if missing:
+                if len(ids) - len(missing) < count:
                     raise self._timeout(missing, timeout_s or 0.0, limit)
 
     def _wait_for_news(self, workers: Iterable[Worker], timeout_s: float | None) -> None:
@@ -240,8 +452,16 @@ class Dispatcher:
             self._restart_dead_workers and not starting and self.restarts < self._max_restarts
         )
         for request in out:
-            if request is None or request.sampler_id not in self._wanted:
+            if request is None:
                 continue
+            sampler_id = request.sampler_id
+            on_lane = request.seq == 0
+            if on_lane and self._lane is not None and self._has_come(self._lane, sampler_id):
+                self._arrived[sampler_id] = self._lane.outcome(sampler_id)  # done before it died
+                continue
+            if not on_lane and sampler_id not in self._wanted:
+                continue
+            self._wanted.add(sampler_id)
             if restart:
                 self._interrupted[request.sampler_id] = (request, death)
             else:
@@ -250,14 +470,18 @@ class Dispatcher:
         if restart:
             self._begin_anew(worker)
 
+    @staticmethod
+    def _has_come(lane: ParentLane, sampler_id: int) -> bool:
+        return lane.has_answered(sampler_id) and not lane.needs_extra(sampler_id)
+
     def _begin_anew(self, worker: Worker) -> None:
         self.restarts += 1
-        worker.start()
-        self._dead.pop(worker.number, None)
         requests = [
             self._ledger.open(i, Command.SETUP, self.next_plan(i)) for i in worker.sampler_ids
         ]
         try:
+            worker.start()
+            self._dead.pop(worker.number, None)
             worker.send(requests)
         except WorkerEnded as ended:
             self._bury(worker, ended.exitcode)
@@ -321,7 +545,22 @@ class Dispatcher:
         for worker in remaining:
             worker.kill()
         _join(remaining, _TERMINATE_GRACE_S)
-        return [failure for worker in self.workers for failure in worker.release()]
+        failures = [failure for worker in self.workers for failure in worker.release()]
+        # The mapping, which holds a descriptor, goes with the last array on it.
+        self._lane, self.workers, self._worker_of = None, (), {}
+        if self._memory is not None:
+            self._memory.close()
+        return failures
+
+
+def dispatch_rows(actions: Any) -> list[Any]:
+    """Actions one by one: ints of a Discrete space, arrays (also 0-d ones) of a Box."""
+    if not isinstance(actions, np.ndarray):
+        return list(actions)
+    if actions.ndim == 1 and actions.dtype == np.int64:
+        rows: list[Any] = actions.tolist()
+        return rows
+    return [actions[k, ...] for k in range(len(actions))]
 
 
 def _join(workers: Sequence[Worker], timeout_s: float) -> list[Worker]:

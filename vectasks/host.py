@@ -13,7 +13,15 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from vectasks.messages import Command, Failure, Reply, Request, StepOutcome, TaskStart
+from vectasks.messages import (
+    IN_PLACE,
+    Command,
+    Failure,
+    Reply,
+    Request,
+    StepOutcome,
+    TaskStart,
+)
 from vectasks.spaces import own, spaces_equal
 
 COMPLETE_TASK_METRICS_KEY = "__AFTER_TASK_METRICS__"
@@ -70,21 +78,40 @@ class TaskHost:
 
     # -- the episode ------------------------------------------------------------------------
 
-    def step(self, action: Any) -> StepOutcome:
-        """Step the task; when it is done, go on to the next one or wait for the other samplers."""
+    def step(self, action: Any, place: Any = None) -> StepOutcome:
+        """Step the task; when it is done, go on to the next one or wait for the other samplers.
+
+        Args:
+            action: as the task takes it.
+            place: arrays, nested as the observation space, that a task with ``write_observation``
+                may write into; the outcome's observation is then ``IN_PLACE``.
+        """
         if self._finished is not None:
             return self._finished
         task = self._task
         observation, reward, done, info = task.step(action)
+        if type(reward) is not float:
+            reward = _as_reward(reward)
         if done is None:
             done = task.is_done()
-        if not done:
-            if observation is None:
-                raise _no_observation(task, "step")
-            return StepOutcome(observation, _as_reward(reward), False, info, False, False, False)
-        return self._finish(task, observation, _as_reward(reward), info)
+        if done:
+            return self._finish(task, observation, reward, info, place)
+        if observation is None:
+            observation = self._observe_into(place, "step")
+        return StepOutcome(observation, reward, False, info, False, False, False)
 
-    def _finish(self, task: Any, observation: Any, reward: Any, info: Any) -> StepOutcome:
+    def _observe_into(self, place: Any, method: str) -> Any:
+        """The observation of a task that returned None for it, which in-place tasks may do."""
+        if not hasattr(self._task, "write_observation"):
+            raise _no_observation(self._task, method)
+        if place is None:
+            return self.observe()
+        self._task.write_observation(place)
+        return IN_PLACE
+
+    def _finish(
+        self, task: Any, observation: Any, reward: Any, info: Any, place: Any
+    ) -> StepOutcome:
         if info is not None and not isinstance(info, Mapping):
             raise TypeError(
                 f"{type(task).__name__}.step() returned an info of type {type(info).__name__}; "
@@ -109,18 +136,22 @@ class TaskHost:
             )
             return self._finished._replace(reward=reward, info=info)
         info["final_observation"] = observation
-        start = self.next_task()
+        start = self.next_task(place=place)
         return StepOutcome(
             start.observation, reward, True, info, terminated, truncated, start.exhausted
         )
 
-    def next_task(self, arguments: Mapping[str, Any] | None = None) -> TaskStart:
+    def next_task(
+        self, arguments: Mapping[str, Any] | None = None, place: Any = None
+    ) -> TaskStart:
         """Go on to the sampler's next task; exhausted where there is none."""
         task = self._sampler.next_task(**(arguments or {}))
         self._finished = None
         self._task = task
         if task is None:
             return TaskStart(None, exhausted=True)
+        if place is not None and hasattr(task, "write_observation"):
+            return TaskStart(self._observe_into(place, "write_observation"), exhausted=False)
         return TaskStart(self.observe(), exhausted=False)
 
     def observe(self, _: None = None) -> Any:
@@ -235,6 +266,13 @@ class HostGroup:
         except Exception as error:  # user code: whatever it raises is an answer
             value = Failure.of(error)
         return Reply(request.seq, request.sampler_id, value)
+
+    def step(self, sampler_id: int, action: Any, place: Any = None) -> StepOutcome | Failure:
+        """Step one host; the step lane's way to what ``execute`` does for a STEP request."""
+        try:
+            return self._hosts[sampler_id].step(action, place)
+        except Exception as error:  # user code
+            return Failure.of(error)
 
     def _set_up(self, sampler_id: int, plan: HostPlan) -> HostReady:
         if sampler_id in self._hosts:

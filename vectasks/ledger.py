@@ -78,10 +78,12 @@ class Ledger:
     def __init__(self, num_samplers: int) -> None:
         self.closed = False
         self.step_ids: list[int] | None = None  # the samplers of the step that is out
+        self.sent: set[int] = set()  # the samplers that send() stepped and recv() has not given back
         self.waiting: set[int] = set()  # done samplers that wait for the others (lockstep)
         self._condition = [SamplerState.READY] * num_samplers  # READY, EXHAUSTED or FAILED
         self._paused: set[int] = set()
         self._out: dict[int, Request] = {}
+        self._stepping: set[int] = set()  # BUSY with a step on the step lane
         self._seq = itertools.count(1)
         self._unpaused = list(range(num_samplers))
 
@@ -91,14 +93,16 @@ class Ledger:
         """The state of one sampler."""
         if sampler_id in self._paused:
             return SamplerState.PAUSED
-        if sampler_id in self._out:
+        if sampler_id in self._out or sampler_id in self._stepping:
             return SamplerState.BUSY
         return self._condition[sampler_id]
 
     def can_be_seen(self, sampler_id: int) -> bool:
         """Whether it has a task that can be rendered, paused or not."""
         return (
-            sampler_id not in self._out and self._condition[sampler_id] is SamplerState.READY
+            sampler_id not in self._out
+            and sampler_id not in self._stepping
+            and self._condition[sampler_id] is SamplerState.READY
         )
 
     @property
@@ -111,7 +115,7 @@ class Ledger:
         """The state of the whole."""
         if self.closed:
             return VectorState.CLOSED
-        if self.step_ids is not None:
+        if self.step_ids is not None or self.sent:
             return VectorState.STEPPING
         if any(self._condition[i] is SamplerState.FAILED for i in self._unpaused):
             return VectorState.BROKEN
@@ -151,10 +155,16 @@ class Ledger:
             raise VectorClosed(f"{what}: the vector is closed; make a new one.")
         if self.step_ids is not None:
             raise AlreadyPending(f"{what}: a step is out; collect it by wait_step() first.")
+        if self.sent:
+            raise AlreadyPending(
+                f"{what}: steps of samplers {sorted(self.sent)} are out; collect them by recv() first."
+            )
 
     def require(self, command: Command, ids: Iterable[int]) -> None:
         """Refuse ``command`` unless every sampler is in a state that allows it."""
         allowed = ALLOWED[command]
+        if not self._out and not self._stepping and not self._paused and self._all_ready():
+            return
         for sampler_id in ids:
             state = self.state_of(sampler_id)
             if state not in allowed:
@@ -162,6 +172,9 @@ class Ledger:
                     f"{command.label}: sampler {sampler_id} is {state.name} and cannot take it: "
                     f"{_REMEDY[state]}. Nothing was sent."
                 )
+
+    def _all_ready(self) -> bool:
+        return self._condition.count(SamplerState.READY) == len(self._condition)
 
     # -- requests -----------------------------------------------------------------------------
 
@@ -171,6 +184,22 @@ class Ledger:
         self._out[sampler_id] = request
         return request
 
+    def open_step(self, ids: Iterable[int]) -> None:
+        """Write down a step on the step lane, which needs no request: the slab matches answers."""
+        self._stepping.update(ids)
+
+    def settle_step(self, sampler_id: int, exhausted: bool, failed: bool) -> None:
+        """A step on the step lane has come in for one sampler."""
+        self._stepping.discard(sampler_id)
+        if failed:
+            self.fail(sampler_id)
+        elif exhausted:
+            self._condition[sampler_id] = SamplerState.EXHAUSTED
+
+    def settle_steps(self, ids: Iterable[int]) -> None:
+        """Steps on the step lane have come in, and nothing is special about them."""
+        self._stepping.difference_update(ids)
+
     def withdraw(self, request: Request) -> None:
         """The request was never sent."""
         if self._out.get(request.sampler_id) is request:
@@ -178,6 +207,8 @@ class Ledger:
 
     def outstanding(self, sampler_id: int) -> Request | None:
         """The request that a sampler has not answered yet."""
+        if sampler_id in self._stepping:
+            return Request(0, sampler_id, Command.STEP)
         return self._out.get(sampler_id)
 
     def settle(self, reply: Reply) -> Request | None:
@@ -204,6 +235,7 @@ class Ledger:
     def fail(self, sampler_id: int) -> None:
         """Its worker died, or its task raised."""
         self._out.pop(sampler_id, None)
+        self._stepping.discard(sampler_id)
         self._condition[sampler_id] = SamplerState.FAILED
         self.waiting.discard(sampler_id)
 
@@ -215,7 +247,7 @@ class Ledger:
         Raises:
             SamplerUnavailable: a command of its is still running.
         """
-        if sampler_id in self._out:
+        if self.state_of(sampler_id) is SamplerState.BUSY:
             raise SamplerUnavailable(
                 f"pause_at: sampler {sampler_id} is BUSY: {_REMEDY[SamplerState.BUSY]}."
             )

@@ -57,6 +57,15 @@ class Reply(NamedTuple):
     value: Any
 
 
+class _InPlace:
+    def __repr__(self) -> str:
+        return "<written in place>"
+
+
+#: The observation of an outcome whose task wrote it into the arrays that it was given.
+IN_PLACE = _InPlace()
+
+
 class StepOutcome(NamedTuple):
     """What a host's step gave, before a lane carries it away.
 

@@ -104,7 +104,7 @@ class Task(abc.ABC, Generic[EnvT]):
         self._observation_space = observation_space
         self._num_steps_taken = 0
         self._total_reward: Any = 0.0
-        self._told_done = False
+        self._is_over = False
 
     @property
     def observation_space(self) -> Any:
@@ -136,7 +136,7 @@ class Task(abc.ABC, Generic[EnvT]):
         Raises:
             RuntimeError: the task is done already.
         """
-        if self.is_done():
+        if self._is_over or (self._num_steps_taken == 0 and self.is_done()):
             raise RuntimeError(
                 f"step() on a task that is done (after {self._num_steps_taken} steps): "
                 "ask the sampler for the next task."
@@ -144,15 +144,12 @@ class Task(abc.ABC, Generic[EnvT]):
         result = self._step(action)
         self._num_steps_taken += 1
         reward = result.reward
-        if isinstance(reward, (list, tuple, np.ndarray)):
-            before = self._total_reward
-            if isinstance(before, float):
-                before = [before] * len(reward)
-            self._total_reward = [b + float(r) for b, r in zip(before, reward, strict=True)]
+        if type(reward) is float:
+            self._total_reward += reward
         else:
-            self._total_reward += float(reward)
-        self._told_done = bool(result.done)
-        done = self._told_done or self.is_done()
+            self._total_reward = _add_rewards(self._total_reward, reward)
+        done = bool(result.done) or self.is_done()
+        self._is_over = done
         return result if result.done is done else result._replace(done=done)
 
     def num_steps_taken(self) -> int:
@@ -165,7 +162,7 @@ class Task(abc.ABC, Generic[EnvT]):
 
     def is_done(self) -> bool:
         """Whether the episode is over, for whatever reason."""
-        return self._told_done or self.reached_max_steps() or self.reached_terminal_state()
+        return self._is_over or self.reached_max_steps() or self.reached_terminal_state()
 
     @property
     def cumulative_reward(self) -> Any:
@@ -186,6 +183,15 @@ class Task(abc.ABC, Generic[EnvT]):
 
     def close(self) -> None:
         """Give back what this task alone holds (the environment is the sampler's)."""
+
+
+def _add_rewards(total: Any, reward: Any) -> Any:
+    """The sum of rewards; of each agent where there are several."""
+    if not isinstance(reward, (list, tuple, np.ndarray)):
+        return total + float(reward)
+    if isinstance(total, float):
+        total = [total] * len(reward)
+    return [before + float(more) for before, more in zip(total, reward, strict=True)]
 
 
 TaskT = TypeVar("TaskT")

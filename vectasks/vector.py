@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import functools
 import logging
+import operator
 import os
 import threading
 import weakref
@@ -17,13 +18,16 @@ import numpy as np
 from gymnasium import spaces as gym_spaces
 from numpy.typing import NDArray
 
-from vectasks.dispatch import Death, Dispatcher
+from vectasks.batch import StepBatch
+from vectasks.dispatch import Death, Dispatcher, dispatch_rows
 from vectasks.errors import (
     AlreadyPending,
     InvalidArgument,
+    LayoutError,
     NothingPending,
     RemoteError,
     RemoteTraceback,
+    SamplerIndexError,
     SetupError,
     TaskAttributeError,
     TaskError,
@@ -35,11 +39,12 @@ from vectasks.errors import (
 from vectasks.host import HostPlan, HostReady
 from vectasks.ledger import Ledger, SamplerState
 from vectasks.messages import Command, Failure, StepOutcome, TaskStart
-from vectasks.spaces import prepare_action, spaces_equal, split_actions
+from vectasks.spaces import action_batch, prepare_action, spaces_equal, split_actions
 from vectasks.task import RLStepResult
 from vectasks.workers.base import Worker
 from vectasks.workers.inline import InlineWorker
 from vectasks.workers.process import DEFAULT_START_METHOD, ProcessWorker, start_context
+from vectasks.workers.slab import Layout, SharedMemory
 
 logger = logging.getLogger("vectasks")
 
@@ -146,7 +151,8 @@ class BaseVectorSampledTasks:
         close_grace_s: float,
         mp_ctx: BaseContext | None,
         multiprocessing_start_method: str | None,
-        make_workers: Callable[[int], Sequence[Worker]],
+        make_workers: Callable[[int, SharedMemory | None], Sequence[Worker]],
+        shares_memory: bool,
     ) -> None:
         arguments = _checked_sampler_args(make_sampler_fn, sampler_fn_args)
         if observation_transport not in ("auto", "slab", "pipe"):
@@ -172,11 +178,18 @@ class BaseVectorSampledTasks:
         self._close_grace_s = close_grace_s
         self._should_log = should_log
         self._guard = _Guard()
+        self._shared_action_space: Any = None  # the one of all samplers, if they share one
         self._num_steps = 0
         self._num_episodes = 0
         self._ledger = Ledger(count)
+        self._transport = observation_transport
+        memory = (
+            SharedMemory()
+            if shares_memory and observation_transport != "pipe" and not heterogeneous
+            else None
+        )
         self._dispatcher = Dispatcher(
-            make_workers(count),
+            make_workers(count, memory),
             [
                 HostPlan(
                     make_sampler_fn,
@@ -189,6 +202,7 @@ class BaseVectorSampledTasks:
                 for sampler_id, sampler_args in enumerate(arguments)
             ],
             self._ledger,
+            memory=memory,
             restart_dead_workers=on_worker_death == "restart",
             max_restarts=max_restarts,
         )
@@ -215,6 +229,19 @@ class BaseVectorSampledTasks:
                         f"Sampler {sampler_id} has the observation space {space}, sampler 0 has "
                         f"{first}. Make them equal, or make the vector with heterogeneous=True."
                     )
+            actions = self._action_spaces
+            if all(spaces_equal(space, actions[0]) for space in actions):
+                self._shared_action_space = actions[0]
+            layout = Layout.of(
+                first,
+                self._shared_action_space,
+                ready[0].observation,
+                count,
+                len(self._dispatcher.workers),
+            )
+            self._dispatcher.open_lane(
+                layout, use=self._transport != "pipe", strict=self._transport == "slab"
+            )
 
     # -- what it is ---------------------------------------------------------------------------
 
@@ -292,12 +319,7 @@ class BaseVectorSampledTasks:
             In both cases nothing was sent.
         """
         self._require_idle("async_step")
-        ids = self._ledger.unpaused
-        space = self._action_spaces[ids[0]] if ids else None
-        rows = split_actions(actions, space, len(ids))
-        self._ledger.require(Command.STEP, ids)
-        self._dispatcher.send(self._step_orders(ids, rows))
-        self._ledger.step_ids = list(ids)
+        self._begin_step(actions, as_batch=False)
 
     @_exclusive
     def wait_step(self, timeout: float | None = None) -> list[RLStepResult]:
@@ -315,10 +337,10 @@ class BaseVectorSampledTasks:
             if self._ledger.closed:
                 self._ledger.require_idle("wait_step")
             raise NothingPending("wait_step: no step is out; call async_step(actions) first.")
-        self._dispatcher.wait(ids, self._timeout(timeout))
+        self._dispatcher.wait_step(ids, len(ids), self._timeout(timeout))
         self._ledger.step_ids = None
-        outcomes = self._unwrap(ids, Command.STEP, self._dispatcher.take(ids))
-        return self._results(ids, outcomes)
+        outcomes = self._unwrap(ids, Command.STEP, self._dispatcher.take_outcomes(ids))
+        return [_as_given(outcome) for outcome in self._resampled(outcomes).values()]
 
     @_exclusive
     def step(self, actions: Any) -> list[RLStepResult]:
@@ -333,7 +355,7 @@ class BaseVectorSampledTasks:
         self._require_idle("step_at")
         ids = [self._ledger.id_at(sampler_index)]
         self._ledger.require(Command.STEP, ids)
-        self._dispatcher.send(self._step_orders(ids, [action]))
+        self._dispatcher.send_step(ids, self._prepared(ids, [action]), as_batch=False)
         self._ledger.step_ids = ids
         return self.wait_step()
 
@@ -345,54 +367,174 @@ class BaseVectorSampledTasks:
         """Another name of :meth:`wait_step`."""
         return self.wait_step(timeout)
 
-    def _step_orders(self, ids: Sequence[int], rows: Sequence[Any]) -> list[Any]:
-        check = self._check_actions
-        waiting = self._ledger.waiting
-        return [
-            (
-                i,
-                Command.STEP,
-                None
-                if i in waiting  # its action is ignored
-                else prepare_action(self._action_spaces[i], action, i, check),
+    @_exclusive
+    def step_batch(
+        self, actions: Any, out: StepBatch | None = None, copy: bool = True
+    ) -> StepBatch:
+        """Step every unpaused sampler; the results as arrays, which nobody has to stack.
+
+        Args:
+            actions: as for :meth:`async_step`.
+            out: write into the arrays of this batch (from an earlier call) instead of new ones.
+            copy: False gives views that stay valid until the second following step.
+
+        Raises:
+            LayoutError: an observation does not fit its space, or a reward is a list; its sampler
+                is FAILED, the others went on.
+        """
+        self._require_idle("step_batch")
+        self._require_batches("step_batch")
+        ids = self._begin_step(actions, as_batch=True)
+        self._dispatcher.wait_step(ids, len(ids), self.read_timeout)
+        self._ledger.step_ids = None
+        if self.auto_resample_when_done:
+            return self._batch(ids, self._dispatcher.take_batch(ids, out, copy))
+        outcomes = self._unwrap(ids, Command.STEP, self._dispatcher.take_outcomes(ids))
+        return self._batch_or_raise(
+            ids, self._dispatcher.batch_of(self._resampled(outcomes), out, copy)
+        )
+
+    @_exclusive
+    def send(self, actions: Any, samplers: Sequence[int] | None = None) -> None:
+        """Begin a step of some samplers; :meth:`recv` gives back whichever are ready first.
+
+        Args:
+            actions: one action for each of ``samplers``.
+            samplers: their ids (None: every unpaused sampler that is not out).
+        """
+        if self._ledger.step_ids is not None or self._ledger.closed:
+            self._ledger.require_idle("send")
+        self._require_batches("send")
+        if not self.auto_resample_when_done:
+            raise InvalidArgument(
+                "send: auto_resample_when_done=False needs all samplers in lockstep; use step() or "
+                "step_batch(), or make the vector with auto_resample_when_done=True."
             )
+        unpaused = self._ledger.unpaused
+        if samplers is None:
+            ids = [i for i in unpaused if i not in self._ledger.sent]
+        else:
+            ids = [operator.index(i) for i in samplers]
+            unknown = [i for i in ids if i not in unpaused]
+            if unknown or len(set(ids)) != len(ids):
+                raise SamplerIndexError(
+                    f"send: samplers={ids} must be ids of unpaused samplers, each once; unpaused "
+                    f"are {unpaused}."
+                )
+        self._ledger.require(Command.STEP, ids)
+        prepared = self._prepared(ids, actions)
+        self._dispatcher.send_step(ids, prepared, as_batch=True, one_by_one=True)
+        self._ledger.sent.update(ids)
+
+    @_exclusive
+    def recv(self, min_samplers: int | None = None, timeout: float | None = None) -> StepBatch:
+        """The steps of the ``min_samplers`` samplers that were ready first, in id order.
+
+        Args:
+            min_samplers: so many rows exactly (None: all that are out).
+            timeout: seconds to wait for them (None: ``read_timeout``).
+
+        Raises:
+            NothingPending: nothing is out.
+            WaitTimeout: fewer are ready; calling again is allowed and loses nothing.
+        """
+        sent = sorted(self._ledger.sent)
+        if self._ledger.closed:
+            self._ledger.require_idle("recv")
+        if not sent:
+            raise NothingPending("recv: no step is out; call send(actions) first.")
+        count = len(sent) if min_samplers is None else operator.index(min_samplers)
+        if not 1 <= count <= len(sent):
+            raise InvalidArgument(
+                f"recv: min_samplers={min_samplers} must be from 1 to {len(sent)}, the number of "
+                "samplers that are out."
+            )
+        self._dispatcher.wait_step(sent, count, self._timeout(timeout))
+        ids = self._dispatcher.earliest(sent, count)
+        self._ledger.sent.difference_update(ids)
+        return self._batch(ids, self._dispatcher.take_batch(ids, None, True))
+
+    def _begin_step(self, actions: Any, *, as_batch: bool) -> list[int]:
+        """Send one action to each unpaused sampler; their ids."""
+        ids = self._ledger.unpaused
+        prepared = self._prepared(ids, actions)
+        self._ledger.require(Command.STEP, ids)
+        self._dispatcher.send_step(ids, prepared, as_batch=as_batch)
+        self._ledger.step_ids = ids = list(ids)
+        return ids
+
+    def _prepared(self, ids: Sequence[int], actions: Any) -> Any:
+        """The actions as tasks receive them: an array where all can be checked together, or a list.
+
+        Raises:
+            WrongCount: not one action a sampler. InvalidAction: an action outside its space.
+        """
+        space, check = self._shared_action_space, self._check_actions
+        waiting = self._ledger.waiting
+        if not waiting:
+            batch = action_batch(space, actions, len(ids), check)
+            if batch is not None:
+                return batch
+        rows = split_actions(actions, space, len(ids))
+        return [
+            None  # the action of a waiting sampler is ignored
+            if i in waiting
+            else prepare_action(self._action_spaces[i], action, i, check)
             for i, action in zip(ids, rows, strict=True)
         ]
 
-    def _results(
-        self, ids: Sequence[int], outcomes: Mapping[int, StepOutcome]
-    ) -> list[RLStepResult]:
-        results = {i: RLStepResult(*outcomes[i][:4]) for i in ids}
-        if not self.auto_resample_when_done:
-            self._resample_when_all_are_done(results)
-        return list(results.values())
+    def _require_batches(self, what: str) -> None:
+        if self._heterogeneous:
+            raise InvalidArgument(
+                f"{what}: samplers of a heterogeneous vector share no arrays; use step()."
+            )
+
+    def _batch(self, ids: Sequence[int], batch: StepBatch | dict[int, Any]) -> StepBatch:
+        batch = self._batch_or_raise(ids, batch)
+        self._num_steps += len(ids)
+        self._num_episodes += int(batch.done.sum())
+        return batch
+
+    def _batch_or_raise(self, ids: Sequence[int], batch: StepBatch | dict[int, Any]) -> StepBatch:
+        if isinstance(batch, dict):
+            self._unwrap(ids, Command.STEP, batch)
+            raise AssertionError("a batch is given as outcomes only if one of them failed")
+        return batch
 
     def _count(self, sampler_id: int, outcome: StepOutcome) -> None:
         """Write down what one step means for the counts and for the waiting samplers."""
+        if not outcome.done:
+            self._num_steps += 1
+            return
         info = outcome.info
         waited = sampler_id in self._ledger.waiting
         self._num_steps += not waited
-        self._num_episodes += outcome.done and not waited
+        self._num_episodes += not waited
         if (
-            outcome.done
-            and not self.auto_resample_when_done
+            not self.auto_resample_when_done
             and not (isinstance(info, dict) and "worker_restarted" in info)
         ):
             self._ledger.waiting.add(sampler_id)
 
-    def _resample_when_all_are_done(self, results: dict[int, RLStepResult]) -> None:
-        """Lockstep: when the last running sampler is done, all go on to their next tasks together."""
+    def _resampled(self, outcomes: dict[int, StepOutcome]) -> dict[int, StepOutcome]:
+        """In lockstep: when the last running sampler is done, all go on to their next tasks."""
+        if self.auto_resample_when_done:
+            return outcomes
         running = [
             i for i in self._ledger.unpaused if self._ledger.state_of(i) is SamplerState.READY
         ]
         if not running or not self._ledger.waiting.issuperset(running):
-            return
+            return outcomes
         starts = self._ask(Command.NEXT_TASK, running, [{}] * len(running))
-        for i, result in results.items():
-            if i in starts:
-                info = {**(result.info or {}), "final_observation": result.observation}
-                info["resampled"] = True
-                results[i] = result._replace(observation=starts[i].observation, done=True, info=info)
+        resampled = dict(outcomes)
+        for i in outcomes.keys() & starts.keys():
+            outcome, start = outcomes[i], starts[i]
+            info = {**(outcome.info or {}), "final_observation": outcome.observation}
+            info["resampled"] = True
+            resampled[i] = outcome._replace(
+                observation=start.observation, done=True, info=info, exhausted=start.exhausted
+            )
+        return resampled
 
     # -- tasks --------------------------------------------------------------------------------
 
@@ -744,7 +886,8 @@ class BaseVectorSampledTasks:
         orders = []
         for sampler_id, kind, datum in zip(ids, kinds, data, strict=True):
             if kind is Command.STEP:
-                orders += self._step_orders([sampler_id], [datum])
+                (action,) = dispatch_rows(self._prepared([sampler_id], [datum]))
+                orders.append((sampler_id, kind, action))
             elif kind in _REACHING and kind not in (Command.ATTR, Command.SAMPLER_ATTR):
                 orders.append((sampler_id, kind, _name_and_data(kind, datum)))
             elif kind in _REACHING:
@@ -754,20 +897,20 @@ class BaseVectorSampledTasks:
         values = self._ask_prepared(orders)
         stepped = [i for i in ids if isinstance(values[i], StepOutcome)]
         if stepped:
-            results = self._results(stepped, {i: values[i] for i in stepped})
-            values.update(zip(stepped, results, strict=True))
-        return [
-            values[i].observation if isinstance(values[i], TaskStart) else values[i] for i in ids
-        ]
+            values.update(self._resampled({i: values[i] for i in stepped}))
+        return [_as_given(values[i]) for i in ids]
 
     def _unwrap(
         self, ids: Sequence[int], commands: Command | Mapping[int, Command], values: dict[int, Any]
     ) -> dict[int, Any]:
         """The values by id, or the error that the first failed sampler's value stands for."""
+        failed = []
         for i in ids:
-            if isinstance(values[i], StepOutcome):
-                self._count(i, values[i])
-        failed = [i for i in ids if isinstance(values[i], (Failure, Death))]
+            value = values[i]
+            if type(value) is StepOutcome:
+                self._count(i, value)
+            elif isinstance(value, (Failure, Death)):
+                failed.append(i)
         if not failed:
             return values
         first = failed[0]
@@ -781,6 +924,9 @@ class BaseVectorSampledTasks:
                 sampler_ids=value.sampler_ids,
                 exitcode=value.exitcode,
             )
+        elif value.type_name == "LayoutError":
+            layout_error = LayoutError(f"sampler {first}: {value.message}")
+            raise layout_error from RemoteTraceback(value.traceback_text)
         else:
             command = commands if isinstance(commands, Command) else commands[first]
             error = _task_error(first, command, value, failed[1:])
@@ -873,10 +1019,17 @@ class VectorSampledTasks(BaseVectorSampledTasks):
             raise InvalidArgument(f"max_processes must be at least 1, got {max_processes!r}.")
         context = start_context(multiprocessing_start_method, mp_ctx, preload)
 
-        def make_workers(count: int) -> Sequence[Worker]:
+        def make_workers(count: int, memory: SharedMemory | None) -> Sequence[Worker]:
             num_workers = count if max_processes is None else min(max_processes, count)
             return [
-                ProcessWorker(number, ids.tolist(), context, daemon=daemon, rerun_main=rerun_main)
+                ProcessWorker(
+                    number,
+                    ids.tolist(),
+                    context,
+                    memory=memory,
+                    daemon=daemon,
+                    rerun_main=rerun_main,
+                )
                 for number, ids in enumerate(np.array_split(np.arange(count), num_workers))
             ]
 
@@ -898,6 +1051,7 @@ class VectorSampledTasks(BaseVectorSampledTasks):
             context,
             context.get_start_method(),
             make_workers,
+            shares_memory=True,
         )
 
 
@@ -950,7 +1104,8 @@ class SingleProcessVectorSampledTasks(BaseVectorSampledTasks):
             close_grace_s,
             None,
             None,
-            lambda count: [InlineWorker(0, range(count))],
+            lambda count, _: [InlineWorker(0, range(count))],
+            shares_memory=False,
         )
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from vectasks.messages import Failure, Reply, Request
+from vectasks.workers.lane import ParentLane
 
 
 class WorkerEnded(Exception):
@@ -63,6 +65,31 @@ class Worker(abc.ABC):
 
         Empty where replies are always there at once.
         """
+
+    # -- the step lane: only for workers that reach the slab ---------------------------------------
+
+    #: Whether actions are read from the slab after a :meth:`ring`, or all come by :meth:`step`.
+    reads_actions_from_slab = False
+
+    def attach(self, lane: ParentLane) -> None:
+        """Use the slab for steps from now on."""
+        raise NotImplementedError
+
+    def ring(self) -> None:
+        """Announce that the slab asks for steps of samplers here.
+
+        Raises:
+            WorkerEnded: the worker is gone.
+        """
+        raise NotImplementedError
+
+    def step(self, actions: Mapping[int, Any], ticket: int) -> None:
+        """Begin steps whose actions have no place in the slab.
+
+        Raises:
+            WorkerEnded: the worker is gone.
+        """
+        raise NotImplementedError
 
     # -- the end, in steps, so that many workers share one grace period ---------------------------
 

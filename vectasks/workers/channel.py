@@ -24,6 +24,8 @@ from typing import Any
 
 import cloudpickle
 
+from vectasks.messages import Failure
+
 _HEADER = struct.Struct("<IQ")
 _SIZE = struct.Struct("<Q")
 _OUT_OF_BAND_BYTES = 1 << 14  # smaller buffers are cheaper inside the pickle
@@ -99,6 +101,29 @@ class Channel:
             raise EOFError("the other end of the channel is closed")
         return None
 
+    def ring(self) -> None:
+        """Wake the other end up: a message of nothing, which is never received.
+
+        Raises:
+            OSError: the other end is closed.
+        """
+        self._outbox.append(memoryview(_HEADER.pack(0, 0)))
+        self._flush()
+
+    def doze(self, timeout_ms: int) -> bool:
+        """Block until something comes, or so long; whether a whole message is there.
+
+        Raises:
+            EOFError: the other end is closed.
+        """
+        poll = select.poll()
+        poll.register(self._socket, self.events)
+        poll.poll(timeout_ms)
+        self.pump()
+        if self._ended and not self._messages:
+            raise EOFError("the other end of the channel is closed")
+        return bool(self._messages)
+
     def receive_blocking(self) -> Any:
         """The next message, however long it takes.
 
@@ -167,6 +192,8 @@ class Channel:
             header = bytearray(_HEADER.size)
             yield memoryview(header)
             num_buffers, body_size = _HEADER.unpack(header)
+            if body_size == 0:  # a ring
+                continue
             sizes = bytearray(num_buffers * _SIZE.size)
             if sizes:
                 yield memoryview(sizes)
@@ -182,6 +209,21 @@ class Channel:
         self._ended = True
         self._outbox.clear()
         self._socket.close()
+
+
+def unsendable(value: Any, what: str) -> Failure | None:
+    """Why ``value`` cannot be sent, as a Failure of what made it; None if it can be."""
+    try:
+        cloudpickle.dumps(value, protocol=5)
+    except Exception as error:  # user code: pickling runs __reduce__ and __getstate__
+        explained = pickle.PicklingError(
+            f"what {what} gave cannot be sent to the parent process "
+            f"({type(error).__name__}: {error}). Return plain data, or use "
+            "SingleProcessVectorSampledTasks, which hands objects over as they are."
+        )
+        explained.__cause__ = error
+        return Failure.of(explained)
+    return None
 
 
 #: The ends that this process holds of its workers' channels. A forked child must not keep them

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import logging
 import os
 import pickle
@@ -11,14 +12,17 @@ import socket
 import sys
 import threading
 import time
+import warnings
 from multiprocessing import connection, parent_process
 from typing import Any
 
 import cloudpickle
 
 from vectasks.host import HostGroup
-from vectasks.messages import Failure, Reply, Request
-from vectasks.workers.channel import Channel
+from vectasks.messages import Reply, Request
+from vectasks.workers.channel import Channel, unsendable
+from vectasks.workers.lane import Attach, Steps, WorkerLane
+from vectasks.workers.slab import SharedMemory
 
 #: The message that asks a worker to close everything and to end.
 END = "end"
@@ -28,8 +32,14 @@ _ORPHAN_GRACE_S = 1.0
 logger = logging.getLogger("vectasks.worker")
 
 
-def run(end: socket.socket, registrations: bytes | None) -> None:
-    """Carry out what arrives until END or the parent's end, then close every task and sampler."""
+def run(end: socket.socket, memory: SharedMemory | None, registrations: bytes | None) -> None:
+    """Carry out what arrives until END or the parent's end, then close every task and sampler.
+
+    Args:
+        end: the socket to the parent.
+        memory: where the slab will be, once its layout is known; None: steps come by the socket.
+        registrations: what to register with Gymnasium.
+    """
     # Ctrl-C is the parent's to handle; SIGTERM ends a worker even where the parent caught it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -41,8 +51,7 @@ def run(end: socket.socket, registrations: bytes | None) -> None:
     try:
         if registrations is not None:
             adopt_registrations(registrations)
-        while (requests := channel.receive_blocking()) != END:
-            _answer(channel, [group.execute(request) for request in requests], requests)
+        _serve(channel, group, memory)
     except (EOFError, OSError):
         group.close()  # the parent is gone: nobody is left to be told
         return
@@ -55,39 +64,40 @@ def run(end: socket.socket, registrations: bytes | None) -> None:
         channel.close()
 
 
+def _serve(channel: Channel, group: HostGroup, memory: SharedMemory | None) -> None:
+    lane: WorkerLane | None = None
+    while True:
+        message = channel.receive_blocking() if lane is None else lane.next_message()
+        if isinstance(message, list):
+            _answer(channel, [group.execute(request) for request in message], message)
+        elif isinstance(message, Attach):
+            assert memory is not None
+            lane = WorkerLane(message, memory.map(), channel, group)
+            memory.close()
+            # What the imports and the setup left in memory stays: the collector need not look again.
+            gc.collect()
+            gc.freeze()
+        elif isinstance(message, Steps):
+            assert lane is not None
+            lane.serve_message(message)
+        else:  # END
+            return
+
+
 def _answer(channel: Channel, replies: list[Reply], requests: list[Request]) -> None:
     try:
         channel.send_blocking(replies)
     except OSError:
         raise
-    except Exception:  # one of the values cannot be pickled: find out which, and say so
-        sendable = [
-            reply if _can_travel(reply) else _unsendable(reply, request)
-            for reply, request in zip(replies, requests, strict=True)
-        ]
-        channel.send_blocking(sendable)
-
-
-def _can_travel(reply: Reply) -> bool:
-    try:
-        cloudpickle.dumps(reply, protocol=5)
-    except Exception:  # user code: pickling runs __reduce__ and __getstate__
-        return False
-    return True
-
-
-def _unsendable(reply: Reply, request: Request) -> Reply:
-    try:
-        cloudpickle.dumps(reply.value, protocol=5)
-        raise pickle.PicklingError("it could not be pickled at first, and then could")
-    except Exception as error:
-        explained = pickle.PicklingError(
-            f"what {request.command.label} gave cannot be sent to the parent process "
-            f"({type(error).__name__}: {error}). Return plain data, or use "
-            "SingleProcessVectorSampledTasks, which hands objects over as they are."
+    except Exception:  # user code: a value that cannot be pickled fails its own request only
+        channel.send_blocking(
+            [
+                reply._replace(value=failure)
+                if (failure := unsendable(reply.value, request.command.label)) is not None
+                else reply
+                for reply, request in zip(replies, requests, strict=True)
+            ]
         )
-        explained.__cause__ = error
-        return reply._replace(value=Failure.of(explained))
 
 
 def registrations() -> bytes:
@@ -117,6 +127,8 @@ def adopt_registrations(data: bytes) -> None:
     from gymnasium.envs.registration import registry
 
     registry.update(pickle.loads(data))
+    # The packages that made them register them again when they are imported here.
+    warnings.filterwarnings("ignore", message=r".*Overriding environment .* already in registry")
 
 
 def _end_with_parent() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from vectasks.host import HostGroup
-from vectasks.messages import Failure, Reply, Request
+from vectasks.messages import Failure, Reply, Request, StepOutcome
 from vectasks.spaces import own
 from vectasks.workers.base import Worker
+from vectasks.workers.lane import ParentLane, is_batch, run_step
 
 
 class InlineWorker(Worker):
@@ -18,6 +20,7 @@ class InlineWorker(Worker):
         self._group = HostGroup()
         self._replies: list[Reply] = []
         self._failures: list[tuple[int, Failure]] = []
+        self._lane: ParentLane | None = None
 
     def start(self) -> None:
         """Nothing to begin: this process is running."""
@@ -35,6 +38,34 @@ class InlineWorker(Worker):
                     Reply(cut.seq, cut.sampler_id, failure) for cut in requests[position:]
                 ]
                 raise
+
+    def attach(self, lane: ParentLane) -> None:
+        """Write batches into the slab."""
+        self._lane = lane
+
+    def step(self, actions: Mapping[int, Any], ticket: int) -> None:
+        """Step now. Ctrl-C passes through; what it cut off is answered as failed."""
+        lane = self._lane
+        assert lane is not None
+        as_batch = is_batch(ticket)
+        left = dict(actions)
+        for i, action in actions.items():
+            try:
+                if as_batch:
+                    lane.keep(run_step(self._group, lane.writer, i, ticket, action))
+                else:
+                    outcome = self._group.step(i, action)
+                    if type(outcome) is StepOutcome:
+                        observation, reward, done, info, *flags = outcome
+                        outcome = StepOutcome(own(observation), reward, done, own(info), *flags)
+                    lane.give(i, outcome)
+            except BaseException as error:
+                for cut in left:
+                    lane.give(cut, Failure.of(error))
+                    lane.answer(cut, ticket)
+                raise
+            lane.answer(i, ticket)
+            del left[i]
 
     def receive(self) -> list[Reply]:
         """The replies since the last time."""

@@ -9,7 +9,7 @@ import multiprocessing.spawn
 import select
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.context import BaseContext
 from typing import Any
 
@@ -18,6 +18,8 @@ from vectasks.messages import Failure, Reply, Request
 from vectasks.workers import child
 from vectasks.workers.base import Worker, WorkerEnded
 from vectasks.workers.channel import Channel, channel_pair
+from vectasks.workers.lane import ParentLane, StepExtras, Steps, yield_core
+from vectasks.workers.slab import SharedMemory
 
 #: What every worker imports; the forkserver has it in memory before the first worker is forked.
 _PRELOAD = ("numpy", "gymnasium", "cloudpickle", "vectasks.workers.child")
@@ -32,9 +34,12 @@ class ProcessWorker(Worker):
         number: its number among the workers of a vector, from 0.
         sampler_ids: the samplers whose hosts live in it.
         context: the multiprocessing context that starts it.
+        memory: where a slab may be, once its layout is known.
         daemon: a daemonic child may not start children of its own.
         rerun_main: let the child import the user's ``__main__`` again, as CPython's default is.
     """
+
+    reads_actions_from_slab = True
 
     def __init__(
         self,
@@ -42,10 +47,13 @@ class ProcessWorker(Worker):
         sampler_ids: Sequence[int],
         context: BaseContext,
         *,
+        memory: SharedMemory | None = None,
         daemon: bool = False,
         rerun_main: bool = False,
     ) -> None:
         super().__init__(number, sampler_ids)
+        self._memory = memory
+        self._lane: ParentLane | None = None
         self._context = context
         self._daemon = daemon
         self._rerun_main = rerun_main
@@ -68,7 +76,7 @@ class ProcessWorker(Worker):
         )
         process = self._context.Process(  # type: ignore[attr-defined]  # typeshed: on its subclasses
             target=child.run,
-            args=(there, registrations),
+            args=(there, self._memory, registrations),
             name=f"vectasks-worker-{self.number}",
             daemon=self._daemon,
         )
@@ -81,15 +89,44 @@ class ProcessWorker(Worker):
         finally:
             there.close()
         self._process, self._channel = process, channel
+        if self._lane is not None:
+            self.attach(self._lane)
 
     def send(self, requests: Sequence[Request]) -> None:
         """Send the requests in one message."""
+        self._send(list(requests))
+
+    def _send(self, message: Any) -> None:
         if self._channel is None:
             raise WorkerEnded(None)
         try:
-            self._channel.send(list(requests))
+            self._channel.send(message)
         except OSError:
             raise WorkerEnded(self._exitcode()) from None
+        if self._lane is not None:
+            self._lane.announce_message(self.number)
+
+    def attach(self, lane: ParentLane) -> None:
+        """Tell the child where it finds the slab."""
+        self._lane = None  # this message itself is not announced: the child has no lane yet
+        self._send(lane.attach_message(self.number, self.sampler_ids))
+        self._lane = lane
+
+    def ring(self) -> None:
+        """Ring the bell in the slab, and the channel if the child sleeps."""
+        assert self._lane is not None
+        assert self._channel is not None
+        self._lane.ring(self.number)
+        yield_core()
+        if self._lane.is_asleep(self.number):
+            try:
+                self._channel.ring()
+            except OSError:
+                raise WorkerEnded(self._exitcode()) from None
+
+    def step(self, actions: Mapping[int, Any], ticket: int) -> None:
+        """Send the actions in one message."""
+        self._send(Steps(ticket, dict(actions)))
 
     def receive(self) -> list[Reply]:
         """The replies that have arrived."""
@@ -101,7 +138,12 @@ class ProcessWorker(Worker):
         ended = self._process.exitcode is not None
         try:
             while (message := self._channel.receive()) is not None:
-                replies += message
+                if isinstance(message, StepExtras):
+                    assert self._lane is not None
+                    for extra in message.extras:
+                        self._lane.keep(extra)
+                else:
+                    replies += message
         except (EOFError, OSError):
             ended = True
         if ended and not replies:
@@ -125,8 +167,8 @@ class ProcessWorker(Worker):
     def ask_to_end(self) -> None:
         """Send END."""
         if self._channel is not None:
-            with contextlib.suppress(OSError):
-                self._channel.send(child.END)
+            with contextlib.suppress(WorkerEnded):
+                self._send(child.END)
 
     def join(self, timeout_s: float) -> bool:
         """Whether the process has ended; meanwhile its last messages are taken in."""
@@ -147,9 +189,10 @@ class ProcessWorker(Worker):
         with contextlib.suppress(EOFError, OSError):
             while True:
                 message = self._channel.receive()
-                if message is not None:
+                if isinstance(message, list):
                     # Late replies to requests are nobody's now; failures of close() are told.
                     self._failures += [item for item in message if not isinstance(item, Reply)]
+                if message is not None:
                     continue
                 remaining = deadline - time.monotonic()
                 if remaining <= 0 or self._process.exitcode is not None:

@@ -1,0 +1,500 @@
+"""The step lane: how parent and workers tell each other that there is something in the slab.
+
+::
+
+    parent                                        worker
+    actions, asked[i] = ticket  ──> slab
+    step_bell[w] += 1           ──> slab ──poll──> steps each sampler with asked != answered
+    (a ring on the channel, only if asleep[w])     observation, reward, flags ──> slab
+                                                   extras ──> channel
+    <──poll── slab <──  answered[i] = ticket                       
+                                        (a ring on the channel, only if parent_asleep)
+
+Both sides poll counters in shared memory first, giving the core up between polls, and after a while
+block on the channel: waking a blocked process costs a hundred times what a poll costs, but polling
+forever starves whoever shares the core. A wake-up cannot be lost: each side writes its own word
+(counter, or asleep), passes a full memory barrier, and only then reads the other's. The barrier is
+``sched_yield``: a trip through the kernel's scheduler is one. Should it ever not be, blocking waits are
+short and look again.
+
+A *ticket* says which step it is, which row it is written to and in which form::
+
+    ticket = step number * 4 + (2 if each sampler is answered for by itself) + (1 if for a StepBatch)
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import select
+import time
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vectasks.batch import StepBatch
+from vectasks.errors import LayoutError
+from vectasks.host import HostGroup
+from vectasks.messages import Failure, StepOutcome
+from vectasks.workers.channel import Channel, unsendable
+from vectasks.workers.slab import (
+    DONE,
+    EXHAUSTED,
+    EXTRA,
+    NUM_ROWS,
+    TERMINATED,
+    TRUNCATED,
+    Extra,
+    Layout,
+    Slab,
+    SlabReader,
+    SlabWriter,
+    pick,
+)
+
+_AS_BATCH, _ONE_BY_ONE = 1, 2
+_FIRST_NAP_MS, _LONGEST_NAP_MS = 5, 200
+
+yield_core: Callable[[], None] = getattr(os, "sched_yield", lambda: time.sleep(0))
+
+# x86 keeps stores in order; elsewhere a barrier must stand between the data and what announces it.
+_keep_order: Callable[[], None] = (
+    (lambda: None) if platform.machine().lower() in ("x86_64", "amd64", "i686") else yield_core
+)
+
+
+def row_of(ticket: int) -> int:
+    """The row of the slab that a ticket's step is written to."""
+    return (ticket >> 2) % NUM_ROWS
+
+
+def is_batch(ticket: int) -> bool:
+    """Whether a ticket's step is for a StepBatch."""
+    return bool(ticket & _AS_BATCH)
+
+
+def polls_before_blocking(num_workers: int) -> int:
+    """How often to poll: not at all where workers outnumber the cores that they may use."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:
+        cores = os.cpu_count() or 1
+    if cores == 1:
+        return 0
+    return 400 if num_workers <= cores else 20
+
+
+class Attach(NamedTuple):
+    """Tells a worker to map the slab: its layout and what it will find there."""
+
+    layout: Layout
+    worker: int
+    sampler_ids: tuple[int, ...]
+    strict: bool
+    step_bell: int  # the bells' values when this was sent: what they count since is new
+    message_bell: int
+
+
+class Steps(NamedTuple):
+    """Steps whose actions have no place in the slab."""
+
+    ticket: int
+    actions: dict[int, Any]
+
+
+class StepExtras(NamedTuple):
+    """What of some steps has no place in the slab; sent before they are announced."""
+
+    extras: list[Extra]
+
+
+def run_step(
+    group: HostGroup, writer: SlabWriter, sampler_id: int, ticket: int, action: Any
+) -> Extra | None:
+    """Step one host and write what came of it; what has no place in the slab."""
+    row, as_batch = row_of(ticket), bool(ticket & _AS_BATCH)
+    outcome = group.step(sampler_id, action, writer.place(sampler_id, row, as_batch))
+    if isinstance(outcome, Failure):
+        return writer.fail(sampler_id, row, outcome)
+    try:
+        return writer.write(sampler_id, row, outcome, as_batch)
+    except LayoutError as error:
+        return writer.fail(sampler_id, row, Failure.of(error))
+
+
+class WorkerLane:
+    """The worker's half.
+
+    Args:
+        attach: what the parent told.
+        memory: the mapped slab.
+        channel: for extras and rings.
+        group: the hosts to step.
+    """
+
+    def __init__(self, attach: Attach, memory: Any, channel: Channel, group: HostGroup) -> None:
+        slab = Slab(attach.layout, memory)
+        w = attach.worker
+        self._channel = channel
+        self._group = group
+        self._ids = attach.sampler_ids
+        self._writer = SlabWriter(slab, attach.sampler_ids, attach.strict)
+        self._step_bell = memoryview(slab["step_bell"][w])
+        self._message_bell = memoryview(slab["message_bell"][w])
+        self._asleep = memoryview(slab["asleep"][w])
+        self._parent_asleep = memoryview(slab["parent_asleep"])
+        self._asked = memoryview(slab["asked"])
+        self._answered = memoryview(slab["answered"])
+        self._answered_at = memoryview(slab["answered_at"])
+        self._action = slab.get("action")
+        self._ints = (
+            memoryview(self._action)
+            if self._action is not None and attach.layout.action is not None
+            and attach.layout.action[0] == "int"
+            else None
+        )
+        self._seen_steps = attach.step_bell
+        self._seen_messages = attach.message_bell
+        self._polls = polls_before_blocking(attach.layout.num_workers)
+
+    def next_message(self) -> Any:
+        """Serve steps until a message comes, and return it.
+
+        Raises:
+            EOFError: the parent is gone.
+        """
+        step_bell, message_bell = self._step_bell, self._message_bell
+        polls_left, nap_ms = self._polls, _FIRST_NAP_MS
+        while True:
+            if step_bell[0] != self._seen_steps:
+                self._seen_steps = step_bell[0]
+                self._serve()
+                polls_left, nap_ms = self._polls, _FIRST_NAP_MS
+            elif message_bell[0] > self._seen_messages:
+                self._seen_messages += 1
+                return self._channel.receive_blocking()
+            elif polls_left > 0:
+                polls_left -= 1
+                yield_core()
+            elif self._sleep(nap_ms):  # the message came before its bell
+                self._seen_messages += 1
+                return self._channel.receive_blocking()
+            else:
+                nap_ms = min(2 * nap_ms, _LONGEST_NAP_MS)
+
+    def _sleep(self, nap_ms: int) -> bool:
+        """Block until something comes; whether it is a message."""
+        self._asleep[0] = 1
+        yield_core()
+        try:
+            if (
+                self._step_bell[0] == self._seen_steps
+                and self._message_bell[0] <= self._seen_messages
+            ):
+                return self._channel.doze(nap_ms)
+            return False
+        finally:
+            self._asleep[0] = 0
+
+    def _serve(self) -> None:
+        """Step every sampler that was asked to; announce them together, or one by one if wanted."""
+        tickets = []
+        extras = []
+        for i in self._ids:
+            ticket = self._asked[i]
+            if ticket != self._answered[i]:
+                action = self._ints[i] if self._ints is not None else self._action[i, ...].copy()  # type: ignore[index]
+                extra = run_step(self._group, self._writer, i, ticket, action)
+                if ticket & _ONE_BY_ONE:
+                    self._announce([(i, ticket)], [] if extra is None else [extra])
+                    continue
+                tickets.append((i, ticket))
+                if extra is not None:
+                    extras.append(extra)
+        self._announce(tickets, extras)
+
+    def serve_message(self, steps: Steps) -> None:
+        """Steps whose actions came by message."""
+        tickets, extras = [], []
+        for i, action in steps.actions.items():
+            extra = run_step(self._group, self._writer, i, steps.ticket, action)
+            if steps.ticket & _ONE_BY_ONE:
+                self._announce([(i, steps.ticket)], [] if extra is None else [extra])
+                continue
+            tickets.append((i, steps.ticket))
+            if extra is not None:
+                extras.append(extra)
+        self._announce(tickets, extras)
+
+    def _announce(self, tickets: Sequence[tuple[int, int]], extras: list[Extra]) -> None:
+        if extras:
+            _send_extras(self._channel, extras)
+        now = time.monotonic()
+        _keep_order()
+        for i, ticket in tickets:
+            self._answered_at[i] = now
+            self._answered[i] = ticket
+        yield_core()
+        if self._parent_asleep[0]:
+            self._channel.ring()
+
+
+def _send_extras(channel: Channel, extras: list[Extra]) -> None:
+    try:
+        channel.send_blocking(StepExtras(extras))
+    except OSError:
+        raise
+    except Exception:  # user code: an info that cannot be pickled fails its own sampler only
+        channel.send_blocking(StepExtras([_sendable(extra) for extra in extras]))
+
+
+def _sendable(extra: Extra) -> Extra:
+    failure = unsendable(extra, "step")
+    return extra if failure is None else Extra(extra.sampler_id, failure=failure)
+
+
+class ParentLane:
+    """The parent's half: one slab for all workers, or a private one where there are none to share it.
+
+    Args:
+        layout: of the slab.
+        memory: the mapped shared memory; None: the slab is private, and outcomes that came another
+            way are written into it by :meth:`put`.
+        strict: a leaf that does not fit is a LayoutError in list-returning steps too.
+    """
+
+    def __init__(self, layout: Layout, memory: Any = None, strict: bool = False) -> None:
+        self.layout = layout
+        self.shared = memory is not None
+        self.strict = strict
+        self.slab = Slab(layout, memory)
+        self.step_number = 0
+        self._reader = SlabReader(self.slab)
+        self.writer = SlabWriter(self.slab, range(layout.num_samplers), strict)
+        self._extras: dict[int, Extra] = {}
+        self._outcomes: dict[int, StepOutcome | Failure] = {}
+        self._warned = strict
+        self._step_bell = [memoryview(line) for line in self.slab["step_bell"]]
+        self._message_bell = [memoryview(line) for line in self.slab["message_bell"]]
+        self._asleep = [memoryview(line) for line in self.slab["asleep"]]
+        self._parent_asleep = memoryview(self.slab["parent_asleep"])
+        self._answered = memoryview(self.slab["answered"])
+        self.tickets: dict[int, int] = {}  # by sampler: the step that is out, or was last
+
+    def next_ticket(self, as_batch: bool, one_by_one: bool) -> int:
+        """The ticket of the next step."""
+        self.step_number += 1
+        return self.step_number * 4 + (_ONE_BY_ONE if one_by_one else 0) + as_batch
+
+    def ask(self, ids: Sequence[int], actions: Any, ticket: int) -> None:
+        """Put actions and tickets into the slab; :meth:`ring` announces them."""
+        where: Any = _where(ids, self.layout.num_samplers)
+        self.slab["action"][where] = actions
+        _keep_order()
+        self.slab["asked"][where] = ticket
+
+    def ring(self, worker: int) -> None:
+        """Announce to a worker that samplers of its were asked."""
+        self._step_bell[worker][0] += 1
+
+    def announce_message(self, worker: int) -> None:
+        """Announce that a message was sent."""
+        self._message_bell[worker][0] += 1
+
+    def is_asleep(self, worker: int) -> bool:
+        """Whether a worker is blocked and wants a ring on its channel."""
+        return bool(self._asleep[worker][0])
+
+    def attach_message(self, worker: int, sampler_ids: Sequence[int]) -> Attach:
+        """What a worker is told to find the slab; steps that its predecessor was asked are off."""
+        for i in sampler_ids:
+            self.slab["asked"][i] = self.slab["answered"][i] = 0
+        self._asleep[worker][0] = 0
+        return Attach(
+            self.layout,
+            worker,
+            tuple(sampler_ids),
+            self.strict,
+            self._step_bell[worker][0],
+            self._message_bell[worker][0],
+        )
+
+    # -- waiting -------------------------------------------------------------------------------
+
+    def has_answered(self, sampler_id: int) -> bool:
+        """Whether the sampler's step is done and written."""
+        return self._answered[sampler_id] == self.tickets[sampler_id]
+
+    def answered_at(self, sampler_id: int) -> float:
+        """When it was, in seconds of ``time.monotonic``."""
+        return float(self.slab["answered_at"][sampler_id])
+
+    def poll(self, sampler_ids: Sequence[int], polls: int) -> bool:
+        """Whether all of these have answered, after looking so often and no more."""
+        tickets, answered = self.tickets, self._answered
+        waiting = list(sampler_ids)
+        while True:
+            while waiting and answered[waiting[-1]] == tickets[waiting[-1]]:
+                waiting.pop()
+            if not waiting:
+                return True
+            if polls <= 0:
+                return False
+            polls -= 1
+            yield_core()
+
+    def fall_asleep(self) -> None:
+        """Ask the workers to ring on their channels; look once more after this, then block."""
+        self._parent_asleep[0] = 1
+        yield_core()
+
+    def wake_up(self) -> None:
+        """No rings are needed any more."""
+        self._parent_asleep[0] = 0
+
+    # -- results -------------------------------------------------------------------------------
+
+    def keep(self, extra: Extra | None) -> None:
+        """Keep what came by the control lane until its step is read."""
+        if extra is not None:
+            self._extras[extra.sampler_id] = extra
+            if extra.off_leaves and not self._warned:
+                self._warn(extra.off_leaves)
+
+    def _warn(self, numbers: Iterable[int]) -> None:
+        """Say once that a leaf with a place in the slab does not use it."""
+        names = [leaf.name for n, leaf in enumerate(self.layout.leaves) if leaf.dtype and n in numbers]
+        if names and self.shared:
+            self._warned = True
+            warnings.warn(
+                f"{', '.join(names)} left the shared-memory lane for the slower pipe: the task gives "
+                "it as another type, dtype or shape than its space declares (or than at first). "
+                "Results are the same; observation_transport='pipe' silences this.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def give(self, sampler_id: int, outcome: StepOutcome | Failure) -> None:
+        """Take an outcome as it is: it was made in this process."""
+        self._outcomes[sampler_id] = outcome
+
+    def answer(self, sampler_id: int, ticket: int) -> None:
+        """The step of a sampler in this process is done."""
+        self._answered[sampler_id] = ticket
+
+    def owing(self, ids: Sequence[int]) -> list[int]:
+        """Those of these samplers whose step may have something on the control lane."""
+        flags = self.slab["flags"]
+        if not (flags & EXTRA).any():
+            return []
+        return list(ids)
+
+    def needs_extra(self, sampler_id: int) -> bool:
+        """Whether something of this sampler's step comes by the control lane."""
+        flags = self.slab["flags"][row_of(self.tickets[sampler_id]), sampler_id]
+        return bool(flags & EXTRA) and sampler_id not in self._extras
+
+    def outcomes(self, ids: Sequence[int]) -> list[StepOutcome | Failure]:
+        """The samplers' outcomes, owned."""
+        if self._outcomes:
+            return [self._outcomes.pop(i) for i in ids]
+        extras = self._extras
+        tickets = {self.tickets[i] for i in ids}
+        if len(tickets) == 1:
+            (ticket,) = tickets
+            quick = self._reader.outcomes(ids, row_of(ticket), is_batch(ticket), extras)
+        else:
+            quick = [
+                self._reader.outcomes([i], row_of(self.tickets[i]), is_batch(self.tickets[i]), extras)[0]
+                for i in ids
+            ]
+        for i in ids:
+            extras.pop(i, None)
+        return quick
+
+    def outcome(self, sampler_id: int) -> StepOutcome | Failure:
+        """One sampler's outcome, owned."""
+        return self.outcomes([sampler_id])[0]
+
+    def failures(self, ids: Sequence[int]) -> bool:
+        """Whether the step of any of these failed."""
+        extras = self._extras
+        return bool(extras) and any(i in extras and extras[i].failure is not None for i in ids)
+
+    def batch(self, ids: Sequence[int], out: StepBatch | None, copy: bool) -> StepBatch:
+        """The steps of some samplers as arrays.
+
+        Args:
+            ids: whose; none of them failed.
+            out: write into the arrays of this earlier batch.
+            copy: False gives views on the slab where the samplers' rows lie together in it.
+        """
+        layout, slab, n = self.layout, self.slab, len(ids)
+        rows = {row_of(self.tickets[i]) for i in ids}
+        where: Any
+        if len(rows) == 1:
+            row = rows.pop()
+            whole = n == layout.num_samplers
+            where = (row, slice(None)) if whole else (row, list(ids))
+        else:
+            whole = False
+            where = ([row_of(self.tickets[i]) for i in ids], list(ids))
+        flags = slab["flags"][where]
+        extras = {i: self._extras.pop(i) for i in ids if i in self._extras} if self._extras else {}
+        leaf_values = []
+        targets = None if out is None else self._flat(out.observation)
+        for number, array in enumerate(slab.leaf_arrays):
+            if array is None:
+                leaf_values.append(
+                    [(extras[i].off_leaves or {}).get(number) if i in extras else None for i in ids]
+                )
+            elif targets is not None:
+                np.copyto(targets[number], array[where])
+                leaf_values.append(targets[number])
+            else:
+                part = array[where]
+                leaf_values.append(part.copy() if copy and whole else part)
+        infos: list[dict[str, Any]] = [{} for _ in ids]
+        for k, i in enumerate(ids):
+            if i in extras and extras[i].info is not None:
+                infos[k] = dict(extras[i].info)
+        quiet = not flags.any()
+        bits = [
+            np.zeros(n, np.bool_) if quiet else (flags & bit) != 0
+            for bit in (TERMINATED, TRUNCATED, DONE, EXHAUSTED)
+        ]
+        reward = slab["reward"][where].astype(np.float32)
+        samplers = np.array(ids, np.int64)
+        if out is None:
+            return StepBatch(samplers, slab.nest(leaf_values), reward, *bits, infos)
+        for target, values in zip(
+            (out.samplers, out.reward, out.terminated, out.truncated, out.done, out.exhausted),
+            (samplers, reward, *bits),
+            strict=True,
+        ):
+            np.copyto(target, values)
+        return out._replace(observation=slab.nest(leaf_values), infos=infos)
+
+    def _flat(self, observation: Any) -> list[Any]:
+        return [pick(observation, leaf.path) for leaf in self.layout.leaves]
+
+    def put(self, sampler_id: int, ticket: int, outcome: StepOutcome | Failure) -> None:
+        """Write an outcome that came another way, for a batch."""
+        self.tickets[sampler_id] = ticket
+        row = row_of(ticket)
+        extra: Extra | None
+        if isinstance(outcome, Failure):
+            extra = self.writer.fail(sampler_id, row, outcome)
+        else:
+            try:
+                extra = self.writer.write(sampler_id, row, outcome, as_batch=True)
+            except LayoutError as error:
+                extra = self.writer.fail(sampler_id, row, Failure.of(error))
+        self.keep(extra)
+
+
+def _where(ids: Sequence[int], count: int) -> Any:
+    """An index of these samplers: a slice where they are all."""
+    return slice(None) if len(ids) == count else ids

@@ -1,0 +1,581 @@
+"""The slab: the arrays that a step travels in, laid out from the spaces.
+
+For every fixed-shape leaf of the observation space there is one array ``[2, num_samplers, *shape]``,
+so that a batch *is* an array and nobody stacks. The two rows are written in turn: what step t brought
+can be read while step t + 1 is written. Beside them stand the actions, the rewards, a byte of flags a
+sampler, and the counters by which both sides tell each other what is new (see ``lane``).
+
+What has no place here (leaves without a fixed shape, infos, lists of rewards, a value of another type
+or shape than usual) is returned by :meth:`SlabWriter.write` as :class:`Extra`, for the control lane.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import singledispatch
+from multiprocessing import reduction
+from typing import Any, NamedTuple
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from vectasks.errors import LayoutError
+from vectasks.messages import IN_PLACE, Failure, StepOutcome
+
+Path = tuple[str | int, ...]
+
+_ALIGNMENT_BYTES = 64
+NUM_ROWS = 2
+
+DONE, TERMINATED, TRUNCATED, EXHAUSTED, EMPTY_INFO, EXTRA = (1 << bit for bit in range(6))
+
+
+class Leaf(NamedTuple):
+    """One leaf of an observation space; ``dtype`` is None where it has no fixed shape."""
+
+    path: Path
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any] | None
+
+    @property
+    def name(self) -> str:
+        """The path as users would write it: ``observation['hand'][0]``."""
+        return "observation" + "".join(f"[{key!r}]" for key in self.path)
+
+
+@singledispatch
+def leaves(space: Any, path: Path = ()) -> list[Leaf]:
+    """The leaves of a space, in the space's own order."""
+    return [Leaf(path, (), None)]
+
+
+@leaves.register(spaces.Box)
+@leaves.register(spaces.Discrete)
+@leaves.register(spaces.MultiDiscrete)
+@leaves.register(spaces.MultiBinary)
+def _(space: Any, path: Path = ()) -> list[Leaf]:
+    return [Leaf(path, tuple(space.shape), np.dtype(space.dtype))]
+
+
+@leaves.register
+def _(space: spaces.Dict, path: Path = ()) -> list[Leaf]:
+    return [leaf for key, sub in space.spaces.items() for leaf in leaves(sub, (*path, key))]
+
+
+@leaves.register
+def _(space: spaces.Tuple, path: Path = ()) -> list[Leaf]:
+    return [leaf for i, sub in enumerate(space.spaces) for leaf in leaves(sub, (*path, i))]
+
+
+class Container(NamedTuple):
+    """A Dict or a Tuple in an observation space, its keys in the order that the task gives them."""
+
+    path: Path
+    kind: type
+    keys: tuple[Any, ...]
+
+
+def _containers(space: Any, observation: Any, path: Path = ()) -> list[Container]:
+    """The containers of a space, outer ones first."""
+    if isinstance(space, spaces.Dict):
+        kind, keys = dict, tuple(space.spaces)
+        if type(observation) is dict and observation.keys() == space.spaces.keys():
+            keys = tuple(observation)
+    elif isinstance(space, spaces.Tuple):
+        kind, keys = tuple, tuple(range(len(space.spaces)))
+    else:
+        return []
+    below = []
+    for key in keys:
+        try:
+            part = observation[key]
+        except (TypeError, KeyError, IndexError):
+            part = None
+        below += _containers(space[key], part, (*path, key))
+    return [Container(path, kind, keys), *below]
+
+
+class Layout(NamedTuple):
+    """What a slab holds; it travels to the workers, and both sides find the same arrays by it.
+
+    Attributes:
+        forms: for each leaf, the type that carries it through a list-returning step: ``ndarray``,
+            ``int``, ``float``, a numpy scalar type, or None where the leaf leaves the slab there.
+    """
+
+    leaves: tuple[Leaf, ...]
+    containers: tuple[Container, ...]
+    forms: tuple[type | None, ...]
+    action: tuple[str, tuple[int, ...], Any] | None  # (kind, shape, dtype); None: by control lane
+    num_samplers: int
+    num_workers: int
+
+    @classmethod
+    def of(
+        cls,
+        observation_space: Any,
+        action_space: Any,
+        first_observation: Any,
+        num_samplers: int,
+        num_workers: int,
+    ) -> Layout:
+        """Lay out a slab for these spaces; ``action_space`` None: actions differ a sampler."""
+        its_leaves = tuple(leaves(observation_space))
+        containers = tuple(_containers(observation_space, first_observation))
+        usual = structure_fits(first_observation, containers, in_order=True)
+        action: tuple[str, tuple[int, ...], Any] | None = None
+        if isinstance(action_space, spaces.Discrete):
+            action = ("int", (), np.dtype(np.int64))
+        elif isinstance(action_space, spaces.Box):
+            action = ("array", action_space.shape, action_space.dtype)
+        return cls(
+            its_leaves,
+            containers,
+            tuple(_form(pick(first_observation, leaf.path), leaf) if usual else None for leaf in its_leaves),
+            action,
+            num_samplers,
+            num_workers,
+        )
+
+    def fields(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+        """Name, shape and dtype of every array in the slab."""
+        n, w = self.num_samplers, self.num_workers
+        word, line = np.dtype(np.int64), _ALIGNMENT_BYTES // 8
+        fields: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {
+            # One cache line a worker: neighbours do not slow each other down.
+            "step_bell": ((w, line), word),
+            "message_bell": ((w, line), word),
+            "asleep": ((w, line), word),
+            "parent_asleep": ((line,), word),
+            "asked": ((n,), word),
+            "answered": ((n,), word),
+            "answered_at": ((n,), np.dtype(np.float64)),
+            "flags": ((NUM_ROWS, n), np.dtype(np.uint8)),
+            "reward": ((NUM_ROWS, n), np.dtype(np.float64)),
+        }
+        if self.action is not None:
+            _, shape, dtype = self.action
+            fields["action"] = ((n, *shape), np.dtype(dtype))
+        for number, leaf in enumerate(self.leaves):
+            if leaf.dtype is not None:
+                fields[f"leaf{number}"] = ((NUM_ROWS, n, *leaf.shape), leaf.dtype)
+        return fields
+
+    def size_bytes(self) -> int:
+        """The memory that the slab takes."""
+        return max(1, sum(_aligned(_nbytes(*field)) for field in self.fields().values()))
+
+
+def _nbytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
+    return math.prod(shape) * dtype.itemsize
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
+
+
+def pick(observation: Any, path: Path) -> Any:
+    """What stands at ``path`` in a nested observation."""
+    for key in path:
+        observation = observation[key]
+    return observation
+
+
+def structure_fits(
+    observation: Any, containers: Sequence[Container], *, in_order: bool
+) -> bool:
+    """Whether an observation is nested like this; ``in_order``: its dicts' keys in this order too."""
+    try:
+        for path, kind, keys in containers:
+            part = pick(observation, path)
+            if type(part) is not kind:
+                return False
+            if kind is tuple or not in_order:
+                if len(part) != len(keys) or (kind is dict and not all(key in part for key in keys)):
+                    return False
+            elif tuple(part) != keys:
+                return False
+    except (KeyError, IndexError, TypeError):
+        return False
+    return True
+
+
+def _form(value: Any, leaf: Leaf) -> type | None:
+    """The type that this leaf has in a task's observations, if the slab can give it back so."""
+    if leaf.dtype is None:
+        return None
+    kind = type(value)
+    if kind is np.ndarray:
+        return kind if value.dtype == leaf.dtype and value.shape == leaf.shape else None
+    if leaf.shape != ():
+        return None
+    if isinstance(value, np.generic):
+        return kind if value.dtype == leaf.dtype else None
+    if (kind is int and leaf.dtype == np.int64) or (kind is float and leaf.dtype == np.float64):
+        return kind
+    return None
+
+
+class SharedMemory:
+    """Anonymous memory that child processes can map: it has no name, so none can be left behind.
+
+    Linux gives it as a memory file; elsewhere it is a temporary file that is unlinked at once. The
+    descriptor goes to children when they start, and the size is settled later.
+    """
+
+    def __init__(self) -> None:
+        if hasattr(os, "memfd_create"):
+            self.fd = os.memfd_create("vectasks")
+        else:
+            with tempfile.TemporaryFile() as file:
+                self.fd = os.dup(file.fileno())
+
+    def resize(self, size_bytes: int) -> None:
+        """Give it its size, all zero.
+
+        Raises:
+            OSError: there is not so much memory.
+        """
+        os.ftruncate(self.fd, size_bytes)
+
+    def map(self) -> mmap.mmap:
+        """The memory, as this process sees it; it stays while arrays on it live."""
+        return mmap.mmap(self.fd, 0)
+
+    def close(self) -> None:
+        """Give the descriptor back; mapped memory stays."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __reduce__(self) -> Any:  # while a child is started by forkserver or spawn
+        return _received, (reduction.DupFd(self.fd),)
+
+
+def _received(handle: Any) -> SharedMemory:
+    memory = SharedMemory.__new__(SharedMemory)
+    memory.fd = handle.detach()
+    return memory
+
+
+class Slab:
+    """The arrays of a layout, over memory that is shared or private."""
+
+    def __init__(self, layout: Layout, memory: Any = None) -> None:
+        self.layout = layout
+        memory = bytearray(layout.size_bytes()) if memory is None else memory
+        self._template = _template(layout)
+        self._arrays: dict[str, NDArray[Any]] = {}
+        offset = 0
+        for name, (shape, dtype) in layout.fields().items():
+            self._arrays[name] = np.ndarray(shape, dtype, memory, offset)
+            offset += _aligned(_nbytes(shape, dtype))
+        self.leaf_arrays: list[NDArray[Any] | None] = [
+            self._arrays.get(f"leaf{number}") for number in range(len(layout.leaves))
+        ]
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self._arrays[name]
+
+    def get(self, name: str) -> NDArray[Any] | None:
+        """An array of the slab, or None."""
+        return self._arrays.get(name)
+
+    def nest(self, values: Sequence[Any]) -> Any:
+        """Leaf values, in the order of the layout's leaves, nested as the space is."""
+        return _build(self._template, values)
+
+
+def _template(layout: Layout, path: Path = ()) -> Any:
+    """The nesting as a tree of leaf numbers: a number, (dict, [(key, tree)]) or (tuple, [tree])."""
+    for container in layout.containers:
+        if container.path == path:
+            trees = [(key, _template(layout, (*path, key))) for key in container.keys]
+            return container.kind, trees
+    return next(number for number, leaf in enumerate(layout.leaves) if leaf.path == path)
+
+
+def _build(tree: Any, values: Sequence[Any]) -> Any:
+    if type(tree) is int:
+        return values[tree]
+    kind, trees = tree
+    if kind is dict:
+        return {
+            key: values[sub] if type(sub) is int else _build(sub, values) for key, sub in trees
+        }
+    return tuple([_build(sub, values) for _, sub in trees])
+
+
+class Extra(NamedTuple):
+    """What of one sampler's step goes by the control lane: whatever is not None."""
+
+    sampler_id: int
+    info: Any = None
+    reward: Any = None
+    off_leaves: Mapping[int, Any] | None = None
+    observation: tuple[Any] | None = None  # the whole of it, in a tuple
+    failure: Failure | None = None
+
+
+class SlabWriter:
+    """Writes outcomes of some samplers' steps into the slab.
+
+    Args:
+        slab: where to.
+        sampler_ids: whose outcomes.
+        strict: a leaf that does not fit is a LayoutError in list-returning steps too.
+    """
+
+    def __init__(self, slab: Slab, sampler_ids: Sequence[int], strict: bool = False) -> None:
+        layout = slab.layout
+        self._layout = layout
+        self._strict = strict
+        self._flags = [memoryview(slab["flags"][row]) for row in range(NUM_ROWS)]
+        self._reward = [memoryview(slab["reward"][row]) for row in range(NUM_ROWS)]
+        self._all_in_slab = all(leaf.dtype is not None for leaf in layout.leaves)
+        self._can_be_in_place = [
+            self._all_in_slab and all(form is np.ndarray for form in layout.forms),
+            self._all_in_slab,
+        ]
+        # By row and sampler: a view for each leaf, and the same nested as the space.
+        self._views = [
+            {
+                i: [None if array is None else array[row, i, ...] for array in slab.leaf_arrays]
+                for i in sampler_ids
+            }
+            for row in range(NUM_ROWS)
+        ]
+        self._nested = [
+            {i: slab.nest(views) for i, views in by_id.items()} for by_id in self._views
+        ]
+        self._single = layout.leaves[0] if not layout.containers else None
+
+    def place(self, sampler_id: int, row: int, as_batch: bool) -> Any:
+        """The arrays that a task may write its observation into, nested as the space, or None."""
+        return self._nested[row][sampler_id] if self._can_be_in_place[as_batch] else None
+
+    def write(self, sampler_id: int, row: int, outcome: StepOutcome, as_batch: bool) -> Extra | None:
+        """Write one outcome into a row; what has no place there.
+
+        Args:
+            as_batch: convert every fixed-shape leaf to its array's dtype, as a StepBatch has it;
+                otherwise only values that the slab gives back unchanged go into it.
+
+        Raises:
+            LayoutError: a leaf does not fit the space that was declared.
+        """
+        observation, reward, done, info, terminated, truncated, exhausted = outcome
+        flags = 0
+        whole = off = None
+        if exhausted:
+            flags = EXHAUSTED
+            for view in self._views[row][sampler_id]:
+                if view is not None:
+                    view[...] = 0
+        elif observation is not IN_PLACE:
+            views = self._views[row][sampler_id]
+            if self._single is not None:
+                form = self._layout.forms[0]
+                view = views[0]
+                if (
+                    type(observation) is form
+                    and form is np.ndarray
+                    and observation.dtype == view.dtype
+                    and observation.shape == view.shape
+                ):
+                    view[...] = observation
+                else:
+                    off = self._write_leaves(views, observation, as_batch)
+            elif structure_fits(observation, self._layout.containers, in_order=not as_batch):
+                off = self._write_leaves(views, observation, as_batch)
+            elif as_batch or self._strict:
+                raise self._wrong_structure(observation)
+            else:
+                whole = (observation,)
+        if done:
+            flags |= DONE | (TERMINATED if terminated else 0) | (TRUNCATED if truncated else 0)
+        several = None
+        if type(reward) is float:
+            self._reward[row][sampler_id] = reward
+        elif as_batch:
+            raise LayoutError(
+                f"the step gave a list of {len(reward)} rewards, and a StepBatch holds one a sampler; "
+                "use step(), or add the agents' rewards up in the task."
+            )
+        else:
+            several = reward
+        if info is not None and not (type(info) is dict and not info):
+            flags |= EXTRA
+        elif info is not None:
+            flags |= EMPTY_INFO
+            info = None
+        if off or whole is not None or several is not None:
+            flags |= EXTRA
+        self._flags[row][sampler_id] = flags
+        if flags & EXTRA:
+            return Extra(sampler_id, info, several, off or None, whole)
+        return None
+
+    def fail(self, sampler_id: int, row: int, failure: Failure) -> Extra:
+        """Write that the step failed."""
+        self._flags[row][sampler_id] = EXTRA
+        return Extra(sampler_id, failure=failure)
+
+    def _write_leaves(
+        self, views: Sequence[Any], observation: Any, as_batch: bool
+    ) -> dict[int, Any] | None:
+        off: dict[int, Any] | None = None
+        for number, leaf in enumerate(self._layout.leaves):
+            value = pick(observation, leaf.path)
+            view = views[number]
+            form = self._layout.forms[number]
+            if (
+                form is not None
+                and type(value) is form
+                and (
+                    form is not np.ndarray
+                    or (value.dtype == view.dtype and value.shape == view.shape)
+                )
+            ):
+                try:
+                    view[...] = value
+                except OverflowError:  # a Python int that int64 cannot hold
+                    if as_batch or self._strict:
+                        raise _misfit(leaf, value) from None
+                else:
+                    continue
+            elif view is not None and (as_batch or (self._strict and form is not None)):
+                _cast_into(view, value, leaf)
+                if as_batch:
+                    continue
+            off = {} if off is None else off
+            off[number] = value
+        return off
+
+    def _wrong_structure(self, observation: Any) -> LayoutError:
+        expected = ", ".join(leaf.name for leaf in self._layout.leaves)
+        given = (
+            f"keys {sorted(map(str, observation))}"
+            if isinstance(observation, Mapping)
+            else f"a {type(observation).__name__}"
+        )
+        return LayoutError(
+            f"the observation is not nested as its space: it has {given}, the space has {expected}. "
+            "Make the task's observations and observation_space agree."
+        )
+
+
+def _cast_into(view: NDArray[Any], value: Any, leaf: Leaf) -> None:
+    """Write ``value`` into ``view``, casting within a kind of dtype.
+
+    Raises:
+        LayoutError: its shape or its kind of dtype is another.
+    """
+    try:
+        array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+    except Exception as error:  # user data: whatever cannot become an array does not fit
+        raise _misfit(leaf, value) from error
+    if array.shape != view.shape or not np.can_cast(array.dtype, view.dtype, "same_kind"):
+        plain = isinstance(value, (int, list, tuple)) and array.dtype.kind in "iu"
+        fits = plain and array.shape == view.shape and view.dtype.kind in "iuf"
+        if not (fits and np.array_equal(array.astype(view.dtype), array)):
+            raise _misfit(leaf, value)
+    view[...] = array
+
+
+def _misfit(leaf: Leaf, value: Any) -> LayoutError:
+    shape = getattr(value, "shape", None)
+    dtype = getattr(value, "dtype", None)
+    given = (
+        f"{type(value).__name__} {value!r:.60}"
+        if dtype is None
+        else f"{dtype} {list(shape) if shape is not None else '?'}"
+    )
+    return LayoutError(
+        f"{leaf.name}: expected {leaf.dtype} {list(leaf.shape)} as its space declares, got {given}. "
+        "Make the task's observations and observation_space agree."
+    )
+
+
+class SlabReader:
+    """Reads what writers wrote: as outcomes, or as arrays of a batch."""
+
+    def __init__(self, slab: Slab) -> None:
+        self._slab = slab
+        self._layout = slab.layout
+
+    def outcomes(
+        self, ids: Sequence[int], row: int, as_batch: bool, extras: Mapping[int, Extra]
+    ) -> list[StepOutcome | Failure]:
+        """The outcomes of some samplers' steps, which share a row; owned."""
+        flags_of = self._slab["flags"][row].tolist()
+        reward_of = self._slab["reward"][row].tolist()
+        forms = self._layout.forms
+        columns = [
+            None if array is None else _values(array[row], ids, np.ndarray if as_batch else form)
+            for array, form in zip(self._slab.leaf_arrays, forms, strict=True)
+        ]
+        single = columns[0] if not self._layout.containers else None
+        nest = self._slab.nest
+        results: list[StepOutcome | Failure] = []
+        for k, i in enumerate(ids):
+            flags, reward = flags_of[i], reward_of[i]
+            if not flags & ~EMPTY_INFO and single is not None:
+                info: Any = {} if flags else None
+                results.append(StepOutcome(single[k], reward, False, info, False, False, False))
+                continue
+            extra = extras.get(i)
+            info = {} if flags & EMPTY_INFO else None
+            whole = None
+            off: Mapping[int, Any] = {}
+            if extra is not None:
+                if extra.failure is not None:
+                    results.append(extra.failure)
+                    continue
+                info = extra.info if extra.info is not None else info
+                reward = extra.reward if extra.reward is not None else reward
+                off, whole = extra.off_leaves or off, extra.observation
+            if whole is not None:
+                observation = whole[0]
+            elif flags & EXHAUSTED:
+                observation = None
+            else:
+                observation = nest(
+                    [
+                        off[number] if number in off or column is None else column[k]
+                        for number, column in enumerate(columns)
+                    ]
+                )
+            results.append(
+                StepOutcome(
+                    observation,
+                    reward,
+                    bool(flags & DONE),
+                    info,
+                    bool(flags & TERMINATED),
+                    bool(flags & TRUNCATED),
+                    bool(flags & EXHAUSTED),
+                )
+            )
+        return results
+
+
+_SMALL_BYTES = 512
+
+
+def _values(array: NDArray[Any], ids: Sequence[int], form: type | None) -> list[Any] | None:
+    """One sampler's value each, of the type it came as, owned."""
+    if form is None:
+        return None
+    if form is not np.ndarray:
+        values: list[Any] = list(array) if issubclass(form, np.generic) else array.tolist()
+        return [values[i] for i in ids]
+    if array.ndim > 1 and array[0].nbytes <= _SMALL_BYTES:
+        array = array.copy()  # one copy for all: a kept row keeps little else alive
+        return [array[i] for i in ids]
+    return [array[i, ...].copy() for i in ids]
