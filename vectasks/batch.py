@@ -14,7 +14,8 @@ class StepBatch(NamedTuple):
     Attributes:
         samplers: int64 [n], sampler ids.
         observation: nested as the observation space, each fixed-shape leaf an array [n, *shape] of
-            the space's dtype; a leaf of no fixed shape is a list of n values. Exhausted rows are zero.
+            the space's dtype; a leaf of no fixed shape is a list of n values. Exhausted rows are
+            zero.
         reward: float32 [n].
         terminated, truncated, done, exhausted: bool [n].
         infos: n dicts.

@@ -339,7 +339,7 @@ class Dispatcher:
         return values
 
     def _take_extras(self, lane: ParentLane, ids: Sequence[int]) -> None:
-        """Take in what of these steps came by the control lane: it was sent before they were done."""
+        """Take in what of these steps came by the control lane; it was sent before they ended."""
         for i in lane.owing(ids):
             while i not in self._arrived and lane.needs_extra(i):
                 self._take_in(self._worker_of[i])
@@ -389,7 +389,9 @@ class Dispatcher:
         for sampler_id in missing:
             request = self._ledger.outstanding(sampler_id)
             name = request.command.label if request is not None else "its reply"
-            late.append(f"sampler {sampler_id} ({name}, worker {self._worker_of[sampler_id].number})")
+            late.append(
+                f"sampler {sampler_id} ({name}, worker {self._worker_of[sampler_id].number})"
+            )
         return WaitTimeout(
             f"No answer within {timeout_s:g} s from {', '.join(late)}. A late step can still be "
             f"collected by wait_step(); {limit} sets how long is waited.",
@@ -448,9 +450,7 @@ class Dispatcher:
             self._ledger.fail(sampler_id)
         # A worker that dies while it is set up would die again and again.
         starting = any(request is not None and request.command is Command.SETUP for request in out)
-        restart = (
-            self._restart_dead_workers and not starting and self.restarts < self._max_restarts
-        )
+        restart = self._restart_dead_workers and not starting and self.restarts < self._max_restarts
         for request in out:
             if request is None:
                 continue
@@ -566,6 +566,4 @@ def dispatch_rows(actions: Any) -> list[Any]:
 def _join(workers: Sequence[Worker], timeout_s: float) -> list[Worker]:
     """Wait for the end of these workers, with one deadline; those that have not ended."""
     deadline = time.monotonic() + timeout_s
-    return [
-        worker for worker in workers if not worker.join(max(0.0, deadline - time.monotonic()))
-    ]
+    return [worker for worker in workers if not worker.join(max(0.0, deadline - time.monotonic()))]

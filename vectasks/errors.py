@@ -76,7 +76,13 @@ class DisplayUnavailable(UsageError, RuntimeError):
 
 
 class LayoutError(VectasksError, ValueError):
-    """A value does not have the shape or dtype that its space declares."""
+    """A value does not have the shape or dtype that its space declares.
+
+    Attributes:
+        results: what the other samplers answered to the same call, by sampler id.
+    """
+
+    results: Mapping[int, Any] = {}
 
 
 class RemoteError(VectasksError):

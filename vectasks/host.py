@@ -141,9 +141,7 @@ class TaskHost:
             start.observation, reward, True, info, terminated, truncated, start.exhausted
         )
 
-    def next_task(
-        self, arguments: Mapping[str, Any] | None = None, place: Any = None
-    ) -> TaskStart:
+    def next_task(self, arguments: Mapping[str, Any] | None = None, place: Any = None) -> TaskStart:
         """Go on to the sampler's next task; exhausted where there is none."""
         task = self._sampler.next_task(**(arguments or {}))
         self._finished = None
@@ -214,7 +212,7 @@ class TaskHost:
         return getattr(self._sampler, name, None) if space is None else space
 
     def keep_final_frame(self, keep: bool) -> None:
-        """Whether the step that ends an episode brings its last image as ``info["final_frame"]``."""
+        """Whether the step that ends an episode brings its last image, ``info["final_frame"]``."""
         self._keep_final_frame = bool(keep)
 
     def close(self) -> list[Failure]:
@@ -292,7 +290,7 @@ class HostGroup:
 
 
 def _share_spaces(ready: HostReady, others: Iterable[HostReady]) -> HostReady:
-    """Name the mates' equal spaces instead of own ones: they are large, and travel once that way."""
+    """Name the mates' equal spaces instead of own ones: they are large and so travel once."""
     for other in others:
         if spaces_equal(ready.observation_space, other.observation_space) and spaces_equal(
             ready.action_space, other.action_space

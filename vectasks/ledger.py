@@ -60,15 +60,13 @@ ALLOWED: dict[Command, frozenset[SamplerState]] = {
 }
 
 # A failure of these leaves the episode in a state that nobody knows.
-_FAILING = frozenset(
-    {Command.STEP, Command.NEXT_TASK, Command.RESET, Command.SEED, Command.SETUP}
-)
+_FAILING = frozenset({Command.STEP, Command.NEXT_TASK, Command.RESET, Command.SEED, Command.SETUP})
 
 _REMEDY = {
     SamplerState.BUSY: "an earlier command of its is still running; wait, or restart_at() it",
     SamplerState.PAUSED: "resume_all() brings it back",
     SamplerState.EXHAUSTED: "its task sampler has no next task; pause_at() it or reset_all()",
-    SamplerState.FAILED: "revive it by next_task_at(), reset_all() or restart_at(), or pause_at() it",
+    SamplerState.FAILED: "revive it by next_task_at(), reset_all() or restart_at(), or pause it",
 }
 
 
@@ -78,7 +76,9 @@ class Ledger:
     def __init__(self, num_samplers: int) -> None:
         self.closed = False
         self.step_ids: list[int] | None = None  # the samplers of the step that is out
-        self.sent: set[int] = set()  # the samplers that send() stepped and recv() has not given back
+        self.sent: set[int] = (
+            set()
+        )  # the samplers that send() stepped and recv() has not given back
         self.waiting: set[int] = set()  # done samplers that wait for the others (lockstep)
         self._condition = [SamplerState.READY] * num_samplers  # READY, EXHAUSTED or FAILED
         self._paused: set[int] = set()
@@ -140,8 +140,8 @@ class Ledger:
             ) from None
         if not 0 <= index < len(self._unpaused):
             raise SamplerIndexError(
-                f"sampler_index {index} is out of range: {len(self._unpaused)} samplers are unpaused, "
-                f"so it must be from 0 to {len(self._unpaused) - 1}."
+                f"sampler_index {index} is out of range: {len(self._unpaused)} samplers are "
+                f"unpaused, so it must be from 0 to {len(self._unpaused) - 1}."
                 if self._unpaused
                 else f"sampler_index {index} is out of range: every sampler is paused."
             )
@@ -157,7 +157,7 @@ class Ledger:
             raise AlreadyPending(f"{what}: a step is out; collect it by wait_step() first.")
         if self.sent:
             raise AlreadyPending(
-                f"{what}: steps of samplers {sorted(self.sent)} are out; collect them by recv() first."
+                f"{what}: steps of samplers {sorted(self.sent)} are out; collect them by recv()."
             )
 
     def require(self, command: Command, ids: Iterable[int]) -> None:

@@ -1,8 +1,9 @@
 """What travels between the front and the hosts.
 
-A :class:`Request` carries a sequence number, and its :class:`Reply` carries the same one: a reply is
-handed to the call that asked for it or, where that call gave up, to nobody. These are NamedTuples
-because a round trip of theirs through pickle costs a quarter of what slotted dataclasses cost.
+A :class:`Request` carries a sequence number, and its :class:`Reply` carries the same one: a reply
+is handed to the call that asked for it or, where that call gave up, to nobody. These are
+NamedTuples because a round trip of theirs through pickle costs a quarter of what slotted
+dataclasses cost.
 """
 
 from __future__ import annotations

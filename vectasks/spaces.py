@@ -94,8 +94,7 @@ def split_actions(actions: Any, space: Any, count: int) -> list[Any]:
         and len(actions) == len(space)
     ):
         parts = [
-            split_actions(part, sub, count)
-            for part, sub in zip(actions, space.spaces, strict=True)
+            split_actions(part, sub, count) for part, sub in zip(actions, space.spaces, strict=True)
         ]
         return list(zip(*parts, strict=True))
     if isinstance(actions, np.ndarray) and actions.ndim > 0:
@@ -104,12 +103,12 @@ def split_actions(actions: Any, space: Any, count: int) -> list[Any]:
         rows = list(actions)
     else:
         raise InvalidArgument(
-            f"actions is {_show(actions)}, which holds no actions one a sampler: give a list, tuple, "
-            f"array or tensor of {count}."
+            f"actions is {_show(actions)}, which holds no actions one a sampler: give a list, "
+            f"tuple, array or tensor of {count}."
         )
     if len(rows) != count:
         raise WrongCount(
-            f"{len(rows)} actions were given for {count} unpaused samplers: give one action for each."
+            f"{len(rows)} actions were given for {count} unpaused samplers: give one for each."
         )
     return rows
 
@@ -157,9 +156,7 @@ def _(space: spaces.Discrete, actions: Any, count: int, check: bool) -> NDArray[
     array = _as_array(actions)
     if array is None or array.shape != (count,) or array.dtype.kind not in "iu":
         return None
-    if check and count and not (
-        space.start <= array.min() and array.max() < space.start + space.n
-    ):
+    if check and count and not (space.start <= array.min() and array.max() < space.start + space.n):
         return None
     return array.astype(np.int64)
 
@@ -202,8 +199,8 @@ def prepare_action(space: Any, action: Any, sampler_id: int, check: bool) -> Any
 
 def _invalid(space: Any, action: Any, sampler_id: int, reason: str) -> InvalidAction:
     return InvalidAction(
-        f"The action {_show(action)} for sampler {sampler_id} does not fit its action space {space}: "
-        f"{reason}. Nothing was sent; give an action that the space contains."
+        f"The action {_show(action)} for sampler {sampler_id} does not fit its action space "
+        f"{space}: {reason}. Nothing was sent; give an action that the space contains."
     )
 
 

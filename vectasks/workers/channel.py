@@ -3,7 +3,8 @@
 A message is a header, the object's pickle and its large buffers (arrays), which pickle protocol 5
 leaves out of band so that they are neither copied into the pickle nor out of it::
 
-    | number of buffers: u32 | size of the pickle: u64 | size of each buffer: u64 ... | pickle | buffers ...
+    | number of buffers: u32 | bytes of the pickle: u64 | bytes of each buffer: u64 ... |
+    | the pickle | the buffers ... |
 
 Nothing here waits unless it is asked to: what the socket does not take at once is kept and sent on
 later, and what arrives in pieces is put together. So two ends that both send much cannot block
@@ -187,7 +188,7 @@ class Channel:
                 self._wanted = self._wanted[count:]
 
     def _read_messages(self) -> Iterator[memoryview]:
-        """Yields the memory that the next bytes belong in, and queues each message as it is whole."""
+        """Yield the memory that the next bytes belong in; queue each message when it is whole."""
         while True:
             header = bytearray(_HEADER.size)
             yield memoryview(header)

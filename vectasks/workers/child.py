@@ -74,7 +74,7 @@ def _serve(channel: Channel, group: HostGroup, memory: SharedMemory | None) -> N
             assert memory is not None
             lane = WorkerLane(message, memory.map(), channel, group)
             memory.close()
-            # What the imports and the setup left in memory stays: the collector need not look again.
+            # What imports and set-up left in memory stays: the collector need not look again.
             gc.collect()
             gc.freeze()
         elif isinstance(message, Steps):

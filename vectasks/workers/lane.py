@@ -1,38 +1,38 @@
-"""The step lane: how parent and workers tell each other that there is something in the slab.
+"""The step lane: how parent and workers tell each other what is new in the slab.
 
 ::
 
-    parent                                        worker
-    actions, asked[i] = ticket  ──> slab
-    step_bell[w] += 1           ──> slab ──poll──> steps each sampler with asked != answered
-    (a ring on the channel, only if asleep[w])     observation, reward, flags ──> slab
-                                                   extras ──> channel
-    <──poll── slab <──  answered[i] = ticket                       
-                                        (a ring on the channel, only if parent_asleep)
+    parent                                        worker w, with sampler i
+    actions, asked[i] = ticket   ──> slab
+    step_bell[w] += 1            ──> slab ──poll──> step where asked[i] != answered[i]
+    ring the channel if asleep[w]                   observation, reward, flags ──> slab
+                                                    what has no place there ──> channel
+    <──poll── slab <──────────────────────────────  answered[i] = ticket
+                                                    ring the channel if parent_asleep
 
 Both sides poll counters in shared memory first, giving the core up between polls, and after a while
 block on the channel: waking a blocked process costs a hundred times what a poll costs, but polling
-forever starves whoever shares the core. A wake-up cannot be lost: each side writes its own word
-(counter, or asleep), passes a full memory barrier, and only then reads the other's. The barrier is
-``sched_yield``: a trip through the kernel's scheduler is one. Should it ever not be, blocking waits are
-short and look again.
+forever starves whoever shares the core. A wake-up cannot be lost: each side writes its own word (a
+counter, or that it is asleep), passes a full memory barrier, and only then reads the other's. The
+barrier is ``sched_yield``: a trip through the kernel's scheduler is one. Should it ever not be,
+blocking waits are short and look again.
 
 A *ticket* says which step it is, which row it is written to and in which form::
 
-    ticket = step number * 4 + (2 if each sampler is answered for by itself) + (1 if for a StepBatch)
+    ticket = step number * 4 + (2 if samplers are announced one by one) + (1 if for a StepBatch)
 """
 
 from __future__ import annotations
 
 import os
 import platform
-import select
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vectasks.batch import StepBatch
 from vectasks.errors import LayoutError
@@ -63,6 +63,11 @@ yield_core: Callable[[], None] = getattr(os, "sched_yield", lambda: time.sleep(0
 _keep_order: Callable[[], None] = (
     (lambda: None) if platform.machine().lower() in ("x86_64", "amd64", "i686") else yield_core
 )
+
+
+def _words(array: NDArray[Any]) -> Any:
+    """The array as a memoryview, whose items Python reads and writes three times as fast."""
+    return memoryview(cast("Any", array))
 
 
 def row_of(ticket: int) -> int:
@@ -141,17 +146,18 @@ class WorkerLane:
         self._group = group
         self._ids = attach.sampler_ids
         self._writer = SlabWriter(slab, attach.sampler_ids, attach.strict)
-        self._step_bell = memoryview(slab["step_bell"][w])
-        self._message_bell = memoryview(slab["message_bell"][w])
-        self._asleep = memoryview(slab["asleep"][w])
-        self._parent_asleep = memoryview(slab["parent_asleep"])
-        self._asked = memoryview(slab["asked"])
-        self._answered = memoryview(slab["answered"])
-        self._answered_at = memoryview(slab["answered_at"])
-        self._action = slab.get("action")
+        self._step_bell = _words(slab["step_bell"][w])
+        self._message_bell = _words(slab["message_bell"][w])
+        self._asleep = _words(slab["asleep"][w])
+        self._parent_asleep = _words(slab["parent_asleep"])
+        self._asked = _words(slab["asked"])
+        self._answered = _words(slab["answered"])
+        self._answered_at = _words(slab["answered_at"])
+        self._action: Any = slab.get("action")
         self._ints = (
-            memoryview(self._action)
-            if self._action is not None and attach.layout.action is not None
+            _words(self._action)
+            if self._action is not None
+            and attach.layout.action is not None
             and attach.layout.action[0] == "int"
             else None
         )
@@ -200,12 +206,12 @@ class WorkerLane:
 
     def _serve(self) -> None:
         """Step every sampler that was asked to; announce them together, or one by one if wanted."""
-        tickets = []
-        extras = []
+        tickets, extras = [], []
+        ints = self._ints
         for i in self._ids:
             ticket = self._asked[i]
             if ticket != self._answered[i]:
-                action = self._ints[i] if self._ints is not None else self._action[i, ...].copy()  # type: ignore[index]
+                action = ints[i] if ints is not None else self._action[i, ...].copy()
                 extra = run_step(self._group, self._writer, i, ticket, action)
                 if ticket & _ONE_BY_ONE:
                     self._announce([(i, ticket)], [] if extra is None else [extra])
@@ -256,7 +262,7 @@ def _sendable(extra: Extra) -> Extra:
 
 
 class ParentLane:
-    """The parent's half: one slab for all workers, or a private one where there are none to share it.
+    """The parent's half: one slab for all workers, or a private one where none can share it.
 
     Args:
         layout: of the slab.
@@ -276,11 +282,11 @@ class ParentLane:
         self._extras: dict[int, Extra] = {}
         self._outcomes: dict[int, StepOutcome | Failure] = {}
         self._warned = strict
-        self._step_bell = [memoryview(line) for line in self.slab["step_bell"]]
-        self._message_bell = [memoryview(line) for line in self.slab["message_bell"]]
-        self._asleep = [memoryview(line) for line in self.slab["asleep"]]
-        self._parent_asleep = memoryview(self.slab["parent_asleep"])
-        self._answered = memoryview(self.slab["answered"])
+        self._step_bell = [_words(line) for line in self.slab["step_bell"]]
+        self._message_bell = [_words(line) for line in self.slab["message_bell"]]
+        self._asleep = [_words(line) for line in self.slab["asleep"]]
+        self._parent_asleep = _words(self.slab["parent_asleep"])
+        self._answered = _words(self.slab["answered"])
         self.tickets: dict[int, int] = {}  # by sampler: the step that is out, or was last
 
     def next_ticket(self, as_batch: bool, one_by_one: bool) -> int:
@@ -325,7 +331,7 @@ class ParentLane:
 
     def has_answered(self, sampler_id: int) -> bool:
         """Whether the sampler's step is done and written."""
-        return self._answered[sampler_id] == self.tickets[sampler_id]
+        return bool(self._answered[sampler_id] == self.tickets[sampler_id])
 
     def answered_at(self, sampler_id: int) -> float:
         """When it was, in seconds of ``time.monotonic``."""
@@ -365,13 +371,15 @@ class ParentLane:
 
     def _warn(self, numbers: Iterable[int]) -> None:
         """Say once that a leaf with a place in the slab does not use it."""
-        names = [leaf.name for n, leaf in enumerate(self.layout.leaves) if leaf.dtype and n in numbers]
+        names = [
+            leaf.name for n, leaf in enumerate(self.layout.leaves) if leaf.dtype and n in numbers
+        ]
         if names and self.shared:
             self._warned = True
             warnings.warn(
-                f"{', '.join(names)} left the shared-memory lane for the slower pipe: the task gives "
-                "it as another type, dtype or shape than its space declares (or than at first). "
-                "Results are the same; observation_transport='pipe' silences this.",
+                f"{', '.join(names)} left the shared-memory lane for the slower pipe: the task "
+                "gives it as another type, dtype or shape than its space declares (or than at "
+                "first). Results are the same; observation_transport='pipe' silences this.",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -407,7 +415,9 @@ class ParentLane:
             quick = self._reader.outcomes(ids, row_of(ticket), is_batch(ticket), extras)
         else:
             quick = [
-                self._reader.outcomes([i], row_of(self.tickets[i]), is_batch(self.tickets[i]), extras)[0]
+                self._reader.outcomes(
+                    [i], row_of(self.tickets[i]), is_batch(self.tickets[i]), extras
+                )[0]
                 for i in ids
             ]
         for i in ids:
@@ -468,12 +478,26 @@ class ParentLane:
         reward = slab["reward"][where].astype(np.float32)
         samplers = np.array(ids, np.int64)
         if out is None:
-            return StepBatch(samplers, slab.nest(leaf_values), reward, *bits, infos)
-        for target, values in zip(
-            (out.samplers, out.reward, out.terminated, out.truncated, out.done, out.exhausted),
-            (samplers, reward, *bits),
-            strict=True,
-        ):
+            terminated, truncated, done, exhausted = bits
+            return StepBatch(
+                samplers,
+                slab.nest(leaf_values),
+                reward,
+                terminated,
+                truncated,
+                done,
+                exhausted,
+                infos,
+            )
+        targets_of_flags: list[Any] = [
+            out.samplers,
+            out.reward,
+            out.terminated,
+            out.truncated,
+            out.done,
+            out.exhausted,
+        ]
+        for target, values in zip(targets_of_flags, (samplers, reward, *bits), strict=True):
             np.copyto(target, values)
         return out._replace(observation=slab.nest(leaf_values), infos=infos)
 

@@ -1,12 +1,14 @@
 """The slab: the arrays that a step travels in, laid out from the spaces.
 
-For every fixed-shape leaf of the observation space there is one array ``[2, num_samplers, *shape]``,
-so that a batch *is* an array and nobody stacks. The two rows are written in turn: what step t brought
-can be read while step t + 1 is written. Beside them stand the actions, the rewards, a byte of flags a
-sampler, and the counters by which both sides tell each other what is new (see ``lane``).
+For every fixed-shape leaf of the observation space there is one array
+``[2, num_samplers, *shape]``, so that a batch *is* an array and nobody stacks. The two rows are
+written in turn: what step t brought can be read while step t + 1 is written. Beside them stand the
+actions, the rewards, a byte of flags a sampler, and the counters by which both sides tell each
+other what is new (see ``lane``).
 
-What has no place here (leaves without a fixed shape, infos, lists of rewards, a value of another type
-or shape than usual) is returned by :meth:`SlabWriter.write` as :class:`Extra`, for the control lane.
+What has no place here (leaves without a fixed shape, infos, lists of rewards, a value of another
+type or shape than usual) is returned by :meth:`SlabWriter.write` as :class:`Extra`, for the control
+lane.
 """
 
 from __future__ import annotations
@@ -67,8 +69,8 @@ def _(space: spaces.Dict, path: Path = ()) -> list[Leaf]:
     return [leaf for key, sub in space.spaces.items() for leaf in leaves(sub, (*path, key))]
 
 
-@leaves.register
-def _(space: spaces.Tuple, path: Path = ()) -> list[Leaf]:
+@leaves.register(spaces.Tuple)
+def _(space: Any, path: Path = ()) -> list[Leaf]:
     return [leaf for i, sub in enumerate(space.spaces) for leaf in leaves(sub, (*path, i))]
 
 
@@ -76,21 +78,22 @@ class Container(NamedTuple):
     """A Dict or a Tuple in an observation space, its keys in the order that the task gives them."""
 
     path: Path
-    kind: type
+    kind: Any  # dict or tuple
     keys: tuple[Any, ...]
 
 
 def _containers(space: Any, observation: Any, path: Path = ()) -> list[Container]:
     """The containers of a space, outer ones first."""
     if isinstance(space, spaces.Dict):
-        kind, keys = dict, tuple(space.spaces)
+        kind: Any = dict
+        keys: tuple[Any, ...] = tuple(space.spaces)
         if type(observation) is dict and observation.keys() == space.spaces.keys():
             keys = tuple(observation)
     elif isinstance(space, spaces.Tuple):
         kind, keys = tuple, tuple(range(len(space.spaces)))
     else:
         return []
-    below = []
+    below: list[Container] = []
     for key in keys:
         try:
             part = observation[key]
@@ -136,7 +139,10 @@ class Layout(NamedTuple):
         return cls(
             its_leaves,
             containers,
-            tuple(_form(pick(first_observation, leaf.path), leaf) if usual else None for leaf in its_leaves),
+            tuple(
+                _form(pick(first_observation, leaf.path), leaf) if usual else None
+                for leaf in its_leaves
+            ),
             action,
             num_samplers,
             num_workers,
@@ -186,19 +192,16 @@ def pick(observation: Any, path: Path) -> Any:
     return observation
 
 
-def structure_fits(
-    observation: Any, containers: Sequence[Container], *, in_order: bool
-) -> bool:
-    """Whether an observation is nested like this; ``in_order``: its dicts' keys in this order too."""
+def structure_fits(observation: Any, containers: Sequence[Container], *, in_order: bool) -> bool:
+    """Whether an observation is nested like this, its dicts' keys in this order too if wanted."""
     try:
         for path, kind, keys in containers:
-            part = pick(observation, path)
-            if type(part) is not kind:
+            part: Any = pick(observation, path)
+            if type(part) is not kind or len(part) != len(keys):
                 return False
-            if kind is tuple or not in_order:
-                if len(part) != len(keys) or (kind is dict and not all(key in part for key in keys)):
-                    return False
-            elif tuple(part) != keys:
+            if kind is tuple:
+                continue
+            if tuple(part) != keys and (in_order or not all(key in part for key in keys)):
                 return False
     except (KeyError, IndexError, TypeError):
         return False
@@ -305,9 +308,7 @@ def _build(tree: Any, values: Sequence[Any]) -> Any:
         return values[tree]
     kind, trees = tree
     if kind is dict:
-        return {
-            key: values[sub] if type(sub) is int else _build(sub, values) for key, sub in trees
-        }
+        return {key: values[sub] if type(sub) is int else _build(sub, values) for key, sub in trees}
     return tuple([_build(sub, values) for _, sub in trees])
 
 
@@ -335,8 +336,8 @@ class SlabWriter:
         layout = slab.layout
         self._layout = layout
         self._strict = strict
-        self._flags = [memoryview(slab["flags"][row]) for row in range(NUM_ROWS)]
-        self._reward = [memoryview(slab["reward"][row]) for row in range(NUM_ROWS)]
+        self._flags: list[Any] = [memoryview(slab["flags"][row]) for row in range(NUM_ROWS)]
+        self._reward: list[Any] = [memoryview(slab["reward"][row]) for row in range(NUM_ROWS)]
         self._all_in_slab = all(leaf.dtype is not None for leaf in layout.leaves)
         self._can_be_in_place = [
             self._all_in_slab and all(form is np.ndarray for form in layout.forms),
@@ -353,16 +354,21 @@ class SlabWriter:
         self._nested = [
             {i: slab.nest(views) for i, views in by_id.items()} for by_id in self._views
         ]
-        self._single = layout.leaves[0] if not layout.containers else None
+        self._is_one_leaf = not layout.containers
 
     def place(self, sampler_id: int, row: int, as_batch: bool) -> Any:
         """The arrays that a task may write its observation into, nested as the space, or None."""
         return self._nested[row][sampler_id] if self._can_be_in_place[as_batch] else None
 
-    def write(self, sampler_id: int, row: int, outcome: StepOutcome, as_batch: bool) -> Extra | None:
+    def write(
+        self, sampler_id: int, row: int, outcome: StepOutcome, as_batch: bool
+    ) -> Extra | None:
         """Write one outcome into a row; what has no place there.
 
         Args:
+            sampler_id: whose it is.
+            row: the row to write.
+            outcome: what the step gave.
             as_batch: convert every fixed-shape leaf to its array's dtype, as a StepBatch has it;
                 otherwise only values that the slab gives back unchanged go into it.
 
@@ -372,6 +378,7 @@ class SlabWriter:
         observation, reward, done, info, terminated, truncated, exhausted = outcome
         flags = 0
         whole = off = None
+        view: Any
         if exhausted:
             flags = EXHAUSTED
             for view in self._views[row][sampler_id]:
@@ -379,12 +386,11 @@ class SlabWriter:
                     view[...] = 0
         elif observation is not IN_PLACE:
             views = self._views[row][sampler_id]
-            if self._single is not None:
-                form = self._layout.forms[0]
+            if self._is_one_leaf:
                 view = views[0]
                 if (
-                    type(observation) is form
-                    and form is np.ndarray
+                    type(observation) is np.ndarray
+                    and self._layout.forms[0] is np.ndarray
                     and observation.dtype == view.dtype
                     and observation.shape == view.shape
                 ):
@@ -404,8 +410,8 @@ class SlabWriter:
             self._reward[row][sampler_id] = reward
         elif as_batch:
             raise LayoutError(
-                f"the step gave a list of {len(reward)} rewards, and a StepBatch holds one a sampler; "
-                "use step(), or add the agents' rewards up in the task."
+                f"the step gave a list of {len(reward)} rewards, and a StepBatch holds one a "
+                "sampler; use step(), or add the agents' rewards up in the task."
             )
         else:
             several = reward
@@ -431,9 +437,9 @@ class SlabWriter:
     ) -> dict[int, Any] | None:
         off: dict[int, Any] | None = None
         for number, leaf in enumerate(self._layout.leaves):
-            value = pick(observation, leaf.path)
+            value: Any = pick(observation, leaf.path)
             view = views[number]
-            form = self._layout.forms[number]
+            form: Any = self._layout.forms[number]
             if (
                 form is not None
                 and type(value) is form
@@ -465,8 +471,8 @@ class SlabWriter:
             else f"a {type(observation).__name__}"
         )
         return LayoutError(
-            f"the observation is not nested as its space: it has {given}, the space has {expected}. "
-            "Make the task's observations and observation_space agree."
+            f"the observation is not nested as its space: it has {given}, the space has "
+            f"{expected}. Make the task's observations and observation_space agree."
         )
 
 
@@ -497,8 +503,8 @@ def _misfit(leaf: Leaf, value: Any) -> LayoutError:
         else f"{dtype} {list(shape) if shape is not None else '?'}"
     )
     return LayoutError(
-        f"{leaf.name}: expected {leaf.dtype} {list(leaf.shape)} as its space declares, got {given}. "
-        "Make the task's observations and observation_space agree."
+        f"{leaf.name}: expected {leaf.dtype} {list(leaf.shape)} as its space declares, got "
+        f"{given}. Make the task's observations and observation_space agree."
     )
 
 

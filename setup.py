@@ -1,0 +1,48 @@
+"""What pip needs to know; the settings of the tools are in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+VERSION: dict[str, str] = {}
+exec((HERE / "vectasks" / "_version.py").read_text(encoding="utf-8"), VERSION)
+
+EXTRAS = {
+    "torch": ["torch>=2.1"],
+    # Gymnasium draws CartPole and its kin with pygame, which no recording can do without.
+    "video": ["av", "gymnasium[classic-control]"],
+    "minigrid": ["minigrid"],
+    "atari": ["ale-py"],
+}
+EXTRAS["all"] = sorted(requirement for extra in EXTRAS.values() for requirement in extra)
+EXTRAS["test"] = [*EXTRAS["all"], "hypothesis", "psutil", "pytest", "pytest-timeout"]
+EXTRAS["dev"] = ["mkdocs-material", "mkdocstrings[python]", "mypy", "ruff"]
+
+setup(
+    name="vectasks",
+    version=VERSION["__version__"],
+    description="Samples reinforcement-learning tasks in parallel, and shows you what they do",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    author="The vectasks authors",
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+    packages=find_packages(include=["vectasks", "vectasks.*"]),
+    package_data={"vectasks": ["py.typed"]},
+    python_requires=">=3.10",
+    install_requires=["cloudpickle", "gymnasium>=1.0", "numpy", "opencv-python", "rich"],
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["vectasks = vectasks.cli:main"]},
+)

@@ -1,0 +1,125 @@
+"""No test may leave anything behind: processes, descriptors, shared-memory names, threads."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing.forkserver
+import multiprocessing.resource_tracker
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+import pytest
+
+_PATIENCE_S = 5.0  # a child that was killed takes a moment to be reaped
+_FAILED = pytest.StashKey[bool]()
+
+
+class Holdings(NamedTuple):
+    """What this process holds that a test could leave behind."""
+
+    children: frozenset[tuple[int, str]]
+    descriptors: frozenset[tuple[int, str]]
+    shared_memory: frozenset[str]
+    threads: frozenset[str]
+
+    @classmethod
+    def now(cls) -> Holdings:
+        """Holdings, less CPython's one forkserver and one resource tracker and their pipes."""
+        server = multiprocessing.forkserver._forkserver
+        tracker = multiprocessing.resource_tracker._resource_tracker
+        own_pids = {server._forkserver_pid, tracker._pid}
+        own_descriptors = {server._forkserver_alive_fd, tracker._fd}
+        return cls(
+            frozenset(child for child in _children() if child[0] not in own_pids),
+            frozenset(item for item in _descriptors() if item[0] not in own_descriptors),
+            frozenset(_shared_memory()),
+            frozenset(thread.name for thread in threading.enumerate()),
+        )
+
+    def added_to(self, before: Holdings) -> dict[str, list[object]]:
+        """What is here and was not there before, by kind; descriptors count, numbers may change."""
+        added = {
+            name: sorted(now - then)
+            for name, now, then in zip(self._fields, self, before, strict=True)
+            if len(now) > len(then) or (name != "descriptors" and now - then)
+        }
+        return {name: items for name, items in added.items() if items}
+
+
+def _children() -> Iterator[tuple[int, str]]:
+    for child in psutil.Process().children(recursive=True):
+        try:
+            yield child.pid, child.name()
+        except psutil.Error:  # it has ended meanwhile
+            continue
+
+
+def _descriptors() -> Iterator[tuple[int, str]]:
+    for path in Path("/proc/self/fd").iterdir():
+        try:
+            yield int(path.name), str(path.readlink())
+        except OSError:  # the descriptor of the listing itself
+            continue
+
+
+def _shared_memory() -> Iterator[str]:
+    for path in Path("/dev/shm").iterdir():
+        try:
+            if path.stat().st_uid == os.getuid():
+                yield path.name
+        except OSError:
+            continue
+
+
+def _wait_until(condition: Callable[[], bool], timeout_s: float = _PATIENCE_S) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def _watched(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = Holdings.now()
+    yield
+    if request.node.stash.get(_FAILED, False):
+        return  # the traceback keeps the test's objects alive; its failure is the news
+
+    def is_clean() -> bool:
+        return not Holdings.now().added_to(before)
+
+    if not is_clean():
+        gc.collect()  # a vector in a reference cycle is closed by the collector
+        if not _wait_until(is_clean):
+            pytest.fail(f"left behind: {Holdings.now().added_to(before)}", pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report = yield
+    if report.failed:
+        item.stash[_FAILED] = True
+        module = item.getparent(pytest.Module)
+        if module is not None:
+            module.stash[_FAILED] = True
+    return report
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left_by_module(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After each module nothing is left, of its module-scoped fixtures either."""
+    yield from _watched(request)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_by_test(
+    request: pytest.FixtureRequest, nothing_left_by_module: None
+) -> Iterator[None]:
+    """After each test nothing is left."""
+    yield from _watched(request)

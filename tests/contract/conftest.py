@@ -1,0 +1,116 @@
+"""The kinds of worker that the contract suite runs over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from vectasks import SingleProcessVectorSampledTasks, VectorSampledTasks
+from vectasks.testing.toys import CountingTask, ToySampler, toy_args
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of worker.
+
+    Attributes:
+        start_method: None for the twin.
+        max_processes: None for one process a sampler.
+    """
+
+    start_method: str | None = None
+    max_processes: int | None = None
+
+    @property
+    def is_twin(self) -> bool:
+        return self.start_method is None
+
+    def __str__(self) -> str:
+        return "twin" if self.is_twin else f"{self.start_method}-{self.max_processes or 'N'}"
+
+    def make(self, make_sampler_fn: Any, sampler_fn_args: Any, **options: Any) -> Any:
+        """A vector of this kind."""
+        options.setdefault("should_log", False)
+        if self.is_twin:
+            return SingleProcessVectorSampledTasks(make_sampler_fn, sampler_fn_args, **options)
+        if "mp_ctx" not in options:
+            options.setdefault("multiprocessing_start_method", self.start_method)
+        options.setdefault("max_processes", self.max_processes)
+        options.setdefault("read_timeout", 30)
+        return VectorSampledTasks(make_sampler_fn, sampler_fn_args, **options)
+
+    def toys(self, task_class: Any = CountingTask, count: int = 4, **options: Any) -> Any:
+        """A vector of toy samplers; options of the vector are given as ``vector={...}``."""
+        vector = options.pop("vector", {})
+        return self.make(ToySampler, toy_args(task_class, count, **options), **vector)
+
+
+TWIN = Kind()
+SPAWN = Kind("spawn", 2)
+QUICK = (TWIN, Kind("forkserver", 2))
+EVERY = (
+    TWIN,
+    Kind("forkserver", 1),
+    Kind("forkserver", 2),
+    Kind("forkserver"),
+    SPAWN,
+    Kind("fork", 2),
+)
+
+
+@pytest.fixture(scope="module", params=EVERY, ids=str)
+def every_kind(request: pytest.FixtureRequest) -> Kind:
+    """Every kind of worker."""
+    return request.param
+
+
+@pytest.fixture(params=QUICK, ids=str)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    """The twin and one kind of process: for what does not depend on how processes start."""
+    return request.param
+
+
+@pytest.fixture(params=EVERY[1:], ids=str)
+def process_kind(request: pytest.FixtureRequest) -> Kind:
+    """Every kind of worker that is a process."""
+    return request.param
+
+
+@pytest.fixture
+def processes() -> Kind:
+    """One kind of process, one process a sampler: for what the twin does not have."""
+    return Kind("forkserver")
+
+
+@pytest.fixture
+def make(kind: Kind) -> Iterator[Callable[..., Any]]:
+    """Makes vectors of toys of the quick kinds, and closes them after the test."""
+    made = []
+
+    def make_toys(task_class: Any = CountingTask, count: int = 4, **options: Any) -> Any:
+        tasks = kind.toys(task_class, count, **options)
+        made.append(tasks)
+        return tasks
+
+    yield make_toys
+    for tasks in made:
+        tasks.close()
+
+
+@pytest.fixture(scope="module")
+def shared(every_kind: Kind) -> Iterator[Any]:
+    """Four counting samplers of every kind, shared by a module's tests."""
+    tasks = every_kind.toys(max_steps=4)
+    yield tasks
+    tasks.close()
+
+
+@pytest.fixture
+def tasks(shared: Any) -> Any:
+    """The shared vector, all samplers unpaused and at their first task's start."""
+    shared.resume_all()
+    shared.reset_all()
+    return shared

@@ -1,0 +1,65 @@
+"""The documentation runs: the Python blocks of README.md and docs/, each page as one script."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+def _script(page: Path) -> str:
+    """The Python blocks of a page, on the lines they have there: tracebacks point into the page."""
+    lines, inside = [], False
+    for line in page.read_text(encoding="utf-8").splitlines():
+        if re.match(r"```", line):
+            inside = line.strip() == "```python"
+            line = ""
+        lines.append(line if inside else "")
+    return "\n".join(lines) + "\n"
+
+
+PAGES = [
+    page
+    for page in [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+    if _script(page).strip()
+]
+
+
+def _run(*command: str | Path, cwd: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, *map(str, command)],
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_page_runs(page, tmp_path):
+    script = tmp_path / "page.py"
+    script.write_text(_script(page), encoding="utf-8")
+    _run(script, cwd=tmp_path)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
+def test_example_runs(example, tmp_path):
+    assert _run(example, cwd=tmp_path)
+
+
+def test_table_of_methods_is_up_to_date(tmp_path):
+    _run(ROOT / "docs" / "make_methods.py", "--check", cwd=tmp_path)
+
+
+def test_quick_start_is_fifteen_lines():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    assert len(blocks[0].strip().splitlines()) <= 15

@@ -1,0 +1,595 @@
+"""Videos: encoded for real, and read back."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vectasks import COMPLETE_TASK_METRICS_KEY, SingleProcessVectorSampledTasks
+from vectasks.errors import InvalidArgument, TaskError, UsageError, VectorClosed, WrongCount
+from vectasks.ledger import SamplerState
+from vectasks.rendering import video
+from vectasks.rendering.video import GifEncoder, Mp4Encoder, VideoRecorder
+from vectasks.task import RLStepResult, Task, TaskSampler
+
+av = pytest.importorskip("av")
+
+SUFFIXES = [".mp4", ".gif"]
+ENCODERS = [Mp4Encoder, GifEncoder]
+
+
+def read(path):
+    """All frames, uint8 [num_frames, height_px, width_px, 3], and the stream they come from."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+        return np.stack(frames), stream.codec_context, stream.average_rate
+
+
+def colour_of(cell):
+    """The colour in the middle of a tile, int [3]."""
+    height_px, width_px, _ = cell.shape
+    middle = cell[height_px // 3 : -height_px // 3, width_px // 3 : -width_px // 3]
+    return middle.reshape(-1, 3).astype(int).mean(axis=0)
+
+
+def is_like(cell, value, tolerance=4):
+    return bool(np.abs(colour_of(cell) - value).max() <= tolerance)
+
+
+def moving_square(count, height_px=48, width_px=70):
+    for position in range(count):
+        frame = np.zeros((height_px, width_px, 3), np.uint8)
+        frame[..., 2] = np.linspace(0, 255, width_px)
+        frame[10:26, position * 2 : position * 2 + 16] = (230, 40, 20)
+        yield frame
+
+
+# -- encoders -----------------------------------------------------------------------------------
+
+
+def encode(encoder_class, path, frames, fps=30):
+    frames = list(frames)
+    encoder = encoder_class(path, Fraction(fps), *frames[0].shape[:2])
+    for frame in frames:
+        encoder.write(frame)
+    encoder.close()
+    return np.stack(frames)
+
+
+@pytest.mark.parametrize(("encoder_class", "max_error"), [(Mp4Encoder, 3.0), (GifEncoder, 3.0)])
+def test_frames_come_back(tmp_path, encoder_class, max_error):
+    frames = encode(encoder_class, tmp_path / "x", moving_square(20), fps=20)
+    decoded, _, rate = read(tmp_path / "x")
+    assert decoded.shape == frames.shape
+    assert np.abs(decoded.astype(int) - frames).mean() < max_error
+    assert rate == 20
+
+
+def test_few_colours_stay_as_they_are_in_a_gif(tmp_path):
+    frames = [np.tile(np.array([[[1, 2, 3]], [[250, 100, 7]]], np.uint8), (8, 12, 1))] * 3
+    encode(GifEncoder, tmp_path / "x.gif", frames)
+    assert np.abs(read(tmp_path / "x.gif")[0].astype(int) - frames[0]).max() <= 1
+
+
+def test_mp4_is_what_browsers_play(tmp_path):
+    path = tmp_path / "x.mp4"
+    encode(Mp4Encoder, path, moving_square(3))
+    _, codec, _ = read(path)
+    assert (codec.name, codec.pix_fmt) == ("h264", "yuv420p")
+    assert (codec.colorspace, codec.color_range) == (1, 1)  # BT.709, 16 to 235
+    data = path.read_bytes()
+    assert 0 < data.find(b"moov") < data.find(b"mdat")  # it can start before it is loaded
+
+
+@pytest.mark.parametrize(("height_px", "width_px"), [(33, 47), (32, 47), (33, 46), (1, 1)])
+def test_odd_sizes(tmp_path, height_px, width_px):
+    frame = np.full((height_px, width_px, 3), 180, np.uint8)
+    for encoder_class in ENCODERS:
+        encode(encoder_class, tmp_path / "x", [frame] * 2)
+        decoded, _, _ = read(tmp_path / "x")
+        even = encoder_class is Mp4Encoder
+        assert decoded.shape[1] == height_px + (height_px % 2 if even else 0)
+        assert decoded.shape[2] == width_px + (width_px % 2 if even else 0)
+        assert np.abs(decoded.astype(int) - 180).max() <= 3
+
+
+@pytest.mark.parametrize("encoder_class", ENCODERS)
+def test_same_frames_same_bytes(tmp_path, encoder_class):
+    frames = np.random.default_rng(0).integers(0, 256, (12, 7, 10, 3), np.uint8)
+    frames = frames.repeat(6, axis=1).repeat(6, axis=2)  # 60 px wide: no multiple of 16
+    contents = set()
+    for _ in range(4):
+        encode(encoder_class, tmp_path / "x", frames)
+        contents.add((tmp_path / "x").read_bytes())
+    assert len(contents) == 1
+
+
+@pytest.mark.parametrize("encoder_class", ENCODERS)
+def test_it_is_written_while_it_runs(tmp_path, encoder_class):
+    path = tmp_path / "x"
+    rng = np.random.default_rng(0)
+    encoder = encoder_class(path, Fraction(30), 240, 240)
+    sizes = []
+    for _ in range(30):  # much more than FFmpeg's buffer of 256 KiB
+        encoder.write(rng.integers(0, 256, (240, 240, 3), np.uint8))
+        sizes.append(path.stat().st_size)
+    encoder.close()
+    assert sizes[-1] > 0.5 * path.stat().st_size
+
+
+# -- a vector that is a table of states -----------------------------------------------------------
+
+
+class FakeVector:
+    """Samplers whose image tells the id (red), the episode (green) and the step (blue)."""
+
+    def __init__(self, count=2, episode_length=100, height_px=32, width_px=48):
+        self.is_closed = False
+        self.sampler_states = dict.fromkeys(range(count), SamplerState.READY)
+        self.keeping = dict.fromkeys(range(count), False)
+        self.size_px = dict.fromkeys(range(count), (height_px, width_px))
+        self.counts = {i: [0, 0] for i in range(count)}  # episode, step
+        self.episode_length = episode_length
+        self.given = None
+
+    @property
+    def sampler_ids(self):
+        return [i for i, s in self.sampler_states.items() if s is not SamplerState.PAUSED]
+
+    def image(self, i):
+        episode, step = self.counts[i]
+        image = np.empty((*self.size_px[i], 3), np.uint8)
+        image[:] = (60 + 40 * i, 40 * episode, 20 * step)
+        return image
+
+    def step(self, actions):
+        self.given = []
+        for i in self.sampler_ids:
+            self.counts[i][1] += 1
+            info, done = {"id": i}, self.counts[i][1] == self.episode_length
+            if done and self.keeping[i]:
+                info["final_frame"] = self.image(i)
+            if done:
+                self.counts[i] = [self.counts[i][0] + 1, 0]
+            self.given.append(RLStepResult(i, 1.0, done, info))
+        return self.given
+
+    def render(self, mode):
+        assert mode == "raw_rgb_list"
+        return [self.image(i) for i in self.sampler_ids]
+
+    def command_at(self, sampler_index, command, data=None):
+        sampler_id = self.sampler_ids[sampler_index]
+        if command == "render":
+            assert self.sampler_states[sampler_id] is SamplerState.READY
+            return self.image(sampler_id)
+        assert command == "keep_final_frame"
+        self.keeping[sampler_id] = data
+        return None
+
+
+@pytest.mark.parametrize("suffix", [*SUFFIXES, ".MP4"])
+def test_one_frame_a_step_and_one_before(tmp_path, suffix):
+    path = tmp_path / f"rollout{suffix}"
+    with VideoRecorder(FakeVector(), path, fps=25) as recorder:
+        for _ in range(4):
+            recorder.step([0, 0])
+    frames, _, rate = read(path)
+    assert frames.shape == (5, 32, 96, 3)
+    assert rate == 25
+    for step, frame in enumerate(frames):
+        assert is_like(frame[:, :48], (60, 0, 20 * step))
+        assert is_like(frame[:, 48:], (100, 0, 20 * step))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_episode_ends_with_its_own_last_image(tmp_path):
+    tasks, path = FakeVector(count=1, episode_length=3), tmp_path / "x.mp4"
+    with VideoRecorder(tasks, path) as recorder:
+        for _ in range(5):
+            results = recorder.step([0])
+            assert results == [r._replace(info={"id": 0}) for r in tasks.given]
+            assert ("final_frame" in tasks.given[0].info) == tasks.given[0].done
+    told = [(0, 0), (0, 1), (0, 2), (0, 3), (1, 1), (1, 2)]  # (episode, step)
+    for frame, (episode, step) in zip(read(path)[0], told, strict=True):
+        assert is_like(frame, (60, 40 * episode, 20 * step))
+
+
+def test_steps_that_were_made_elsewhere(tmp_path):
+    tasks, path = FakeVector(count=1, episode_length=2), tmp_path / "x.mp4"
+    with VideoRecorder(tasks, path) as recorder:
+        for _ in range(2):
+            recorder.capture(tasks.step([0]))
+        recorder.capture()
+        with pytest.raises(WrongCount, match="2 results for 1"):
+            recorder.capture(tasks.given * 2)
+    frames = read(path)[0]
+    assert len(frames) == 4
+    assert is_like(frames[2], (60, 0, 40))
+    assert is_like(frames[3], (60, 40, 0))
+
+
+def test_final_frames_are_asked_for_once_and_given_up(tmp_path):
+    tasks = FakeVector(count=3)
+    tasks.sampler_states[1] = SamplerState.PAUSED
+    with VideoRecorder(tasks, tmp_path / "x.mp4") as recorder:
+        assert tasks.keeping == {0: True, 1: False, 2: True}
+        tasks.sampler_states[1] = SamplerState.READY
+        recorder.step([0, 0, 0])
+        assert tasks.keeping == {0: True, 1: True, 2: True}
+    assert not any(tasks.keeping.values())
+
+
+def test_a_vector_that_was_closed_inside(tmp_path):
+    tasks = FakeVector()
+    with VideoRecorder(tasks, tmp_path / "x.mp4"):
+        tasks.is_closed = True
+    assert len(read(tmp_path / "x.mp4")[0]) == 1
+
+
+def test_who_does_not_run_keeps_the_place_dimmed(tmp_path):
+    tasks, path = FakeVector(count=4), tmp_path / "x.mp4"
+    tasks.sampler_states[3] = SamplerState.PAUSED  # never seen
+    with VideoRecorder(tasks, path) as recorder:
+        recorder.step([0] * 3)
+        tasks.sampler_states.update({0: SamplerState.PAUSED, 1: SamplerState.EXHAUSTED})
+        recorder.capture()
+    before, after = read(path)[0][1:]
+    assert is_like(before[:32, :48], (60, 0, 20))
+    assert is_like(after[:32, :48], (20, 0, 6))
+    assert is_like(after[:32, 48:], (33, 0, 6))
+    assert is_like(after[32:, :48], (140, 0, 20))
+    assert is_like(after[32:, 48:], (0, 0, 0))
+
+
+def test_while_nobody_can_be_seen_nothing_is_written(tmp_path):
+    tasks, path = FakeVector(count=1), tmp_path / "x.mp4"
+    tasks.sampler_states[0] = SamplerState.PAUSED
+    with VideoRecorder(tasks, path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    with VideoRecorder(tasks, path) as recorder:
+        tasks.sampler_states[0] = SamplerState.READY
+        recorder.capture()
+    assert len(read(path)[0]) == 1
+
+
+def test_images_that_change_their_size_stay_in_their_tiles(tmp_path):
+    tasks, path = FakeVector(), tmp_path / "x.mp4"
+    with VideoRecorder(tasks, path) as recorder:
+        tasks.size_px[0] = (80, 100)
+        tasks.size_px[1] = (16, 24)
+        recorder.step([0, 0])
+    frames = read(path)[0]
+    assert frames.shape == (2, 32, 96, 3)
+    assert np.abs(frames[1][:, :46].astype(int) - (60, 0, 20)).mean() < 3
+    assert is_like(frames[1][8:24, 60:84], (100, 0, 20))
+    assert frames[1][:6, 52:].max() < 12
+
+
+def test_columns(tmp_path):
+    with VideoRecorder(FakeVector(count=3), tmp_path / "x.mp4", columns=1):
+        pass
+    assert read(tmp_path / "x.mp4")[0].shape == (1, 96, 48, 3)
+
+
+# -- captions ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def captions(monkeypatch):
+    """What is written under the tiles, frame by frame: every line joined by " | "."""
+    pytest.importorskip("cv2")
+    told = []
+    draw_caption = video.draw_caption
+
+    def listen(lines, width_px):
+        told.append(" | ".join(lines))
+        return draw_caption(lines, width_px)
+
+    monkeypatch.setattr(video, "draw_caption", listen)
+    return told
+
+
+def test_captions_tell_episode_step_and_return(tmp_path, captions):
+    path = tmp_path / "x.mp4"
+    with VideoRecorder(FakeVector(count=1, episode_length=2), path, captions=True) as recorder:
+        for _ in range(3):
+            recorder.step([0])
+    assert captions == [
+        "sampler 0  episode 1 | step 0  return 0",
+        "sampler 0  episode 1 | step 1  return 1",
+        "sampler 0  episode 1 | step 2  return 2",
+        "sampler 0  episode 2 | step 1  return 1",
+    ]
+    frames = read(path)[0]
+    assert frames.shape[2] == 160  # wide enough to be read
+    assert frames[0, 32:].max() > 200
+    assert frames[0, 36:].max(axis=(1, 2)).min() < 30  # black between the lines
+
+
+def test_a_caption_that_is_too_long_is_drawn_smaller():
+    pytest.importorskip("cv2")
+    strip = video.draw_caption(["step 1", "x" * 80], 160)
+    assert strip.shape == video.draw_caption(["", ""], 160).shape
+    assert strip[:, -2:].max() == 0
+    assert strip[14:].max() > 50
+
+
+def test_several_agents_returns_are_added_up():
+    episode = video._Episode()
+    episode.count(RLStepResult(None, [1.0, 0.5], False, None))
+    assert episode.caption(7) == ("sampler 7  episode 1", "step 1  return 1.5")
+
+
+def test_waiting_for_the_others_is_no_step():
+    episode = video._Episode()
+    episode.count(RLStepResult(None, 2.0, True, {}))
+    for _ in range(3):
+        episode.count(RLStepResult(None, 0.0, True, {"waiting": True}))
+    assert episode.caption(0)[1] == "step 1  return 2"
+    episode.count(RLStepResult(None, 0.0, True, {"resampled": True}))
+    assert episode.caption(0) == ("sampler 0  episode 2", "step 0  return 0")
+
+
+def film(tasks, path, num_steps):
+    with VideoRecorder(tasks, path) as recorder:
+        for _ in range(num_steps):
+            recorder.step([0] * len(tasks.sampler_ids))
+
+
+# -- what goes wrong ----------------------------------------------------------------------------
+
+
+def test_other_suffixes_are_refused(tmp_path):
+    for name in ("x.avi", "x", "mp4"):
+        with pytest.raises(InvalidArgument, match=r"\.mp4 or \.gif"):
+            VideoRecorder(FakeVector(), tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "fps"),
+    [("x.mp4", 0), ("x.mp4", -1), ("x.mp4", float("nan")), ("x.mp4", float("inf")), ("x.gif", 51)],
+)
+def test_frame_rates_out_of_range(tmp_path, name, fps):
+    with pytest.raises(InvalidArgument, match="fps"):
+        VideoRecorder(FakeVector(), tmp_path / name, fps=fps)
+
+
+def test_frame_rates_of_television(tmp_path):
+    with VideoRecorder(FakeVector(), tmp_path / "x.mp4", fps=30000 / 1001) as recorder:
+        recorder.step([0, 0])
+    assert read(tmp_path / "x.mp4")[2] == Fraction(30000, 1001)
+
+
+def test_no_such_directory(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"cannot be written.*missing/x\.mp4"):
+        VideoRecorder(FakeVector(), tmp_path / "missing" / "x.mp4")
+
+
+def test_a_file_in_the_directorys_place(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="cannot be written"):
+        VideoRecorder(FakeVector(), tmp_path / "file" / "x.mp4")
+
+
+def test_a_directory_in_the_files_place(tmp_path):
+    (tmp_path / "x.mp4").mkdir()
+    with pytest.raises(IsADirectoryError, match="a directory has this name"):
+        VideoRecorder(FakeVector(), tmp_path / "x.mp4")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write")
+def test_a_directory_that_is_not_ours(tmp_path):
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(PermissionError, match="cannot be written"):
+            VideoRecorder(FakeVector(), tmp_path / "x.mp4")
+    finally:
+        tmp_path.chmod(0o700)
+
+
+@pytest.mark.parametrize(("module", "captions"), [("av", False), ("cv2", True)])
+def test_a_missing_library_is_named(tmp_path, monkeypatch, module, captions):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ModuleNotFoundError, match="pip install"):
+        VideoRecorder(FakeVector(), tmp_path / "x.mp4", captions=captions)
+
+
+def test_nothing_is_left_of_a_recorder_that_is_never_entered(tmp_path):
+    VideoRecorder(FakeVector(), tmp_path / "x.mp4")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_in_a_with_statement(tmp_path):
+    recorder = VideoRecorder(FakeVector(), tmp_path / "x.mp4")
+    with pytest.raises(UsageError, match="with statement"):
+        recorder.step([0, 0])
+    with recorder:
+        pass
+    with pytest.raises(UsageError, match="with statement"):
+        recorder.capture()
+    recorder.close()
+    assert len(read(tmp_path / "x.mp4")[0]) == 1
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+def test_the_video_so_far_is_kept_when_the_body_raises(tmp_path, error):
+    path = tmp_path / "x.mp4"
+    recorder = VideoRecorder(FakeVector(), path)
+
+    def fail_after_a_step():
+        with recorder:
+            recorder.step([0, 0])
+            raise error
+
+    with pytest.raises(error):
+        fail_after_a_step()
+    assert len(read(path)[0]) == 2
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_older_video_is_replaced_only_at_the_end(tmp_path):
+    path = tmp_path / "x.mp4"
+    path.write_bytes(b"older")
+    with VideoRecorder(FakeVector(), path) as recorder:
+        recorder.step([0, 0])
+        assert path.read_bytes() == b"older"
+    assert len(read(path)[0]) == 2
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("failing_frame", [0, 2])
+def test_nothing_is_left_when_encoding_fails(tmp_path, monkeypatch, suffix, failing_frame):
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(b"older")
+    tasks = FakeVector()
+    encoder_class = video._ENCODERS[suffix]
+    convert = encoder_class._convert
+
+    def fail(self, picture):
+        if picture.pts == failing_frame:
+            raise OSError("no space")
+        return convert(self, picture)
+
+    monkeypatch.setattr(encoder_class, "_convert", fail)
+    with pytest.raises(OSError, match="no space"):
+        film(tasks, path, num_steps=3)
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == b"older"
+    assert not any(tasks.keeping.values())
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a limit on file sizes")
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("limit_bytes", [100, 60_000])  # too little at the end, or on the way
+def test_nothing_is_left_when_the_disk_is_full(tmp_path, suffix, limit_bytes):
+    script = f"""
+import resource, signal, sys
+import numpy as np
+from tests.unit.test_video import FakeVector
+from vectasks.rendering.video import VideoRecorder
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit_bytes}, {limit_bytes}))
+tasks, rng = FakeVector(), np.random.default_rng(0)
+tasks.image = lambda i: rng.integers(0, 256, (64, 64, 3), np.uint8)
+try:
+    with VideoRecorder(tasks, sys.argv[1]) as recorder:
+        for _ in range(20):
+            recorder.step([0, 0])
+except OSError as error:
+    sys.exit(7)
+"""
+    root = Path(__file__).parents[2]
+    ended = subprocess.run(
+        [sys.executable, "-B", "-c", script, tmp_path / f"x{suffix}"], cwd=root, check=False
+    )
+    assert ended.returncode == 7
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_image_is_told_by_its_sampler(tmp_path):
+    tasks, path = FakeVector(), tmp_path / "x.mp4"
+    image = tasks.image
+    tasks.image = lambda i: image(i) / 255 if tasks.counts[1][1] == 2 else image(i)
+    with pytest.raises(InvalidArgument, match="image of sampler 0 has dtype float64"):
+        film(tasks, path, num_steps=2)
+    assert len(read(path)[0]) == 2
+
+
+# -- the real thing -------------------------------------------------------------------------------
+
+
+class ColourTask(Task):
+    """Two steps long; its image tells the sampler (red), the episode (green), the step (blue)."""
+
+    action_space = None
+
+    def __init__(self, sampler, episode):
+        super().__init__(env=None, max_steps=2)
+        self.sampler, self.episode = sampler, episode
+
+    def _step(self, action):
+        if action == "fail":
+            raise ValueError("told to")
+        return RLStepResult(0, 1.0, False, {})
+
+    def get_observations(self):
+        return 0
+
+    def render(self, mode="rgb"):
+        image = np.empty((24, 32, 3), np.uint8)
+        image[:] = (50 + 100 * self.sampler, 40 * self.episode, 60 * self.num_steps_taken())
+        return image
+
+
+class ColourSampler(TaskSampler):
+    def __init__(self, sampler, num_tasks):
+        self.sampler, self.num_tasks, self.sampled = sampler, num_tasks, 0
+
+    def next_task(self):
+        if self.sampled == self.num_tasks:
+            return None
+        self.sampled += 1
+        return ColourTask(self.sampler, self.sampled - 1)
+
+
+@pytest.fixture
+def tasks():
+    arguments = [{"sampler": 0, "num_tasks": 1}, {"sampler": 1, "num_tasks": 9}]
+    with SingleProcessVectorSampledTasks(ColourSampler, arguments) as tasks:
+        yield tasks
+
+
+def test_a_real_vector(tmp_path, tasks):
+    path = tmp_path / "x.mp4"
+    with VideoRecorder(tasks, path) as recorder:
+        recorder.step([0, 0])
+        ended = recorder.step([0, 0])  # the first sampler has no other task
+        assert [r.done for r in ended] == [True, True]
+        assert all("final_frame" not in r.info for r in ended)
+        assert all(COMPLETE_TASK_METRICS_KEY in r.info for r in ended)
+        assert tasks.sampler_states[0] is SamplerState.EXHAUSTED
+        recorder.capture()
+        tasks.pause_at(0)
+        recorder.step([0])
+    left = [(50, 0, 0), (50, 0, 60), (50, 0, 120), (16, 0, 40), (16, 0, 40)]
+    right = [(150, 0, 0), (150, 0, 60), (150, 0, 120), (150, 40, 0), (150, 40, 60)]
+    frames = read(path)[0]
+    assert len(frames) == len(left)
+    for frame, left_colour, right_colour in zip(frames, left, right, strict=True):
+        assert is_like(frame[:, :32], left_colour)
+        assert is_like(frame[:, 32:], right_colour)
+
+    tasks.step([0])  # ends an episode, and nobody asks for its last image any more
+    assert "final_frame" not in tasks.step([0])[0].info
+
+
+def test_a_real_task_that_fails(tmp_path, tasks):
+    path = tmp_path / "x.gif"
+    with VideoRecorder(tasks, path) as recorder:
+        with pytest.raises(TaskError, match="told to"):
+            recorder.step([0, "fail"])
+        recorder.capture()
+    first, second = read(path)[0]
+    assert is_like(first[:, 32:], (150, 0, 0))
+    assert is_like(second[:, :32], (50, 0, 60))
+    assert is_like(second[:, 32:], (50, 0, 0))  # dimmed
+
+
+def test_a_real_vector_that_was_closed_inside(tmp_path, tasks):
+    path = tmp_path / "x.mp4"
+    with VideoRecorder(tasks, path) as recorder:
+        recorder.step([0, 0])
+        tasks.close()
+        with pytest.raises(VectorClosed):
+            recorder.step([0, 0])
+    assert len(read(path)[0]) == 2

@@ -1,0 +1,87 @@
+"""From what hosts answered to what users get: results as they are given, and errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vectasks.dispatch import Death
+from vectasks.errors import (
+    LayoutError,
+    RemoteError,
+    RemoteTraceback,
+    SetupError,
+    TaskAttributeError,
+    TaskError,
+    WorkerDied,
+)
+from vectasks.messages import Command, Failure, StepOutcome, TaskStart
+from vectasks.task import RLStepResult
+
+#: Commands that reach for something by its name, which may not be there.
+REACHING = frozenset(
+    {Command.CALL, Command.ATTR, Command.SET_ATTR, Command.CALL_SAMPLER, Command.SAMPLER_ATTR}
+)
+
+
+def as_given(value: Any) -> Any:
+    """A value as the methods hand it out."""
+    if isinstance(value, StepOutcome):
+        return RLStepResult(*value[:4])
+    return value.observation if isinstance(value, TaskStart) else value
+
+
+def remote_error(
+    sampler_id: int, command: Command | str, failure: Failure, also_failed: Sequence[int]
+) -> RemoteError:
+    """The error that a failure stands for; ``also_failed`` are mentioned."""
+    label = command.label if isinstance(command, Command) else command
+    kind: type[RemoteError] = TaskError
+    if command is Command.SETUP:
+        kind = SetupError
+    elif command in REACHING and failure.is_attribute_error:
+        kind = TaskAttributeError
+    what = "could not be made" if kind is SetupError else f"failed in {label}"
+    others = f" (so did sampler {', '.join(map(str, also_failed))})" if also_failed else ""
+    error = kind(
+        f"sampler {sampler_id} {what}{others}: {failure.type_name}: {failure.message}",
+        sampler_id=sampler_id,
+        command=label,
+        remote_traceback=failure.traceback_text,
+    )
+    remote = RemoteTraceback(failure.traceback_text)
+    original = failure.exception()
+    if original is None:
+        error.__cause__ = remote
+    else:
+        original.__cause__ = remote
+        error.__cause__ = original
+    return error
+
+
+def raise_failures(
+    ids: Sequence[int], commands: Command | Mapping[int, Command], values: Mapping[int, Any]
+) -> None:
+    """Raise the error that the first failed sampler's value stands for, if there is one."""
+    failed = [i for i in ids if isinstance(values[i], (Failure, Death))]
+    if not failed:
+        return
+    first = failed[0]
+    value = values[first]
+    error: LayoutError | RemoteError | WorkerDied
+    if isinstance(value, Death):
+        error = WorkerDied(
+            f"{value.describe()}. Its samplers are FAILED; restart_at() begins it anew, and "
+            "on_worker_death='restart' would do so by itself.",
+            worker=value.worker,
+            sampler_ids=value.sampler_ids,
+            exitcode=value.exitcode,
+        )
+    elif value.type_name == "LayoutError":
+        error = LayoutError(f"sampler {first}: {value.message}")
+        error.__cause__ = RemoteTraceback(value.traceback_text)
+    else:
+        command = commands if isinstance(commands, Command) else commands[first]
+        error = remote_error(first, command, value, failed[1:])
+    error.results = {i: as_given(values[i]) for i in ids if i not in failed}
+    raise error

@@ -1,0 +1,414 @@
+"""The front without its public methods: construction, asking, the way of a step, and the end."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.context import BaseContext
+from types import TracebackType
+from typing import Any
+
+from vectasks.answers import REACHING, as_given, raise_failures, remote_error
+from vectasks.arguments import (
+    checked_name,
+    checked_sampler_args,
+    name_and_data,
+    one_each,
+    one_seed_each,
+)
+from vectasks.batch import StepBatch
+from vectasks.dispatch import Death, Dispatcher, dispatch_rows
+from vectasks.errors import InvalidArgument, VectasksError
+from vectasks.guard import Guard
+from vectasks.host import HostPlan, HostReady
+from vectasks.ledger import Ledger, SamplerState
+from vectasks.messages import Command, Failure, StepOutcome
+from vectasks.spaces import action_batch, prepare_action, spaces_equal, split_actions
+from vectasks.workers.base import Worker
+from vectasks.workers.slab import Layout, SharedMemory
+
+logger = logging.getLogger("vectasks")
+
+
+class Front:
+    """Checks what it is given, sends requests to the workers and gathers the replies."""
+
+    def __init__(
+        self,
+        make_sampler_fn: Callable[..., Any],
+        sampler_fn_args: Sequence[Mapping[str, Any]] | None,
+        callback_sensors: Any,
+        auto_resample_when_done: bool,
+        should_log: bool,
+        read_timeout: float | None,
+        seed: int | Sequence[int] | None,
+        heterogeneous: bool,
+        check_actions: bool,
+        observation_transport: str,
+        on_worker_death: str,
+        max_restarts: int,
+        start_timeout_s: float | None,
+        close_grace_s: float,
+        mp_ctx: BaseContext | None,
+        multiprocessing_start_method: str | None,
+        make_workers: Callable[[int, SharedMemory | None], Sequence[Worker]],
+        shares_memory: bool,
+    ) -> None:
+        arguments = checked_sampler_args(make_sampler_fn, sampler_fn_args)
+        if observation_transport not in ("auto", "slab", "pipe"):
+            raise InvalidArgument(
+                f"observation_transport={observation_transport!r} is unknown; "
+                "use 'auto', 'slab' or 'pipe'."
+            )
+        if on_worker_death not in ("raise", "restart"):
+            raise InvalidArgument(
+                f"on_worker_death={on_worker_death!r} is unknown; use 'raise' or 'restart'."
+            )
+        count = len(arguments)
+        seeds = one_seed_each(seed, count)
+        self.make_sampler_fn = make_sampler_fn
+        self.sampler_fn_args = [dict(a) for a in arguments]
+        self.auto_resample_when_done = auto_resample_when_done
+        self.multiprocessing_start_method = multiprocessing_start_method
+        self.read_timeout = read_timeout
+        self._mp_ctx = mp_ctx
+        self._check_actions = check_actions
+        self._heterogeneous = heterogeneous
+        self._start_timeout_s = start_timeout_s
+        self._close_grace_s = close_grace_s
+        self._should_log = should_log
+        self._guard = Guard()
+        self._shared_action_space: Any = None  # the one of all samplers, if they share one
+        self._num_steps = 0
+        self._num_episodes = 0
+        self._ledger = Ledger(count)
+        self._transport = observation_transport
+        memory = (
+            SharedMemory()
+            if shares_memory and observation_transport != "pipe" and not heterogeneous
+            else None
+        )
+        self._dispatcher = Dispatcher(
+            make_workers(count, memory),
+            [
+                HostPlan(
+                    make_sampler_fn,
+                    sampler_args,
+                    mp_ctx,
+                    callback_sensors,
+                    auto_resample_when_done,
+                    seeds[sampler_id],
+                )
+                for sampler_id, sampler_args in enumerate(arguments)
+            ],
+            self._ledger,
+            memory=memory,
+            restart_dead_workers=on_worker_death == "restart",
+            max_restarts=max_restarts,
+        )
+        _LIVE.add(self)
+        try:
+            self._set_up(count)
+        except BaseException:
+            self._end(None)
+            raise
+        if should_log:
+            logger.info("%d samplers in %d workers", count, len(self._dispatcher.workers))
+
+    def _set_up(self, count: int) -> None:
+        ids = list(range(count))
+        started = self._dispatcher.start(ids, self._start_timeout_s)
+        ready: dict[int, HostReady] = self._unwrap(ids, Command.SETUP, started)
+        self._observation_spaces = [ready[i].observation_space for i in ids]
+        self._action_spaces = [ready[i].action_space for i in ids]
+        if not self._heterogeneous:
+            first = self._observation_spaces[0]
+            for sampler_id, space in enumerate(self._observation_spaces):
+                if not spaces_equal(space, first):
+                    raise InvalidArgument(
+                        f"Sampler {sampler_id} has the observation space {space}, sampler 0 has "
+                        f"{first}. Make them equal, or make the vector with heterogeneous=True."
+                    )
+            actions = self._action_spaces
+            if all(spaces_equal(space, actions[0]) for space in actions):
+                self._shared_action_space = actions[0]
+            layout = Layout.of(
+                first,
+                self._shared_action_space,
+                ready[0].observation,
+                count,
+                len(self._dispatcher.workers),
+            )
+            self._dispatcher.open_lane(
+                layout, use=self._transport != "pipe", strict=self._transport == "slab"
+            )
+
+    # -- the way of a step ------------------------------------------------------------------
+
+    def _begin_step(self, actions: Any, *, as_batch: bool) -> list[int]:
+        """Send one action to each unpaused sampler; their ids."""
+        ids = self._ledger.unpaused
+        prepared = self._prepared(ids, actions)
+        self._ledger.require(Command.STEP, ids)
+        self._dispatcher.send_step(ids, prepared, as_batch=as_batch)
+        self._ledger.step_ids = ids = list(ids)
+        return ids
+
+    def _prepared(self, ids: Sequence[int], actions: Any) -> Any:
+        """The actions as tasks receive them: an array where all can be checked together, or a list.
+
+        Raises:
+            WrongCount: not one action a sampler. InvalidAction: an action outside its space.
+        """
+        space, check = self._shared_action_space, self._check_actions
+        waiting = self._ledger.waiting
+        if not waiting:
+            batch = action_batch(space, actions, len(ids), check)
+            if batch is not None:
+                return batch
+        rows = split_actions(actions, space, len(ids))
+        return [
+            None  # the action of a waiting sampler is ignored
+            if i in waiting
+            else prepare_action(self._action_spaces[i], action, i, check)
+            for i, action in zip(ids, rows, strict=True)
+        ]
+
+    def _require_batches(self, what: str) -> None:
+        if self._heterogeneous:
+            raise InvalidArgument(
+                f"{what}: samplers of a heterogeneous vector share no arrays; use step()."
+            )
+
+    def _batch(self, ids: Sequence[int], batch: StepBatch | dict[int, Any]) -> StepBatch:
+        batch = self._batch_or_raise(ids, batch)
+        self._num_steps += len(ids)
+        self._num_episodes += int(batch.done.sum())
+        return batch
+
+    def _batch_or_raise(self, ids: Sequence[int], batch: StepBatch | dict[int, Any]) -> StepBatch:
+        if isinstance(batch, dict):
+            self._unwrap(ids, Command.STEP, batch)
+            raise AssertionError("a batch is given as outcomes only if one of them failed")
+        return batch
+
+    def _count(self, sampler_id: int, outcome: StepOutcome) -> None:
+        """Write down what one step means for the counts and for the waiting samplers."""
+        if not outcome.done:
+            self._num_steps += 1
+            return
+        info = outcome.info
+        waited = sampler_id in self._ledger.waiting
+        self._num_steps += not waited
+        self._num_episodes += not waited
+        if not self.auto_resample_when_done and not (
+            isinstance(info, dict) and "worker_restarted" in info
+        ):
+            self._ledger.waiting.add(sampler_id)
+
+    def _resampled(self, outcomes: dict[int, StepOutcome]) -> dict[int, StepOutcome]:
+        """In lockstep: when the last running sampler is done, all go on to their next tasks."""
+        if self.auto_resample_when_done:
+            return outcomes
+        running = [
+            i for i in self._ledger.unpaused if self._ledger.state_of(i) is SamplerState.READY
+        ]
+        if not running or not self._ledger.waiting.issuperset(running):
+            return outcomes
+        starts = self._ask(Command.NEXT_TASK, running, [{}] * len(running))
+        resampled = dict(outcomes)
+        for i in outcomes.keys() & starts.keys():
+            outcome, start = outcomes[i], starts[i]
+            info = {**(outcome.info or {}), "final_observation": outcome.observation}
+            info["resampled"] = True
+            resampled[i] = outcome._replace(
+                observation=start.observation, done=True, info=info, exhausted=start.exhausted
+            )
+        return resampled
+
+    # -- the end ------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """End every worker; every task and sampler (paused ones too) gets its ``close()``.
+
+        Works from any state, and twice. Workers share one grace period of ``close_grace_s``
+        seconds; then they are sent SIGTERM, then SIGKILL.
+
+        Raises:
+            TaskError: a task's or a sampler's ``close()`` raised; all is closed all the same.
+        """
+        if not self._guard.is_owner:
+            return  # a fork's copy: the workers are not its own
+        with self._guard("close"):
+            failures = self._end(self._close_grace_s)
+        if failures:
+            sampler_id, failure = failures[0]
+            raise remote_error(sampler_id, "close", failure, [i for i, _ in failures[1:]])
+
+    def _end(self, grace_s: float | None) -> list[tuple[int, Failure]]:
+        if self._ledger.closed:
+            return []
+        failures = self._dispatcher.close(self._close_grace_s if grace_s is None else grace_s)
+        self._ledger.step_ids = None
+        self._ledger.closed = True
+        _LIVE.discard(self)
+        return failures
+
+    def _end_quietly(self) -> None:
+        """Close where nobody can be told of errors: at exit and in ``__del__``."""
+        if self._guard.is_owner:
+            for sampler_id, failure in self._end(None):
+                logger.warning("closing sampler %d: %s", sampler_id, failure.traceback_text)
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.close()
+        else:  # what the body raised is worth more than what closing raises
+            self._end_quietly()
+
+    def __del__(self) -> None:
+        if "_dispatcher" in self.__dict__:  # otherwise __init__ refused before anything was made
+            self._end_quietly()
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            f"{type(self).__name__} holds processes and cannot be pickled; pickle what it was made "
+            "from (make_sampler_fn, sampler_fn_args) and make another one."
+        )
+
+    # -- asking -------------------------------------------------------------------------------
+
+    def _require_idle(self, what: str) -> None:
+        self._ledger.require_idle(what)
+        self._dispatcher.take_in_late()
+
+    def _open_all(self, what: str, command: Command) -> list[int]:
+        """The ids of the unpaused samplers, all of which can take the command."""
+        self._require_idle(what)
+        self._ledger.require(command, self._ledger.unpaused)
+        return self._ledger.unpaused
+
+    def _open_at(self, what: str, sampler_index: int, command: Command) -> int:
+        """The id of one unpaused sampler, which can take the command."""
+        self._require_idle(what)
+        sampler_id = self._ledger.id_at(sampler_index)
+        self._ledger.require(command, [sampler_id])
+        return sampler_id
+
+    def _ask(
+        self,
+        command: Command,
+        ids: Sequence[int],
+        data: Sequence[Any],
+        timeout_s: float | None = None,
+    ) -> dict[int, Any]:
+        orders = [(i, command, datum) for i, datum in zip(ids, data, strict=True)]
+        return self._ask_prepared(orders, command, timeout_s)
+
+    def _ask_prepared(
+        self,
+        orders: Sequence[tuple[int, Command, Any]],
+        command: Command | None = None,
+        timeout_s: float | None = None,
+    ) -> dict[int, Any]:
+        """Send, wait and unwrap; what is late after the timeout is dropped when it comes."""
+        ids = [sampler_id for sampler_id, _, _ in orders]
+        self._dispatcher.send(orders)
+        try:
+            self._dispatcher.wait(ids, self._timeout(timeout_s))
+        except BaseException:
+            self._dispatcher.abandon(ids)
+            raise
+        kinds = {sampler_id: kind for sampler_id, kind, _ in orders}
+        values = self._unwrap(ids, command or kinds, self._dispatcher.take(ids))
+        for sampler_id, kind, datum in orders:
+            if kind is Command.SEED:
+                self._dispatcher.amend_plan(sampler_id, seed=datum)
+            elif kind is Command.KEEP_FINAL_FRAME:
+                self._dispatcher.amend_plan(sampler_id, keep_final_frame=bool(datum))
+        return values
+
+    def _ask_list(
+        self, command: Command, ids: Sequence[int], data: Sequence[Any] | None = None
+    ) -> list[Any]:
+        ids = list(ids)
+        values = self._ask(command, ids, [None] * len(ids) if data is None else data)
+        return [values[i] for i in ids]
+
+    def _call_all(
+        self, what: str, command: Command, names: str | Sequence[str], args_list: Any
+    ) -> list[Any]:
+        ids = self._open_all(what, command)
+        names = self._names("function_names", names, ids)
+        if args_list is None:
+            args_list = [None] * len(ids)
+        args_list = one_each("function_args_list", args_list, ids)
+        return self._ask_list(command, ids, list(zip(names, args_list, strict=True)))
+
+    def _command(
+        self, ids: Sequence[int], kinds: Sequence[Command], data: Sequence[Any]
+    ) -> list[Any]:
+        """Any commands, and their answers as the named methods give them."""
+        orders: list[tuple[int, Command, Any]] = []
+        for sampler_id, kind, datum in zip(ids, kinds, data, strict=True):
+            if kind is Command.STEP:
+                (action,) = dispatch_rows(self._prepared([sampler_id], [datum]))
+                orders.append((sampler_id, kind, action))
+            elif kind in REACHING and kind not in (Command.ATTR, Command.SAMPLER_ATTR):
+                orders.append((sampler_id, kind, name_and_data(kind, datum)))
+            elif kind in REACHING:
+                orders.append((sampler_id, kind, checked_name(datum)))
+            else:
+                orders.append((sampler_id, kind, datum))
+        values = self._ask_prepared(orders)
+        stepped = [i for i in ids if isinstance(values[i], StepOutcome)]
+        if stepped:
+            values.update(self._resampled({i: values[i] for i in stepped}))
+        return [as_given(values[i]) for i in ids]
+
+    def _unwrap(
+        self, ids: Sequence[int], commands: Command | Mapping[int, Command], values: dict[int, Any]
+    ) -> dict[int, Any]:
+        """The values by id, counted; or the error that one of them stands for."""
+        clean = True
+        for i in ids:
+            value = values[i]
+            if type(value) is StepOutcome:
+                self._count(i, value)
+            elif isinstance(value, (Failure, Death)):
+                clean = False
+        if not clean:
+            raise_failures(ids, commands, values)
+        return values
+
+    def _timeout(self, timeout_s: float | None) -> float | None:
+        return self.read_timeout if timeout_s is None else timeout_s
+
+    def _names(self, what: str, names: str | Sequence[str], ids: Sequence[int]) -> list[str]:
+        if isinstance(names, str):
+            return [names] * len(ids)
+        return [checked_name(name) for name in one_each(what, names, ids)]
+
+
+#: Vectors that are open. They must be closed before multiprocessing joins its children at exit,
+#: which would wait for them forever; handlers run in reverse order, and multiprocessing's is older.
+_LIVE: weakref.WeakSet[Front] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_live_vectors() -> None:
+    for vector in list(_LIVE):
+        try:
+            vector._end_quietly()
+        except VectasksError:
+            logger.exception("closing a vector at exit failed")

@@ -1,0 +1,123 @@
+"""Many images as one: a near-square grid, in pure numpy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vectasks.errors import InvalidArgument
+
+
+def tile_images(
+    images: Sequence[Any], *, dimmed: Iterable[int] = (), columns: int | None = None
+) -> NDArray[np.uint8]:
+    """Lay images out in a grid, row by row.
+
+    Every cell has the size of the largest image; smaller images are centred on black, and places
+    without an image stay black.
+
+    Args:
+        images: each uint8 [height_px, width_px] or [height_px, width_px, 1] (grey),
+            [height_px, width_px, 3] (RGB), [height_px, width_px, 4] (RGBA, laid over black), or
+            None for an empty place. Sizes may differ.
+        dimmed: positions in ``images`` to show darker.
+        columns: so many images a row; by default the smallest square that holds all of them.
+
+    Returns:
+        tile: uint8 [rows * cell_height_px, columns * cell_width_px, 3].
+
+    Raises:
+        InvalidArgument: there is no image, one has another dtype or shape, a position to dim does
+            not exist, or ``columns`` is not positive.
+
+    >>> grey, rgb = np.zeros((4, 6), np.uint8), np.zeros((5, 3, 3), np.uint8)
+    >>> tile_images([grey, rgb, None]).shape
+    (10, 12, 3)
+    """
+    pictures = [
+        None if image is None else as_rgb(image, f"image {position}")
+        for position, image in enumerate(images)
+    ]
+    present = [picture for picture in pictures if picture is not None]
+    if not present:
+        raise InvalidArgument(
+            f"tile_images needs at least one image, got {len(pictures)} empty places."
+        )
+    dark = set(dimmed)
+    unknown = sorted(dark - set(range(len(pictures))))
+    if unknown:
+        raise InvalidArgument(
+            f"dimmed={unknown}: there are no such positions among {len(pictures)} images."
+        )
+    if columns is None:
+        columns = math.isqrt(len(pictures) - 1) + 1
+    elif columns < 1:
+        raise InvalidArgument(f"columns={columns}: it must be 1 or more.")
+    rows = -(-len(pictures) // columns)
+
+    height_px = max(picture.shape[0] for picture in present)
+    width_px = max(picture.shape[1] for picture in present)
+    tile = np.zeros((rows, height_px, columns, width_px, 3), np.uint8)
+    for position, picture in enumerate(pictures):
+        if picture is not None:
+            row, column = divmod(position, columns)
+            _paste(picture, tile[row, :, column])
+            if position in dark:
+                tile[row, :, column] //= 3
+    return tile.reshape(rows * height_px, columns * width_px, 3)
+
+
+def as_rgb(image: Any, name: str = "the image") -> NDArray[np.uint8]:
+    """An image of any accepted kind as uint8 [height_px, width_px, 3].
+
+    Raises:
+        InvalidArgument: it has another dtype or shape; ``name`` says which one it is.
+    """
+    pixels = np.asarray(image)
+    if pixels.dtype != np.uint8:
+        raise InvalidArgument(
+            f"{name} has dtype {pixels.dtype}; images are uint8 with values from 0 to 255."
+        )
+    if pixels.ndim == 2:
+        pixels = pixels[..., np.newaxis]
+    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or pixels.size == 0:
+        raise InvalidArgument(
+            f"{name} has shape {list(np.shape(image))}; images are [height_px, width_px] or "
+            "[height_px, width_px, channels] with 1 (grey), 3 (RGB) or 4 (RGBA) channels, "
+            "and not empty."
+        )
+    if pixels.shape[2] == 1:
+        return np.repeat(pixels, 3, axis=2)
+    if pixels.shape[2] == 4:
+        alpha = pixels[..., 3:].astype(np.uint16)
+        return ((pixels[..., :3] * alpha + 127) // 255).astype(np.uint8)
+    return pixels
+
+
+def fit(image: NDArray[np.uint8], height_px: int, width_px: int) -> NDArray[np.uint8]:
+    """An RGB image on a canvas of this size: centred on black, and cut where it is larger."""
+    if image.shape[:2] == (height_px, width_px):
+        return image
+    canvas = np.zeros((height_px, width_px, 3), np.uint8)
+    _paste(image, canvas)
+    return canvas
+
+
+def _paste(image: NDArray[np.uint8], canvas: NDArray[np.uint8]) -> None:
+    rows_from, rows_to = _centred(image.shape[0], canvas.shape[0])
+    columns_from, columns_to = _centred(image.shape[1], canvas.shape[1])
+    canvas[rows_to, columns_to] = image[rows_from, columns_from]
+
+
+def _centred(source_px: int, target_px: int) -> tuple[slice, slice]:
+    common_px = min(source_px, target_px)
+    source_start = (source_px - common_px) // 2
+    target_start = (target_px - common_px) // 2
+    return (
+        slice(source_start, source_start + common_px),
+        slice(target_start, target_start + common_px),
+    )
