@@ -24,6 +24,15 @@ REACHING = frozenset(
 )
 
 
+_AFTER_DEATH = (
+    "Its samplers are FAILED; restart_at() begins it anew, and on_worker_death='restart' would do "
+    "so by itself."
+)
+_AFTER_RESTART = (
+    "It was begun anew; the next step of each of its samplers comes back truncated and says so."
+)
+
+
 def as_given(value: Any) -> Any:
     """A value as the methods hand it out."""
     if isinstance(value, StepOutcome):
@@ -71,8 +80,7 @@ def raise_failures(
     error: LayoutError | RemoteError | WorkerDied
     if isinstance(value, Death):
         error = WorkerDied(
-            f"{value.describe()}. Its samplers are FAILED; restart_at() begins it anew, and "
-            "on_worker_death='restart' would do so by itself.",
+            f"{value.describe()}. {_AFTER_RESTART if value.restarted else _AFTER_DEATH}",
             worker=value.worker,
             sampler_ids=value.sampler_ids,
             exitcode=value.exitcode,

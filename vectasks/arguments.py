@@ -44,7 +44,9 @@ def one_seed_each(seed: int | Sequence[int] | None, count: int) -> list[int | No
         return [None] * count
     if isinstance(seed, (int, np.integer)):
         return [int(seed) + i for i in range(count)]
-    seeds: list[int | None] = [int(item) for item in seed]
+    if isinstance(seed, (str, bytes)) or not isinstance(seed, Iterable):
+        checked_seed(seed)
+    seeds: list[int | None] = [checked_seed(item) for item in seed]
     if len(seeds) != count:
         raise WrongCount(f"seed has {len(seeds)} items for {count} samplers: give one for each.")
     return seeds
@@ -92,3 +94,19 @@ def one_each(what: str, values: Iterable[Any], ids: Sequence[int]) -> list[Any]:
             f"{what} has {len(items)} items for {len(ids)} unpaused samplers: give one each."
         )
     return items
+
+
+def checked_seed(seed: Any) -> int:
+    """``seed`` as an int."""
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+        raise InvalidArgument(f"a seed must be an integer, got {seed!r} ({type(seed).__name__}).")
+    return int(seed)
+
+
+def checked_keywords(keywords: Any) -> dict[str, Any]:
+    """Keywords for ``next_task``: a mapping, or None for none."""
+    if keywords is not None and not isinstance(keywords, Mapping):
+        raise InvalidArgument(
+            f"the data of next_task must be a dict of keywords (or None), got {keywords!r}."
+        )
+    return dict(keywords or {})

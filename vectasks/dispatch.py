@@ -30,7 +30,7 @@ from vectasks.ledger import Ledger, SamplerState
 from vectasks.messages import Command, Failure, Reply, Request, StepOutcome, TaskStart
 from vectasks.workers.base import Worker, WorkerEnded
 from vectasks.workers.inline import InlineWorker
-from vectasks.workers.lane import ParentLane, polls_before_blocking, yield_core
+from vectasks.workers.lane import ParentLane, Steps, polls_before_blocking, yield_core
 from vectasks.workers.slab import Layout, SharedMemory
 
 logger = logging.getLogger("vectasks")
@@ -48,6 +48,7 @@ class Death(NamedTuple):
     worker: int
     sampler_ids: tuple[int, ...]
     exitcode: int | None
+    restarted: bool
 
     def describe(self) -> str:
         """One line: who died, how, and which samplers lived there."""
@@ -98,6 +99,8 @@ class Dispatcher:
         self._wanted: set[int] = set()  # samplers whose reply somebody will take
         self._arrived: dict[int, Any] = {}
         self._interrupted: dict[int, tuple[Request, Death]] = {}  # restarted in the midst of these
+        self._restarting: dict[int, Death] = {}
+        self._owed: dict[int, Death] = {}  # begun anew, and the user was not told by a step
         self._generation = [0] * len(self._plans)
         self._memory = memory
         self._slab_is_reached = False
@@ -122,23 +125,31 @@ class Dispatcher:
         """
         by_worker: dict[Worker, list[Request]] = {}
         for sampler_id, command, data in orders:
+            if command is Command.STEP and sampler_id in self._owed:
+                # It was begun anew since its last step: this one tells so, instead of stepping.
+                step = Request(0, sampler_id, Command.STEP)
+                self._interrupted[sampler_id] = (step, self._owed.pop(sampler_id))
+                command, data = Command.OBSERVE, None
             request = self._ledger.open(sampler_id, command, data)
             self._wanted.add(sampler_id)
             by_worker.setdefault(self._worker_of[sampler_id], []).append(request)
         sent = set()
         try:
+            parcels = {worker: worker.pack(requests) for worker, requests in by_worker.items()}
             for worker, requests in by_worker.items():
-                self._send_to(worker, requests)
+                self._send_to(worker, requests, parcels[worker])
                 sent.add(worker)
         except BaseException:
             for worker, requests in by_worker.items():
-                self.abandon(request.sampler_id for request in requests)
-                if worker not in sent:
-                    for request in requests:
+                for request in requests:
+                    if request.sampler_id in self._interrupted:
+                        self._owed[request.sampler_id] = self._interrupted[request.sampler_id][1]
+                    if worker not in sent:
                         self._ledger.withdraw(request)
+                self.abandon(request.sampler_id for request in requests)
             raise
 
-    def _send_to(self, worker: Worker, requests: list[Request]) -> None:
+    def _send_to(self, worker: Worker, requests: list[Request], parcel: Any) -> None:
         death = self._dead.get(worker.number)
         if death is not None:
             # Only commands that revive are allowed on the samplers of a dead worker.
@@ -146,10 +157,7 @@ class Dispatcher:
                 self._interrupted[request.sampler_id] = (request, death)
             self._begin_anew(worker)
             return
-        try:
-            worker.send(requests)
-        except WorkerEnded as ended:
-            self._bury(worker, ended.exitcode)
+        self._reach(worker, functools.partial(worker.post, parcel))
 
     # -- steps ----------------------------------------------------------------------------------
 
@@ -195,7 +203,11 @@ class Dispatcher:
             rows = dispatch_rows(actions)
             self.send([(i, Command.STEP, row) for i, row in zip(ids, rows, strict=True)])
             return
-        self._ledger.open_step(ids)
+        if self._owed and not self._owed.keys().isdisjoint(ids):
+            by_id = dict(zip(ids, dispatch_rows(actions), strict=True))
+            self.send([(i, Command.STEP, None) for i in ids if i in self._owed])
+            ids = [i for i in ids if i not in self._wanted]
+            actions = [by_id[i] for i in ids]
         workers = self._workers_of(ids)
         try:
             if (
@@ -204,15 +216,20 @@ class Dispatcher:
                 and all(worker.reads_actions_from_slab for worker in workers)
             ):
                 lane.ask(ids, actions, ticket)
+                self._ledger.open_step(ids)
                 for worker in workers:
                     self._reach(worker, worker.ring)
             else:
                 by_id = dict(zip(ids, dispatch_rows(actions), strict=True))
+                parcels = []
                 for worker in workers:
                     its = {i: by_id[i] for i in worker.sampler_ids if i in by_id}
-                    self._reach(worker, functools.partial(worker.step, its, ticket))
+                    parcels.append(worker.pack(Steps(ticket, its)))
+                self._ledger.open_step(ids)
+                for worker, parcel in zip(workers, parcels, strict=True):
+                    self._reach(worker, functools.partial(worker.post, parcel))
         except KeyboardInterrupt:
-            if isinstance(workers[0], InlineWorker):
+            if all(isinstance(worker, InlineWorker) for worker in workers):
                 self.take_outcomes(ids)
             raise
 
@@ -412,6 +429,11 @@ class Dispatcher:
             self._arrived.pop(sampler_id, None)
             self._interrupted.pop(sampler_id, None)
 
+    def take_in_news(self) -> None:
+        """Take in, without waiting, whatever came, deaths of idle workers too."""
+        for worker in self.workers:
+            self._take_in(worker)
+
     def take_in_late(self) -> None:
         """Take in, without waiting, what came after its caller gave up."""
         for worker in self.workers:
@@ -431,6 +453,10 @@ class Dispatcher:
 
     def _settle(self, reply: Reply) -> None:
         request = self._ledger.settle(reply)
+        if request is not None and isinstance(reply.value, (HostReady, TaskStart)):
+            self._owed.pop(reply.sampler_id, None)
+            if isinstance(reply.value, HostReady) and reply.sampler_id in self._restarting:
+                self._owed[reply.sampler_id] = self._restarting.pop(reply.sampler_id)
         if request is None or reply.sampler_id not in self._wanted:
             return
         value = reply.value
@@ -442,15 +468,15 @@ class Dispatcher:
 
     def _bury(self, worker: Worker, exitcode: int | None) -> None:
         """Answer for what was out in a worker that died; begin it anew if that is wanted."""
-        death = Death(worker.number, worker.sampler_ids, exitcode)
-        self._dead[worker.number] = death
-        logger.warning("%s", death.describe())
         out = [self._ledger.outstanding(i) for i in worker.sampler_ids]
         for sampler_id in worker.sampler_ids:
             self._ledger.fail(sampler_id)
         # A worker that dies while it is set up would die again and again.
         starting = any(request is not None and request.command is Command.SETUP for request in out)
         restart = self._restart_dead_workers and not starting and self.restarts < self._max_restarts
+        death = Death(worker.number, worker.sampler_ids, exitcode, restart)
+        self._dead[worker.number] = death
+        logger.warning("%s", death.describe())
         for request in out:
             if request is None:
                 continue
@@ -468,6 +494,7 @@ class Dispatcher:
                 self._interrupted.pop(request.sampler_id, None)
                 self._arrived[request.sampler_id] = death
         if restart:
+            self._restarting.update(dict.fromkeys(worker.sampler_ids, death))
             self._begin_anew(worker)
 
     @staticmethod
@@ -482,7 +509,7 @@ class Dispatcher:
         try:
             worker.start()
             self._dead.pop(worker.number, None)
-            worker.send(requests)
+            worker.post(worker.pack(requests))
         except WorkerEnded as ended:
             self._bury(worker, ended.exitcode)
 
@@ -505,7 +532,7 @@ class Dispatcher:
         if worker.number not in self._dead:
             worker.kill()
             worker.release()
-            self._dead[worker.number] = Death(worker.number, worker.sampler_ids, None)
+            self._dead[worker.number] = Death(worker.number, worker.sampler_ids, None, False)
             for mate in worker.sampler_ids:
                 self._ledger.fail(mate)
 
@@ -514,14 +541,16 @@ class Dispatcher:
         request, death = self._interrupted.pop(sampler_id)
         if isinstance(value, Failure) or request.command is Command.SETUP:
             return value
-        assert isinstance(value, HostReady)
+        observation = value.observation if isinstance(value, HostReady) else value
+        if request.command in (Command.STEP, Command.NEXT_TASK, Command.RESET):
+            self._owed.pop(sampler_id, None)
         if request.command is Command.STEP:
             info = {"worker_restarted": death.describe(), "truncated": True}
-            return StepOutcome(value.observation, 0.0, True, info, False, True, False)
+            return StepOutcome(observation, 0.0, True, info, False, True, False)
         if request.command in (Command.NEXT_TASK, Command.RESET):
-            return TaskStart(value.observation, exhausted=False)
+            return TaskStart(observation, exhausted=False)
         if request.command is Command.OBSERVE:
-            return value.observation
+            return observation
         return death
 
     # -- the end -----------------------------------------------------------------------------------

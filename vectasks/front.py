@@ -8,28 +8,45 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.context import BaseContext
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from vectasks.answers import REACHING, as_given, raise_failures, remote_error
 from vectasks.arguments import (
+    checked_keywords,
     checked_name,
     checked_sampler_args,
+    checked_seed,
     name_and_data,
     one_each,
     one_seed_each,
 )
 from vectasks.batch import StepBatch
 from vectasks.dispatch import Death, Dispatcher, dispatch_rows
-from vectasks.errors import InvalidArgument, VectasksError
+from vectasks.errors import InvalidArgument, RemoteError, VectasksError, WorkerDied
 from vectasks.guard import Guard
 from vectasks.host import HostPlan, HostReady
 from vectasks.ledger import Ledger, SamplerState
-from vectasks.messages import Command, Failure, StepOutcome
+from vectasks.messages import Command, Failure, StepOutcome, TaskStart
 from vectasks.spaces import action_batch, prepare_action, spaces_equal, split_actions
 from vectasks.workers.base import Worker
 from vectasks.workers.slab import Layout, SharedMemory
 
 logger = logging.getLogger("vectasks")
+
+
+class _JointResample(NamedTuple):
+    """A step whose results wait for the next tasks of all samplers."""
+
+    outcomes: dict[int, StepOutcome]
+    running: list[int]
+
+
+def _resampled(outcome: StepOutcome, start: TaskStart) -> StepOutcome:
+    """The outcome of the step in which a sampler and its mates went on to their next tasks."""
+    info = {**(outcome.info or {}), "final_observation": outcome.observation, "resampled": True}
+    return outcome._replace(
+        observation=start.observation, done=True, info=info, exhausted=start.exhausted
+    )
 
 
 class Front:
@@ -81,6 +98,7 @@ class Front:
         self._should_log = should_log
         self._guard = Guard()
         self._shared_action_space: Any = None  # the one of all samplers, if they share one
+        self._joint: _JointResample | None = None
         self._num_steps = 0
         self._num_episodes = 0
         self._ledger = Ledger(count)
@@ -208,25 +226,50 @@ class Front:
         ):
             self._ledger.waiting.add(sampler_id)
 
-    def _resampled(self, outcomes: dict[int, StepOutcome]) -> dict[int, StepOutcome]:
-        """In lockstep: when the last running sampler is done, all go on to their next tasks."""
+    def _collect_step(self, ids: Sequence[int], timeout_s: float | None) -> dict[int, StepOutcome]:
+        """What the step that is out gave; in lockstep, with the joint resample where it is due.
+
+        Raises:
+            WaitTimeout: something is late; the step stays out, and another call collects it.
+        """
+        if self._joint is None:
+            self._dispatcher.wait_step(ids, len(ids), timeout_s)
+            self._ledger.step_ids = None
+            outcomes = self._unwrap(ids, Command.STEP, self._dispatcher.take_outcomes(ids))
+            running = self._due_for_joint_resample()
+            if not running:
+                return outcomes
+            self._dispatcher.send([(i, Command.NEXT_TASK, None) for i in running])
+            self._ledger.step_ids = list(ids)
+            self._joint = _JointResample(outcomes, running)
+        outcomes, running = self._joint
+        self._dispatcher.wait(running, timeout_s)
+        self._ledger.step_ids = self._joint = None
+        starts = self._dispatcher.take(running)
+        resampled = {
+            i: _resampled(outcome, starts[i]) if isinstance(starts.get(i), TaskStart) else outcome
+            for i, outcome in outcomes.items()
+        }
+        try:
+            raise_failures(running, Command.NEXT_TASK, starts)
+        except (RemoteError, WorkerDied) as error:
+            # The step itself is done: what it gave goes with the error.
+            error.results = {
+                i: as_given(outcome)
+                for i, outcome in resampled.items()
+                if i not in starts or isinstance(starts[i], TaskStart)
+            }
+            raise
+        return resampled
+
+    def _due_for_joint_resample(self) -> list[int]:
+        """In lockstep, once the last running sampler is done: those that go on together."""
         if self.auto_resample_when_done:
-            return outcomes
+            return []
         running = [
             i for i in self._ledger.unpaused if self._ledger.state_of(i) is SamplerState.READY
         ]
-        if not running or not self._ledger.waiting.issuperset(running):
-            return outcomes
-        starts = self._ask(Command.NEXT_TASK, running, [{}] * len(running))
-        resampled = dict(outcomes)
-        for i in outcomes.keys() & starts.keys():
-            outcome, start = outcomes[i], starts[i]
-            info = {**(outcome.info or {}), "final_observation": outcome.observation}
-            info["resampled"] = True
-            resampled[i] = outcome._replace(
-                observation=start.observation, done=True, info=info, exhausted=start.exhausted
-            )
-        return resampled
+        return running if self._ledger.waiting.issuperset(running) else []
 
     # -- the end ------------------------------------------------------------------------------
 
@@ -366,14 +409,21 @@ class Front:
                 orders.append((sampler_id, kind, action))
             elif kind in REACHING and kind not in (Command.ATTR, Command.SAMPLER_ATTR):
                 orders.append((sampler_id, kind, name_and_data(kind, datum)))
+            elif kind is Command.NEXT_TASK:
+                orders.append((sampler_id, kind, checked_keywords(datum)))
+            elif kind is Command.SEED:
+                orders.append((sampler_id, kind, checked_seed(datum)))
             elif kind in REACHING:
                 orders.append((sampler_id, kind, checked_name(datum)))
             else:
                 orders.append((sampler_id, kind, datum))
         values = self._ask_prepared(orders)
-        stepped = [i for i in ids if isinstance(values[i], StepOutcome)]
-        if stepped:
-            values.update(self._resampled({i: values[i] for i in stepped}))
+        running = self._due_for_joint_resample() if Command.STEP in kinds else []
+        if running:
+            starts = self._ask(Command.NEXT_TASK, running, [None] * len(running))
+            for i in set(running).intersection(ids):
+                if isinstance(values[i], StepOutcome):
+                    values[i] = _resampled(values[i], starts[i])
         return [as_given(values[i]) for i in ids]
 
     def _unwrap(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vectasks.answers import as_given
-from vectasks.arguments import checked_name, command_named, one_each
+from vectasks.arguments import checked_name, checked_seed, command_named, one_each
 from vectasks.batch import StepBatch
 from vectasks.errors import InvalidArgument, NothingPending, SamplerIndexError
 from vectasks.front import Front
@@ -65,7 +65,7 @@ class BaseVectorSampledTasks(Front):
     def sampler_states(self) -> dict[int, SamplerState]:
         """The state of every sampler, by id."""
         if not self._ledger.closed and self._guard.is_owner:
-            self._dispatcher.take_in_late()
+            self._dispatcher.take_in_news()
         return self._ledger.states
 
     @property
@@ -133,10 +133,8 @@ class BaseVectorSampledTasks(Front):
             if self._ledger.closed:
                 self._ledger.require_idle("wait_step")
             raise NothingPending("wait_step: no step is out; call async_step(actions) first.")
-        self._dispatcher.wait_step(ids, len(ids), self._timeout(timeout))
-        self._ledger.step_ids = None
-        outcomes = self._unwrap(ids, Command.STEP, self._dispatcher.take_outcomes(ids))
-        return [as_given(outcome) for outcome in self._resampled(outcomes).values()]
+        outcomes = self._collect_step(ids, self._timeout(timeout))
+        return [as_given(outcomes[i]) for i in ids]
 
     @exclusive
     def step(self, actions: Any) -> list[RLStepResult]:
@@ -181,14 +179,12 @@ class BaseVectorSampledTasks(Front):
         self._require_idle("step_batch")
         self._require_batches("step_batch")
         ids = self._begin_step(actions, as_batch=True)
-        self._dispatcher.wait_step(ids, len(ids), self.read_timeout)
-        self._ledger.step_ids = None
         if self.auto_resample_when_done:
+            self._dispatcher.wait_step(ids, len(ids), self.read_timeout)
+            self._ledger.step_ids = None
             return self._batch(ids, self._dispatcher.take_batch(ids, out, copy))
-        outcomes = self._unwrap(ids, Command.STEP, self._dispatcher.take_outcomes(ids))
-        return self._batch_or_raise(
-            ids, self._dispatcher.batch_of(self._resampled(outcomes), out, copy)
-        )
+        outcomes = self._collect_step(ids, self.read_timeout)
+        return self._batch_or_raise(ids, self._dispatcher.batch_of(outcomes, out, copy))
 
     @exclusive
     def send(self, actions: Any, samplers: Sequence[int] | None = None) -> None:
@@ -293,7 +289,7 @@ class BaseVectorSampledTasks(Front):
         if isinstance(seeds, (int, np.integer)):
             values = [int(seeds) + i for i in ids]
         else:
-            values = [int(seed) for seed in one_each("seeds", seeds, ids)]
+            values = [checked_seed(seed) for seed in one_each("seeds", seeds, ids)]
         self._ask(Command.SEED, ids, values)
 
     @_takes_index_process

@@ -17,10 +17,12 @@ PACKAGE = Path(vectasks.__file__).parent
 # The package itself ("vectasks", its public names) stands above the vector, all the rest above it.
 LAYERS = [
     ["_version", "batch", "errors", "messages", "task"],
-    ["spaces", "rendering.tiles", "rendering.captions", "rendering.window"],
+    ["arguments", "guard", "spaces", "rendering.tiles", "rendering.captions", "rendering.window"],
     ["host", "ledger"],
     ["workers", "rendering"],
     ["dispatch"],
+    ["answers"],
+    ["front"],
     ["vector"],
     [""],
 ]

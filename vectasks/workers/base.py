@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from vectasks.messages import Failure, Reply, Request
-from vectasks.workers.lane import ParentLane
+from vectasks.workers.lane import ParentLane, Steps
 
 
 class WorkerEnded(Exception):
@@ -26,7 +26,7 @@ class Worker(abc.ABC):
     """A place where hosts live. Requests go in, replies come out, nothing here ever waits for them.
 
     A worker is made, started, and given a ``SETUP`` request for each of its samplers. When it ends
-    without being asked to, ``send`` and ``receive`` raise :class:`WorkerEnded`, and :meth:`start`
+    without being asked to, ``post`` and ``receive`` raise :class:`WorkerEnded`, and :meth:`start`
     begins it anew, empty.
 
     Args:
@@ -43,12 +43,19 @@ class Worker(abc.ABC):
         """Begin; also again after the worker ended."""
 
     @abc.abstractmethod
-    def send(self, requests: Sequence[Request]) -> None:
-        """Hand over requests; they are carried out in order.
+    def pack(self, message: list[Request] | Steps) -> Any:
+        """Make a message ready for :meth:`post`, so that all workers' are before any is sent.
+
+        Raises:
+            Exception: it cannot be pickled.
+        """
+
+    @abc.abstractmethod
+    def post(self, parcel: Any) -> None:
+        """Hand over a packed message; its requests or steps are carried out in order.
 
         Raises:
             WorkerEnded: the worker is gone.
-            Exception: a request cannot be pickled; then none of them was sent.
         """
 
     @abc.abstractmethod
@@ -68,7 +75,7 @@ class Worker(abc.ABC):
 
     # -- the step lane: only for workers that reach the slab ---------------------------------------
 
-    #: Whether actions are read from the slab after a :meth:`ring`, or all come by :meth:`step`.
+    #: Whether actions are read from the slab after a :meth:`ring`, or all come by message.
     reads_actions_from_slab = False
 
     def attach(self, lane: ParentLane) -> None:
@@ -77,14 +84,6 @@ class Worker(abc.ABC):
 
     def ring(self) -> None:
         """Announce that the slab asks for steps of samplers here.
-
-        Raises:
-            WorkerEnded: the worker is gone.
-        """
-        raise NotImplementedError
-
-    def step(self, actions: Mapping[int, Any], ticket: int) -> None:
-        """Begin steps whose actions have no place in the slab.
 
         Raises:
             WorkerEnded: the worker is gone.

@@ -57,12 +57,12 @@ class Channel:
         """What ``select.poll`` should wait for on this channel."""
         return select.POLLIN | select.POLLOUT if self._outbox else select.POLLIN
 
-    def send(self, message: Any) -> None:
-        """Send ``message``; what does not go at once is copied and goes with later pumps.
+    @staticmethod
+    def pack(message: Any) -> list[memoryview]:
+        """The bytes of ``message``, for :meth:`post`; large arrays are not copied.
 
         Raises:
-            OSError: the other end is closed.
-            Exception: the message cannot be pickled; nothing was sent.
+            Exception: it cannot be pickled.
         """
         buffers: list[memoryview] = []
 
@@ -79,14 +79,27 @@ class Channel:
         body = cloudpickle.dumps(message, protocol=5, buffer_callback=keep_in_band)
         sizes = b"".join(_SIZE.pack(buffer.nbytes) for buffer in buffers)
         head = _HEADER.pack(len(buffers), len(body)) + sizes
-        if self._outbox:
-            self._outbox.extend(map(memoryview, (head, body)))
-            self._outbox.extend(memoryview(bytes(buffer)) for buffer in buffers)
-            return
-        self._outbox.extend([memoryview(head + body), *buffers])
+        return [memoryview(head + body), *buffers]
+
+    def post(self, parts: list[memoryview]) -> None:
+        """Send a packed message; what does not go at once is copied and goes with later pumps.
+
+        Raises:
+            OSError: the other end is closed.
+        """
+        self._outbox.extend(parts)
         self._flush()
-        if self._outbox and buffers:  # the caller may change its arrays as soon as this returns
+        if self._outbox and len(parts) > 1:  # the caller may change its arrays once this returns
             self._outbox = deque(memoryview(bytes(part)) for part in self._outbox)
+
+    def send(self, message: Any) -> None:
+        """Pack and post ``message``.
+
+        Raises:
+            OSError: the other end is closed.
+            Exception: the message cannot be pickled; nothing was sent.
+        """
+        self.post(self.pack(message))
 
     def receive(self) -> Any | None:
         """The next message that has arrived, or None.

@@ -9,7 +9,7 @@ from vectasks.host import HostGroup
 from vectasks.messages import Failure, Reply, Request, StepOutcome
 from vectasks.spaces import own
 from vectasks.workers.base import Worker
-from vectasks.workers.lane import ParentLane, is_batch, run_step
+from vectasks.workers.lane import ParentLane, Steps, is_batch, run_step
 
 
 class InlineWorker(Worker):
@@ -25,8 +25,19 @@ class InlineWorker(Worker):
     def start(self) -> None:
         """Nothing to begin: this process is running."""
 
-    def send(self, requests: Sequence[Request]) -> None:
-        """Carry the requests out. Ctrl-C passes through; what it cut off is answered as failed."""
+    def pack(self, message: list[Request] | Steps) -> list[Request] | Steps:
+        """Nothing to make ready."""
+        return message
+
+    def post(self, parcel: list[Request] | Steps) -> None:
+        """Carry the requests or steps out, now."""
+        if isinstance(parcel, Steps):
+            self._step(parcel.actions, parcel.ticket)
+        else:
+            self._execute(parcel)
+
+    def _execute(self, requests: Sequence[Request]) -> None:
+        """Carry requests out. Ctrl-C passes through; what it cut off is answered as failed."""
         for position, request in enumerate(requests):
             try:
                 reply = self._group.execute(request)
@@ -43,7 +54,7 @@ class InlineWorker(Worker):
         """Write batches into the slab."""
         self._lane = lane
 
-    def step(self, actions: Mapping[int, Any], ticket: int) -> None:
+    def _step(self, actions: Mapping[int, Any], ticket: int) -> None:
         """Step now. Ctrl-C passes through; what it cut off is answered as failed."""
         lane = self._lane
         assert lane is not None

@@ -9,7 +9,7 @@ import multiprocessing.spawn
 import select
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing.context import BaseContext
 from typing import Any
 
@@ -92,15 +92,16 @@ class ProcessWorker(Worker):
         if self._lane is not None:
             self.attach(self._lane)
 
-    def send(self, requests: Sequence[Request]) -> None:
-        """Send the requests in one message."""
-        self._send(list(requests))
+    def pack(self, message: list[Request] | Steps) -> list[memoryview]:
+        """Pickle the message."""
+        return Channel.pack(message)
 
-    def _send(self, message: Any) -> None:
+    def post(self, parcel: list[memoryview]) -> None:
+        """Send the message, and ring its bell in the slab."""
         if self._channel is None:
             raise WorkerEnded(None)
         try:
-            self._channel.send(message)
+            self._channel.post(parcel)
         except OSError:
             raise WorkerEnded(self._exitcode()) from None
         if self._lane is not None:
@@ -109,7 +110,7 @@ class ProcessWorker(Worker):
     def attach(self, lane: ParentLane) -> None:
         """Tell the child where it finds the slab."""
         self._lane = None  # this message itself is not announced: the child has no lane yet
-        self._send(lane.attach_message(self.number, self.sampler_ids))
+        self.post(Channel.pack(lane.attach_message(self.number, self.sampler_ids)))
         self._lane = lane
 
     def ring(self) -> None:
@@ -123,10 +124,6 @@ class ProcessWorker(Worker):
                 self._channel.ring()
             except OSError:
                 raise WorkerEnded(self._exitcode()) from None
-
-    def step(self, actions: Mapping[int, Any], ticket: int) -> None:
-        """Send the actions in one message."""
-        self._send(Steps(ticket, dict(actions)))
 
     def receive(self) -> list[Reply]:
         """The replies that have arrived."""
@@ -168,7 +165,7 @@ class ProcessWorker(Worker):
         """Send END."""
         if self._channel is not None:
             with contextlib.suppress(WorkerEnded):
-                self._send(child.END)
+                self.post(Channel.pack(child.END))
 
     def join(self, timeout_s: float) -> bool:
         """Whether the process has ended; meanwhile its last messages are taken in."""

@@ -455,7 +455,7 @@ class SlabWriter:
                         raise _misfit(leaf, value) from None
                 else:
                     continue
-            elif view is not None and (as_batch or (self._strict and form is not None)):
+            elif view is not None and (as_batch or self._strict):
                 _cast_into(view, value, leaf)
                 if as_batch:
                     continue
