@@ -218,7 +218,11 @@ class Dispatcher:
                 lane.ask(ids, actions, ticket)
                 self._ledger.open_step(ids)
                 for worker in workers:
-                    self._reach(worker, worker.ring)
+                    lane.ring(worker.number)
+                yield_core()  # between the bells and the look at who is asleep
+                for worker in workers:
+                    if lane.is_asleep(worker.number):
+                        self._reach(worker, worker.wake)
             else:
                 by_id = dict(zip(ids, dispatch_rows(actions), strict=True))
                 parcels = []
@@ -244,6 +248,12 @@ class Dispatcher:
             return self.workers
         return list({self._worker_of[i]: None for i in ids})
 
+    def _last_of(self, ids: Sequence[int]) -> list[int]:
+        """The last of these samplers in each worker, which answers when all before it have."""
+        if len(ids) == len(self._worker_of):
+            return [worker.sampler_ids[-1] for worker in self.workers]
+        return list({self._worker_of[i].number: i for i in sorted(ids)}.values())
+
     def wait_step(self, ids: Sequence[int], count: int, timeout_s: float | None) -> None:
         """Wait until ``count`` of these samplers' steps are done.
 
@@ -254,7 +264,7 @@ class Dispatcher:
         if lane is None or not self._slab_is_reached:
             self._wait_for(ids, count, timeout_s, "read_timeout")
             return
-        if count == len(ids) and not self._arrived and lane.poll(ids, self._polls):
+        if count == len(ids) and not self._arrived and lane.poll(self._last_of(ids), self._polls):
             return
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         nap_s = _FIRST_NAP_S
@@ -353,6 +363,7 @@ class Dispatcher:
                 self._ledger.fail(i)
             elif outcome.exhausted:
                 self._ledger.settle_step(i, exhausted=True, failed=False)
+        lane.warn_of_detours()
         return values
 
     def _take_extras(self, lane: ParentLane, ids: Sequence[int]) -> None:
@@ -436,6 +447,8 @@ class Dispatcher:
 
     def take_in_late(self) -> None:
         """Take in, without waiting, what came after its caller gave up."""
+        if not self._ledger.has_requests_out:
+            return
         for worker in self.workers:
             if any(self._ledger.outstanding(i) is not None for i in worker.sampler_ids):
                 self._take_in(worker)

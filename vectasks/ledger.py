@@ -97,6 +97,11 @@ class Ledger:
             return SamplerState.BUSY
         return self._condition[sampler_id]
 
+    @property
+    def has_requests_out(self) -> bool:
+        """Whether a request (other than a step on the step lane) is out."""
+        return bool(self._out)
+
     def can_be_seen(self, sampler_id: int) -> bool:
         """Whether it has a task that can be rendered, paused or not."""
         return (

@@ -75,15 +75,15 @@ class Worker(abc.ABC):
 
     # -- the step lane: only for workers that reach the slab ---------------------------------------
 
-    #: Whether actions are read from the slab after a :meth:`ring`, or all come by message.
+    #: Whether actions are read from the slab or all come by message.
     reads_actions_from_slab = False
 
     def attach(self, lane: ParentLane) -> None:
         """Use the slab for steps from now on."""
         raise NotImplementedError
 
-    def ring(self) -> None:
-        """Announce that the slab asks for steps of samplers here.
+    def wake(self) -> None:
+        """Wake it up: it sleeps, and the slab asks for steps.
 
         Raises:
             WorkerEnded: the worker is gone.

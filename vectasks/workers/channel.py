@@ -21,7 +21,7 @@ import struct
 import weakref
 from collections import deque
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import cloudpickle
 
@@ -30,6 +30,12 @@ from vectasks.messages import Failure
 _HEADER = struct.Struct("<IQ")
 _SIZE = struct.Struct("<Q")
 _OUT_OF_BAND_BYTES = 1 << 14  # smaller buffers are cheaper inside the pickle
+
+
+class _Unreadable(NamedTuple):
+    """Stands for a message that could not be unpickled."""
+
+    error: Exception
 
 
 class Channel:
@@ -106,11 +112,15 @@ class Channel:
 
         Raises:
             EOFError: the other end is closed and every whole message was received.
+            Exception: the message cannot be unpickled here; the next ones are as they were.
         """
         if not self._messages:
             self.pump()
         if self._messages:
-            return self._messages.popleft()
+            message = self._messages.popleft()
+            if isinstance(message, _Unreadable):
+                raise message.error
+            return message
         if self._ended:
             raise EOFError("the other end of the channel is closed")
         return None
@@ -216,7 +226,11 @@ class Channel:
             buffers = [bytearray(size) for (size,) in _SIZE.iter_unpack(sizes)]
             for buffer in buffers:
                 yield memoryview(buffer)
-            self._messages.append(pickle.loads(body, buffers=buffers))
+            try:
+                message = pickle.loads(body, buffers=buffers)
+            except Exception as error:  # user code: what pickles may yet not be built here
+                message = _Unreadable(error)
+            self._messages.append(message)
 
     def close(self) -> None:
         """Close the socket; the other end sees the end of the stream."""

@@ -63,7 +63,7 @@ class InlineWorker(Worker):
         for i, action in actions.items():
             try:
                 if as_batch:
-                    lane.keep(run_step(self._group, lane.writer, i, ticket, action))
+                    lane.keep(own(run_step(self._group, lane.writer, i, ticket, action)))
                 else:
                     outcome = self._group.step(i, action)
                     if type(outcome) is StepOutcome:

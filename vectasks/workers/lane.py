@@ -28,7 +28,7 @@ import os
 import platform
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -119,7 +119,7 @@ def run_step(
     group: HostGroup, writer: SlabWriter, sampler_id: int, ticket: int, action: Any
 ) -> Extra | None:
     """Step one host and write what came of it; what has no place in the slab."""
-    row, as_batch = row_of(ticket), bool(ticket & _AS_BATCH)
+    row, as_batch = (ticket >> 2) % NUM_ROWS, ticket & _AS_BATCH == _AS_BATCH
     outcome = group.step(sampler_id, action, writer.place(sampler_id, row, as_batch))
     if isinstance(outcome, Failure):
         return writer.fail(sampler_id, row, outcome)
@@ -205,34 +205,36 @@ class WorkerLane:
             self._asleep[0] = 0
 
     def _serve(self) -> None:
-        """Step every sampler that was asked to; announce them together, or one by one if wanted."""
-        tickets, extras = [], []
-        ints = self._ints
+        """Step every sampler that was asked to."""
+        self._run(self._orders())
+
+    def _orders(self) -> Iterator[tuple[int, int, Any]]:
+        """(sampler, ticket, action) of what the slab asks for."""
+        asked, answered, ints = self._asked, self._answered, self._ints
         for i in self._ids:
-            ticket = self._asked[i]
-            if ticket != self._answered[i]:
-                action = ints[i] if ints is not None else self._action[i, ...].copy()
-                extra = run_step(self._group, self._writer, i, ticket, action)
-                if ticket & _ONE_BY_ONE:
-                    self._announce([(i, ticket)], [] if extra is None else [extra])
-                    continue
-                tickets.append((i, ticket))
-                if extra is not None:
-                    extras.append(extra)
-        self._announce(tickets, extras)
+            ticket = asked[i]
+            if ticket != answered[i]:
+                yield i, ticket, ints[i] if ints is not None else self._action[i, ...].copy()
 
     def serve_message(self, steps: Steps) -> None:
         """Steps whose actions came by message."""
-        tickets, extras = [], []
-        for i, action in steps.actions.items():
-            extra = run_step(self._group, self._writer, i, steps.ticket, action)
-            if steps.ticket & _ONE_BY_ONE:
-                self._announce([(i, steps.ticket)], [] if extra is None else [extra])
-                continue
-            tickets.append((i, steps.ticket))
+        self._run((i, steps.ticket, action) for i, action in steps.actions.items())
+
+    def _run(self, orders: Iterable[tuple[int, int, Any]]) -> None:
+        """Step samplers and announce them together, or one by one where that is wanted."""
+        group, writer = self._group, self._writer
+        tickets: list[tuple[int, int]] = []
+        extras: list[Extra] = []
+        for i, ticket, action in orders:
+            extra = run_step(group, writer, i, ticket, action)
             if extra is not None:
                 extras.append(extra)
-        self._announce(tickets, extras)
+            tickets.append((i, ticket))
+            if ticket & _ONE_BY_ONE:
+                self._announce(tickets, extras)
+                tickets, extras = [], []
+        if tickets:
+            self._announce(tickets, extras)
 
     def _announce(self, tickets: Sequence[tuple[int, int]], extras: list[Extra]) -> None:
         if extras:
@@ -282,6 +284,8 @@ class ParentLane:
         self._extras: dict[int, Extra] = {}
         self._outcomes: dict[int, StepOutcome | Failure] = {}
         self._warned = strict
+        self._detoured: list[str] = []  # names of leaves that the user is to be warned of
+        self._all_ids = list(range(layout.num_samplers))
         self._step_bell = [_words(line) for line in self.slab["step_bell"]]
         self._message_bell = [_words(line) for line in self.slab["message_bell"]]
         self._asleep = [_words(line) for line in self.slab["asleep"]]
@@ -296,7 +300,7 @@ class ParentLane:
 
     def ask(self, ids: Sequence[int], actions: Any, ticket: int) -> None:
         """Put actions and tickets into the slab; :meth:`ring` announces them."""
-        where: Any = _where(ids, self.layout.num_samplers)
+        where: Any = slice(None) if ids == self._all_ids else list(ids)
         self.slab["action"][where] = actions
         _keep_order()
         self.slab["asked"][where] = ticket
@@ -317,6 +321,7 @@ class ParentLane:
         """What a worker is told to find the slab; steps that its predecessor was asked are off."""
         for i in sampler_ids:
             self.slab["asked"][i] = self.slab["answered"][i] = 0
+            self._extras.pop(i, None)
         self._asleep[worker][0] = 0
         return Attach(
             self.layout,
@@ -366,15 +371,25 @@ class ParentLane:
         """Keep what came by the control lane until its step is read."""
         if extra is not None:
             self._extras[extra.sampler_id] = extra
-            if extra.off_leaves and not self._warned:
-                self._warn(extra.off_leaves)
+            if self._warned or not self.shared:
+                return
+            if extra.observation is not None:
+                self._detoured = self._detoured or ["observation"]
+            elif extra.off_leaves is not None:
+                numbers = extra.off_leaves
+                self._detoured = self._detoured or [
+                    leaf.name
+                    for n, leaf in enumerate(self.layout.leaves)
+                    if leaf.dtype and n in numbers
+                ]
 
-    def _warn(self, numbers: Iterable[int]) -> None:
-        """Say once that a leaf with a place in the slab does not use it."""
-        names = [
-            leaf.name for n, leaf in enumerate(self.layout.leaves) if leaf.dtype and n in numbers
-        ]
-        if names and self.shared:
+    def warn_of_detours(self) -> None:
+        """Say once that a leaf with a place in the slab does not use it.
+
+        A warning may be made an exception, so this is called when the step's results are taken.
+        """
+        names, self._detoured = self._detoured, []
+        if names:
             self._warned = True
             warnings.warn(
                 f"{', '.join(names)} left the shared-memory lane for the slower pipe: the task "
@@ -390,6 +405,8 @@ class ParentLane:
 
     def answer(self, sampler_id: int, ticket: int) -> None:
         """The step of a sampler in this process is done."""
+        if ticket & _ONE_BY_ONE:
+            self.slab["answered_at"][sampler_id] = time.monotonic()
         self._answered[sampler_id] = ticket
 
     def owing(self, ids: Sequence[int]) -> list[int]:
@@ -407,7 +424,12 @@ class ParentLane:
     def outcomes(self, ids: Sequence[int]) -> list[StepOutcome | Failure]:
         """The samplers' outcomes, owned."""
         if self._outcomes:
-            return [self._outcomes.pop(i) for i in ids]
+            here = [i for i in ids if i not in self._outcomes]
+            written = dict(zip(here, self._written(here), strict=True))
+            return [written[i] if i in written else self._outcomes.pop(i) for i in ids]
+        return self._written(ids)
+
+    def _written(self, ids: Sequence[int]) -> list[StepOutcome | Failure]:
         extras = self._extras
         tickets = {self.tickets[i] for i in ids}
         if len(tickets) == 1:
@@ -442,7 +464,7 @@ class ParentLane:
             copy: False gives views on the slab where the samplers' rows lie together in it.
         """
         layout, slab, n = self.layout, self.slab, len(ids)
-        rows = {row_of(self.tickets[i]) for i in ids}
+        rows = {row_of(ticket) for ticket in set(map(self.tickets.__getitem__, ids))}
         where: Any
         if len(rows) == 1:
             row = rows.pop()
@@ -517,8 +539,3 @@ class ParentLane:
             except LayoutError as error:
                 extra = self.writer.fail(sampler_id, row, Failure.of(error))
         self.keep(extra)
-
-
-def _where(ids: Sequence[int], count: int) -> Any:
-    """An index of these samplers: a slice where they are all."""
-    return slice(None) if len(ids) == count else ids

@@ -18,7 +18,7 @@ from vectasks.messages import Failure, Reply, Request
 from vectasks.workers import child
 from vectasks.workers.base import Worker, WorkerEnded
 from vectasks.workers.channel import Channel, channel_pair
-from vectasks.workers.lane import ParentLane, StepExtras, Steps, yield_core
+from vectasks.workers.lane import ParentLane, StepExtras, Steps
 from vectasks.workers.slab import SharedMemory
 
 #: What every worker imports; the forkserver has it in memory before the first worker is forked.
@@ -113,17 +113,14 @@ class ProcessWorker(Worker):
         self.post(Channel.pack(lane.attach_message(self.number, self.sampler_ids)))
         self._lane = lane
 
-    def ring(self) -> None:
-        """Ring the bell in the slab, and the channel if the child sleeps."""
-        assert self._lane is not None
-        assert self._channel is not None
-        self._lane.ring(self.number)
-        yield_core()
-        if self._lane.is_asleep(self.number):
-            try:
-                self._channel.ring()
-            except OSError:
-                raise WorkerEnded(self._exitcode()) from None
+    def wake(self) -> None:
+        """Ring the channel, on which the child sleeps."""
+        if self._channel is None:
+            raise WorkerEnded(None)
+        try:
+            self._channel.ring()
+        except OSError:
+            raise WorkerEnded(self._exitcode()) from None
 
     def receive(self) -> list[Reply]:
         """The replies that have arrived."""

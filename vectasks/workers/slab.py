@@ -355,6 +355,10 @@ class SlabWriter:
             {i: slab.nest(views) for i, views in by_id.items()} for by_id in self._views
         ]
         self._is_one_leaf = not layout.containers
+        # Of the one leaf, if it usually is an array: looked at in every step.
+        is_array = self._is_one_leaf and layout.forms[0] is np.ndarray
+        self._usual_dtype = layout.leaves[0].dtype if is_array else None
+        self._usual_shape = layout.leaves[0].shape if is_array else None
 
     def place(self, sampler_id: int, row: int, as_batch: bool) -> Any:
         """The arrays that a task may write its observation into, nested as the space, or None."""
@@ -385,16 +389,14 @@ class SlabWriter:
                 if view is not None:
                     view[...] = 0
         elif observation is not IN_PLACE:
-            views = self._views[row][sampler_id]
+            views: list[Any] = self._views[row][sampler_id]
             if self._is_one_leaf:
-                view = views[0]
                 if (
                     type(observation) is np.ndarray
-                    and self._layout.forms[0] is np.ndarray
-                    and observation.dtype == view.dtype
-                    and observation.shape == view.shape
+                    and observation.dtype == self._usual_dtype
+                    and observation.shape == self._usual_shape
                 ):
-                    view[...] = observation
+                    views[0][...] = observation
                 else:
                     off = self._write_leaves(views, observation, as_batch)
             elif structure_fits(observation, self._layout.containers, in_order=not as_batch):
