@@ -19,7 +19,11 @@ blocking waits are short and look again.
 
 A *ticket* says which step it is, which row it is written to and in which form::
 
-    ticket = step number * 4 + (2 if samplers are announced one by one) + (1 if for a StepBatch)
+    ticket = step number * 8 + row * 4 + (2 if samplers are announced one by one)
+             + (1 if for a StepBatch)
+
+The row changes only after a step whose result was handed out as views: writing the same row again
+and again keeps large batches in the cache.
 """
 
 from __future__ import annotations
@@ -43,7 +47,6 @@ from vectasks.workers.slab import (
     DONE,
     EXHAUSTED,
     EXTRA,
-    NUM_ROWS,
     TERMINATED,
     TRUNCATED,
     Extra,
@@ -72,7 +75,7 @@ def _words(array: NDArray[Any]) -> Any:
 
 def row_of(ticket: int) -> int:
     """The row of the slab that a ticket's step is written to."""
-    return (ticket >> 2) % NUM_ROWS
+    return (ticket >> 2) & 1
 
 
 def is_batch(ticket: int) -> bool:
@@ -119,7 +122,7 @@ def run_step(
     group: HostGroup, writer: SlabWriter, sampler_id: int, ticket: int, action: Any
 ) -> Extra | None:
     """Step one host and write what came of it; what has no place in the slab."""
-    row, as_batch = (ticket >> 2) % NUM_ROWS, ticket & _AS_BATCH == _AS_BATCH
+    row, as_batch = (ticket >> 2) & 1, ticket & _AS_BATCH == _AS_BATCH
     outcome = group.step(sampler_id, action, writer.place(sampler_id, row, as_batch))
     if isinstance(outcome, Failure):
         return writer.fail(sampler_id, row, outcome)
@@ -279,6 +282,8 @@ class ParentLane:
         self.strict = strict
         self.slab = Slab(layout, memory)
         self.step_number = 0
+        self._row = 0
+        self._has_views = False  # the last step's result was handed out as views of its row
         self._reader = SlabReader(self.slab)
         self.writer = SlabWriter(self.slab, range(layout.num_samplers), strict)
         self._extras: dict[int, Extra] = {}
@@ -296,7 +301,9 @@ class ParentLane:
     def next_ticket(self, as_batch: bool, one_by_one: bool) -> int:
         """The ticket of the next step."""
         self.step_number += 1
-        return self.step_number * 4 + (_ONE_BY_ONE if one_by_one else 0) + as_batch
+        if self._has_views:
+            self._row, self._has_views = 1 - self._row, False
+        return self.step_number * 8 + self._row * 4 + (_ONE_BY_ONE if one_by_one else 0) + as_batch
 
     def ask(self, ids: Sequence[int], actions: Any, ticket: int) -> None:
         """Put actions and tickets into the slab; :meth:`ring` announces them."""
@@ -473,6 +480,7 @@ class ParentLane:
         else:
             whole = False
             where = ([row_of(self.tickets[i]) for i in ids], list(ids))
+        self._has_views = self._has_views or (whole and not copy and out is None)
         flags = slab["flags"][where]
         extras = {i: self._extras.pop(i) for i in ids if i in self._extras} if self._extras else {}
         leaf_values = []

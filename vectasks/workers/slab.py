@@ -1,10 +1,10 @@
 """The slab: the arrays that a step travels in, laid out from the spaces.
 
 For every fixed-shape leaf of the observation space there is one array
-``[2, num_samplers, *shape]``, so that a batch *is* an array and nobody stacks. The two rows are
-written in turn: what step t brought can be read while step t + 1 is written. Beside them stand the
-actions, the rewards, a byte of flags a sampler, and the counters by which both sides tell each
-other what is new (see ``lane``).
+``[2, num_samplers, *shape]``, so that a batch *is* an array and nobody stacks. There are two rows
+so that what step t brought can be read, without a copy, while step t + 1 is written. Beside them
+stand the actions, the rewards, a byte of flags a sampler, and the counters by which both sides tell
+each other what is new (see ``lane``).
 
 What has no place here (leaves without a fixed shape, infos, lists of rewards, a value of another
 type or shape than usual) is returned by :meth:`SlabWriter.write` as :class:`Extra`, for the control
