@@ -181,7 +181,7 @@ class Dispatcher:
         if use:
             for worker in self.workers:
                 if worker.number not in self._dead:
-                    worker.attach(lane)
+                    self._reach(worker, functools.partial(worker.attach, lane))
 
     def send_step(
         self, ids: Sequence[int], actions: Any, *, as_batch: bool, one_by_one: bool = False
@@ -525,6 +525,9 @@ class Dispatcher:
             worker.post(worker.pack(requests))
         except WorkerEnded as ended:
             self._bury(worker, ended.exitcode)
+        except OSError as error:
+            logger.warning("worker %d could not be begun anew: %s", worker.number, error)
+            self._bury(worker, None)
 
     def next_plan(self, sampler_id: int) -> HostPlan:
         """The plan to make a sampler anew from: the same arguments, seeded onward."""

@@ -54,6 +54,7 @@ class Front:
 
     def __init__(
         self,
+        *,
         make_sampler_fn: Callable[..., Any],
         sampler_fn_args: Sequence[Mapping[str, Any]] | None,
         callback_sensors: Any,

@@ -142,6 +142,8 @@ class Task(abc.ABC, Generic[EnvT]):
                 "ask the sampler for the next task."
             )
         result = self._step(action)
+        if type(result) is not RLStepResult:
+            result = RLStepResult(*result)
         self._num_steps_taken += 1
         reward = result.reward
         if type(reward) is float:
