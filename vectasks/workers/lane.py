@@ -418,8 +418,9 @@ class ParentLane:
 
     def owing(self, ids: Sequence[int]) -> list[int]:
         """Those of these samplers whose step may have something on the control lane."""
-        flags = self.slab["flags"]
-        if not (flags & EXTRA).any():
+        if not self.shared:  # nothing is under way; flags of list-returning steps are not written
+            return []
+        if not (self.slab["flags"] & EXTRA).any():
             return []
         return list(ids)
 

@@ -21,8 +21,8 @@ from vectasks.workers.channel import Channel, channel_pair
 from vectasks.workers.lane import ParentLane, StepExtras, Steps
 from vectasks.workers.slab import SharedMemory
 
-#: What every worker imports; the forkserver has it in memory before the first worker is forked.
-_PRELOAD = ("numpy", "gymnasium", "cloudpickle", "vectasks.workers.child")
+#: What the forkserver imports after the user's modules: all that every worker needs.
+_PRELOAD = ("vectasks", "vectasks.envs", "vectasks.workers.child", "vectasks.workers.preload")
 
 _start_lock = threading.Lock()
 
@@ -249,7 +249,7 @@ def start_context(start_method: str | None, mp_ctx: Any, preload: Sequence[str])
             "multiprocessing.get_context('forkserver')."
         )
     if mp_ctx.get_start_method() == "forkserver":
-        _preload_forkserver([*_PRELOAD, *preload])
+        _preload_forkserver([*preload, *_PRELOAD])
     context: BaseContext = mp_ctx
     return context
 
@@ -260,7 +260,7 @@ DEFAULT_START_METHOD = "forkserver"
 def _preload_forkserver(modules: Sequence[str]) -> None:
     """Add to what the forkserver imports when it starts; a running one stays as it is."""
     server: Any = multiprocessing.forkserver._forkserver
-    present = [name for name in server._preload_modules if name != "__main__"]
+    present = [name for name in server._preload_modules if name not in ("__main__", *_PRELOAD)]
     server.set_forkserver_preload(list(dict.fromkeys([*present, *modules])))
 
 
