@@ -339,7 +339,7 @@ class Dispatcher:
             return self._take_written(lane, ids)
         batch = lane.batch(ids, out, copy)
         self._ledger.settle_steps(ids)
-        if batch.exhausted.any():
+        if np.count_nonzero(batch.exhausted):
             for i in batch.samplers[batch.exhausted].tolist():
                 self._ledger.settle_step(i, exhausted=True, failed=False)
         return batch

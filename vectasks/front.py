@@ -10,6 +10,8 @@ from multiprocessing.context import BaseContext
 from types import TracebackType
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from vectasks.answers import REACHING, as_given, raise_failures, remote_error
 from vectasks.arguments import (
     checked_keywords,
@@ -204,7 +206,7 @@ class Front:
     def _batch(self, ids: Sequence[int], batch: StepBatch | dict[int, Any]) -> StepBatch:
         batch = self._batch_or_raise(ids, batch)
         self._num_steps += len(ids)
-        self._num_episodes += int(batch.done.sum())
+        self._num_episodes += int(np.count_nonzero(batch.done))
         return batch
 
     def _batch_or_raise(self, ids: Sequence[int], batch: StepBatch | dict[int, Any]) -> StepBatch:

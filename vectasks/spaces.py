@@ -156,7 +156,8 @@ def _(space: spaces.Discrete, actions: Any, count: int, check: bool) -> NDArray[
     array = _as_array(actions)
     if array is None or array.shape != (count,) or array.dtype.kind not in "iu":
         return None
-    if check and count and not (space.start <= array.min() and array.max() < space.start + space.n):
+    # count_nonzero takes a fraction of the time of min, max, any and all on so short an array.
+    if check and np.count_nonzero((array < space.start) | (array >= space.start + space.n)):
         return None
     return array.astype(np.int64)
 
@@ -169,7 +170,8 @@ def _(space: spaces.Box, actions: Any, count: int, check: bool) -> NDArray[Any] 
     if array.dtype.kind not in "iuf" or (array.dtype.kind == "f" and space.dtype.kind in "iu"):
         return None
     converted: NDArray[Any] = array.astype(space.dtype)
-    if check and not ((converted >= space.low) & (converted <= space.high)).all():
+    inside = (converted >= space.low) & (converted <= space.high)
+    if check and np.count_nonzero(inside) < inside.size:
         return None
     return converted
 

@@ -291,6 +291,7 @@ class ParentLane:
         self._warned = strict
         self._detoured: list[str] = []  # names of leaves that the user is to be warned of
         self._all_ids = list(range(layout.num_samplers))
+        self._id_array = np.arange(layout.num_samplers)
         self._step_bell = [_words(line) for line in self.slab["step_bell"]]
         self._message_bell = [_words(line) for line in self.slab["message_bell"]]
         self._asleep = [_words(line) for line in self.slab["asleep"]]
@@ -420,9 +421,8 @@ class ParentLane:
         """Those of these samplers whose step may have something on the control lane."""
         if not self.shared:  # nothing is under way; flags of list-returning steps are not written
             return []
-        if not (self.slab["flags"] & EXTRA).any():
-            return []
-        return list(ids)
+        # count_nonzero takes a fraction of the time of any() on so short an array.
+        return list(ids) if np.count_nonzero(self.slab["flags"] & EXTRA) else []
 
     def needs_extra(self, sampler_id: int) -> bool:
         """Whether something of this sampler's step comes by the control lane."""
@@ -501,13 +501,13 @@ class ParentLane:
         for k, i in enumerate(ids):
             if i in extras and extras[i].info is not None:
                 infos[k] = dict(extras[i].info)
-        quiet = not flags.any()
+        quiet = not np.count_nonzero(flags)
         bits = [
             np.zeros(n, np.bool_) if quiet else (flags & bit) != 0
             for bit in (TERMINATED, TRUNCATED, DONE, EXHAUSTED)
         ]
         reward = slab["reward"][where].astype(np.float32)
-        samplers = np.array(ids, np.int64)
+        samplers = self._id_array.copy() if whole else np.array(ids, np.int64)
         if out is None:
             terminated, truncated, done, exhausted = bits
             return StepBatch(
