@@ -67,13 +67,30 @@ def _descriptors() -> Iterator[tuple[int, str]]:
             continue
 
 
-def _shared_memory() -> Iterator[str]:
+def _shared_memory() -> set[str]:
+    names = set()
     for path in Path("/dev/shm").iterdir():
         try:
             if path.stat().st_uid == os.getuid():
-                yield path.name
+                names.add(path.name)
         except OSError:
             continue
+    return names - _mapped_by_strangers() if names else names
+
+
+def _mapped_by_strangers() -> set[str]:
+    """Names in use by processes that are none of this one's: other programs run here too."""
+    family = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
+    names = set()
+    for process in psutil.process_iter():
+        if process.pid in family:
+            continue
+        try:
+            maps = Path(f"/proc/{process.pid}/maps").read_text()
+        except OSError:
+            continue
+        names |= {line.rpartition("/")[2] for line in maps.splitlines() if " /dev/shm/" in line}
+    return names
 
 
 def _wait_until(condition: Callable[[], bool], timeout_s: float = _PATIENCE_S) -> bool:

@@ -32,7 +32,6 @@ from vectasks.testing.toys import (
     ImageTask,
     NestedTask,
     RandomWalk,
-    TextTask,
     ToySampler,
 )
 
@@ -372,9 +371,3 @@ def test_mixed_image_sizes(make: Any) -> None:
     assert tile.dtype == np.uint8
     assert tile.shape[2] == 3
     assert {40, 80, 120, 160} <= set(np.unique(tile).tolist())
-
-
-def test_what_does_not_travel(make: Any) -> None:
-    tasks = make(TextTask, count=2)
-    tasks.call("add", [["a", "b"], ["c", "d"]])
-    unchanged(tasks)

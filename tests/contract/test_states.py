@@ -17,7 +17,7 @@ from vectasks import (
     VectorClosed,
 )
 from vectasks.testing import assert_identical
-from vectasks.testing.toys import CountingTask, FailingTask, InfoTask, RandomWalk, SlowTask
+from vectasks.testing.toys import FailingTask, InfoTask, RandomWalk, SlowTask
 
 
 def samplers(observations: list[Any]) -> list[int]:
@@ -332,7 +332,3 @@ def test_two_vectors_at_once(every_kind: Any) -> None:
         assert samplers([r.observation for r in other.wait_step()]) == [0, 1, 2]
         one.close()
         assert len(other.step([0] * 3)) == 3
-
-
-def test_counting_task_is_the_default_toy(make: Any) -> None:
-    assert make().attr_at(0, "observation_space") == CountingTask.space
