@@ -27,6 +27,7 @@ from vectasks.errors import (
 from vectasks.host import COMPLETE_TASK_CALLBACK_KEY, COMPLETE_TASK_METRICS_KEY
 from vectasks.ledger import SamplerState, VectorState
 from vectasks.messages import Command
+from vectasks.suggest import Suggestion, suggest_max_processes
 from vectasks.task import RLStepResult, Task, TaskLike, TaskSampler, TaskSamplerLike
 from vectasks.vector import SingleProcessVectorSampledTasks, VectorSampledTasks
 
@@ -48,6 +49,7 @@ __all__ = [
     "SetupError",
     "SingleProcessVectorSampledTasks",
     "StepBatch",
+    "Suggestion",
     "Task",
     "TaskAttributeError",
     "TaskError",
@@ -63,6 +65,7 @@ __all__ = [
     "WorkerDied",
     "WrongCount",
     "__version__",
+    "suggest_max_processes",
 ]
 
 logging.getLogger("vectasks").addHandler(logging.NullHandler())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vectasks.envs.atari import AtariTask, AtariTaskSampler
 from vectasks.envs.gymnasium import GymnasiumTask, GymnasiumTaskSampler
 
-__all__ = ["GymnasiumTask", "GymnasiumTaskSampler"]
+__all__ = ["AtariTask", "AtariTaskSampler", "GymnasiumTask", "GymnasiumTaskSampler"]
