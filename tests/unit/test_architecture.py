@@ -24,6 +24,7 @@ LAYERS = [
     ["answers"],
     ["front"],
     ["vector"],
+    ["suggest"],
     [""],
 ]
 THE_REST = len(LAYERS)
