@@ -1,35 +1,43 @@
-"""vectasks: samples reinforcement-learning tasks in parallel."""
+"""vectasks: samples reinforcement-learning tasks in parallel.
 
+Names are imported when they are first used, so that ``import vectasks`` costs next to nothing, and
+a worker imports only what it needs.
+"""
+
+import importlib
 import logging
+from typing import TYPE_CHECKING, Any
 
 from vectasks._version import __version__
-from vectasks.batch import StepBatch
-from vectasks.errors import (
-    AlreadyPending,
-    DisplayUnavailable,
-    InvalidAction,
-    InvalidArgument,
-    LayoutError,
-    NothingPending,
-    RemoteError,
-    SamplerIndexError,
-    SamplerUnavailable,
-    SetupError,
-    TaskAttributeError,
-    TaskError,
-    UsageError,
-    VectasksError,
-    VectorClosed,
-    WaitTimeout,
-    WorkerDied,
-    WrongCount,
-)
-from vectasks.host import COMPLETE_TASK_CALLBACK_KEY, COMPLETE_TASK_METRICS_KEY
-from vectasks.ledger import SamplerState, VectorState
-from vectasks.messages import Command
-from vectasks.suggest import Suggestion, suggest_max_processes
-from vectasks.task import RLStepResult, Task, TaskLike, TaskSampler, TaskSamplerLike
-from vectasks.vector import SingleProcessVectorSampledTasks, VectorSampledTasks
+
+if TYPE_CHECKING:
+    from vectasks.batch import StepBatch
+    from vectasks.errors import (
+        AlreadyPending,
+        DisplayUnavailable,
+        InvalidAction,
+        InvalidArgument,
+        LayoutError,
+        NothingPending,
+        RemoteError,
+        SamplerIndexError,
+        SamplerUnavailable,
+        SetupError,
+        TaskAttributeError,
+        TaskError,
+        UsageError,
+        VectasksError,
+        VectorClosed,
+        WaitTimeout,
+        WorkerDied,
+        WrongCount,
+    )
+    from vectasks.host import COMPLETE_TASK_CALLBACK_KEY, COMPLETE_TASK_METRICS_KEY
+    from vectasks.ledger import SamplerState, VectorState
+    from vectasks.messages import Command
+    from vectasks.suggest import Suggestion, suggest_max_processes
+    from vectasks.task import RLStepResult, Task, TaskLike, TaskSampler, TaskSamplerLike
+    from vectasks.vector import SingleProcessVectorSampledTasks, VectorSampledTasks
 
 __all__ = [
     "COMPLETE_TASK_CALLBACK_KEY",
@@ -68,4 +76,28 @@ __all__ = [
     "suggest_max_processes",
 ]
 
+_HOMES = {
+    "batch": ["StepBatch"],
+    "host": ["COMPLETE_TASK_CALLBACK_KEY", "COMPLETE_TASK_METRICS_KEY"],
+    "ledger": ["SamplerState", "VectorState"],
+    "messages": ["Command"],
+    "suggest": ["Suggestion", "suggest_max_processes"],
+    "task": ["RLStepResult", "Task", "TaskLike", "TaskSampler", "TaskSamplerLike"],
+    "vector": ["SingleProcessVectorSampledTasks", "VectorSampledTasks"],
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
 logging.getLogger("vectasks").addHandler(logging.NullHandler())
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # The exceptions are all that is not listed.
+    module = importlib.import_module(f"vectasks.{_HOME_OF.get(name, 'errors')}")
+    value = globals()[name] = getattr(module, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import vectasks
+from vectasks import errors
 
 HEAVY = {"av", "cv2", "rich", "torch"}
 
@@ -32,16 +35,27 @@ def test_all_names_resolve():
     assert len(set(vectasks.__all__)) == len(vectasks.__all__)
 
 
-def test_all_is_complete():
-    modules = {name for name, value in vars(vectasks).items() if isinstance(value, type(sys))}
-    public = {name for name in vars(vectasks) if not name.startswith("_")} - modules
-    assert public == set(vectasks.__all__) - {"__version__"}
+def test_what_type_checkers_see_is_what_there_is():
+    tree = ast.parse(Path(vectasks.__file__).read_text())
+    imported = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vectasks")
+        for alias in node.names
+    }
+    assert imported == set(vectasks.__all__)
+    assert set(vectasks.__all__) <= set(dir(vectasks))
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'VectorSampledTask'"):
+        _ = vectasks.VectorSampledTask
 
 
 def test_every_error_is_exported():
     errors = {
         name
-        for name, value in vars(vectasks.errors).items()
+        for name, value in vars(errors).items()
         if isinstance(value, type) and issubclass(value, vectasks.VectasksError)
     }
     assert errors <= set(vectasks.__all__)

@@ -145,30 +145,23 @@ class AtariTaskSampler(TaskSampler[AtariTask]):
             raise InvalidArgument(f"obs_type must be one of {_OBS_TYPES}, got {obs_type!r}.")
         if frameskip < 1:
             raise InvalidArgument(f"frameskip must be at least 1, got {frameskip!r}.")
-        if not 0 <= repeat_action_probability <= 1:
-            raise InvalidArgument(
-                f"repeat_action_probability must be from 0 to 1, got {repeat_action_probability!r}."
-            )
         ale_py = _import_ale()
-        self.game = _rom_id(game)
+        self.game = _rom_id(game, ale_py.roms.get_all_rom_ids())
         self._rom_path = ale_py.roms.get_rom_path(self.game)
         ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
         self._ale = ale_py.ALEInterface()
         self._ale.setFloat("repeat_action_probability", float(repeat_action_probability))
         self._ale.setInt("max_num_frames_per_episode", max_num_frames_per_episode)
         self._ale.loadROM(self._rom_path)
-        actions = (
+        self._actions: list[Any] = (
             self._ale.getLegalActionSet() if full_action_space else self._ale.getMinimalActionSet()
         )
-        height_px, width_px = self._ale.getScreenDims()
-        shape = (height_px, width_px, 3) if obs_type == "rgb" else (height_px, width_px)
+        shape = (*self._ale.getScreenDims(), 3)[: 3 if obs_type == "rgb" else 2]
         self.observation_space = spaces.Box(0, 255, shape, np.uint8)
-        self.action_space = spaces.Discrete(len(actions))
-        self._actions = list(actions)
+        self.action_space = spaces.Discrete(len(self._actions))
         self._frameskip = frameskip
         self._num_sampled = 0
         self._rng = np.random.default_rng(seed)
-        self._last_sampled_task: AtariTask | None = None
 
     def next_task(self, **kwargs: Any) -> AtariTask:
         """Begin the next episode; keywords that other samplers understand are ignored."""
@@ -208,13 +201,12 @@ def _import_ale() -> Any:
     return ale_py
 
 
-def _rom_id(game: str) -> str:
+def _rom_id(game: str, rom_ids: list[str]) -> str:
     """What the emulator calls a game: ``space_invaders`` for ``SpaceInvaders``."""
-    known = {rom_id.replace("_", ""): rom_id for rom_id in _import_ale().roms.get_all_rom_ids()}
-    rom_id = known.get(str(game).replace("_", "").lower())
-    if rom_id is None:
-        raise InvalidArgument(
-            f"there is no Atari game {game!r}; ale_py.roms.get_all_rom_ids() lists them (give "
-            '"Breakout" or "breakout" rather than "ALE/Breakout-v5").'
-        )
-    return rom_id
+    for rom_id in rom_ids:
+        if rom_id.replace("_", "") == str(game).replace("_", "").lower():
+            return rom_id
+    raise InvalidArgument(
+        f"there is no Atari game {game!r}; ale_py.roms.get_all_rom_ids() lists them (give "
+        '"Breakout" or "breakout" rather than "ALE/Breakout-v5").'
+    )

@@ -22,7 +22,12 @@ from vectasks.workers.lane import ParentLane, StepExtras, Steps
 from vectasks.workers.slab import SharedMemory
 
 #: What the forkserver imports after the user's modules: all that every worker needs.
-_PRELOAD = ("vectasks", "vectasks.envs", "vectasks.workers.child", "vectasks.workers.preload")
+_PRELOAD = (
+    "vectasks.vector",
+    "vectasks.envs",
+    "vectasks.workers.child",
+    "vectasks.workers.preload",
+)
 
 _start_lock = threading.Lock()
 
