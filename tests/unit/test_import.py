@@ -53,9 +53,9 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 def test_every_error_is_exported():
-    errors = {
+    exported = {
         name
         for name, value in vars(errors).items()
         if isinstance(value, type) and issubclass(value, vectasks.VectasksError)
     }
-    assert errors <= set(vectasks.__all__)
+    assert exported <= set(vectasks.__all__)
