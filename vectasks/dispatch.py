@@ -319,6 +319,11 @@ class Dispatcher:
         values = {**written, **self.take(here)}
         return {i: values[i] for i in ids}
 
+    def check_out(self, out: StepBatch, count: int) -> None:
+        """Refuse a batch that ``count`` samplers' steps cannot be written into."""
+        assert self._lane is not None
+        self._lane.check_out(out, count)
+
     def take_batch(
         self, ids: Sequence[int], out: StepBatch | None, copy: bool
     ) -> StepBatch | dict[int, Any]:

@@ -178,6 +178,8 @@ class BaseVectorSampledTasks(Front):
         """
         self._require_idle("step_batch")
         self._require_batches("step_batch")
+        if out is not None:
+            self._dispatcher.check_out(out, len(self._ledger.unpaused))
         ids = self._begin_step(actions, as_batch=True)
         if self.auto_resample_when_done:
             self._dispatcher.wait_step(ids, len(ids), self.read_timeout)

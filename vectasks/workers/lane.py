@@ -39,7 +39,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vectasks.batch import StepBatch
-from vectasks.errors import LayoutError
+from vectasks.errors import InvalidArgument, LayoutError
 from vectasks.host import HostGroup
 from vectasks.messages import Failure, StepOutcome
 from vectasks.workers.channel import Channel, unsendable
@@ -216,7 +216,7 @@ class WorkerLane:
         asked, answered, ints = self._asked, self._answered, self._ints
         for i in self._ids:
             ticket = asked[i]
-            if ticket != answered[i]:
+            if ticket > answered[i]:  # what came by message was answered, and never asked here
                 yield i, ticket, ints[i] if ints is not None else self._action[i, ...].copy()
 
     def serve_message(self, steps: Steps) -> None:
@@ -531,6 +531,38 @@ class ParentLane:
         for target, values in zip(targets_of_flags, (samplers, reward, *bits), strict=True):
             np.copyto(target, values)
         return out._replace(observation=slab.nest(leaf_values), infos=infos)
+
+    def check_out(self, out: StepBatch, count: int) -> None:
+        """Refuse a batch that ``count`` samplers' steps cannot be written into.
+
+        Raises:
+            InvalidArgument: an array of it is missing, or has another shape or dtype.
+        """
+        expected: dict[str, tuple[Any, tuple[int, ...], Any]] = {
+            "samplers": (out.samplers, (count,), np.int64),
+            "reward": (out.reward, (count,), np.float32),
+            **{
+                name: (getattr(out, name), (count,), np.bool_)
+                for name in ("terminated", "truncated", "done", "exhausted")
+            },
+        }
+        try:
+            for leaf, array in zip(self.layout.leaves, self._flat(out.observation), strict=True):
+                if leaf.dtype is not None:
+                    expected[leaf.name] = (array, (count, *leaf.shape), leaf.dtype)
+        except (KeyError, IndexError, TypeError):
+            raise InvalidArgument(
+                "out: its observation is not nested as the observation space; give the StepBatch "
+                "of an earlier call."
+            ) from None
+        for name, (array, shape, dtype) in expected.items():
+            if not isinstance(array, np.ndarray) or (array.shape, array.dtype) != (shape, dtype):
+                given = getattr(array, "shape", type(array).__name__)
+                raise InvalidArgument(
+                    f"out: {name} must be {np.dtype(dtype)} {list(shape)} for {count} unpaused "
+                    f"samplers, got {getattr(array, 'dtype', '')} {given}; give the StepBatch of "
+                    "an earlier call with as many samplers. Nothing was sent."
+                )
 
     def _flat(self, observation: Any) -> list[Any]:
         return [pick(observation, leaf.path) for leaf in self.layout.leaves]

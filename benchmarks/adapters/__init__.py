@@ -1,0 +1,1 @@
+"""One module a library: ``make(workload, num_envs, **options) -> Vector``."""

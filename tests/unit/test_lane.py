@@ -1,0 +1,378 @@
+"""The step lane's protocol: who rings whom, and that nobody sleeps through it."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from vectasks import SamplerState, VectorSampledTasks
+from vectasks.messages import Failure, StepOutcome
+from vectasks.testing import toy_args
+from vectasks.testing.toys import CountingTask, ToySampler, ToyTask
+from vectasks.workers import lane as lane_module
+from vectasks.workers.channel import Channel
+from vectasks.workers.lane import (
+    ParentLane,
+    StepExtras,
+    Steps,
+    WorkerLane,
+    is_batch,
+    polls_before_blocking,
+    row_of,
+)
+from vectasks.workers.slab import Extra, Layout
+
+PATIENCE_S = 20.0
+SPACE = spaces.Box(0, 99, (2,), np.int64)
+
+
+class StubGroup:
+    """Steps that tell their sampler and action; infos and failures where they are asked for."""
+
+    def __init__(self) -> None:
+        self.stepped: list[tuple[int, Any]] = []
+        self.infos: dict[int, Any] = {}
+        self.failing: set[int] = set()
+        self.before: Callable[[int], None] = lambda sampler_id: None
+
+    def step(self, sampler_id: int, action: Any, place: Any = None) -> StepOutcome | Failure:
+        self.before(sampler_id)
+        self.stepped.append((sampler_id, action))
+        if sampler_id in self.failing:
+            return Failure.of(ValueError("on purpose"))
+        observation = np.array([sampler_id, action], np.int64)
+        info = self.infos.get(sampler_id)
+        return StepOutcome(observation, float(action), False, info, False, False, False)
+
+
+class Pair:
+    """Both halves of a lane with one worker, which is a thread here."""
+
+    def __init__(self, num_samplers: int = 4) -> None:
+        first = np.zeros(2, np.int64)
+        layout = Layout.of(SPACE, spaces.Discrete(99), first, num_samplers, 1)
+        self.ids = list(range(num_samplers))
+        memory = bytearray(layout.size_bytes())
+        self.parent = ParentLane(layout, memory)
+        here, there = socket.socketpair()
+        self.channel = Channel(here)
+        self._there = Channel(there)
+        self.group = StubGroup()
+        attach = self.parent.attach_message(0, self.ids)
+        group: Any = self.group
+        self.worker = WorkerLane(attach, memory, self._there, group)
+        self.messages: list[Any] = []
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(EOFError):
+            while True:
+                message = self.worker.next_message()
+                if isinstance(message, Steps):
+                    self.worker.serve_message(message)
+                else:
+                    self.messages.append(message)
+
+    def ask(self, ids: list[int], actions: list[int], one_by_one: bool = False) -> int:
+        ticket = self.parent.next_ticket(False, one_by_one)
+        self.parent.tickets.update(dict.fromkeys(ids, ticket))
+        self.parent.ask(ids, actions, ticket)
+        self.parent.ring(0)
+        lane_module.yield_core()
+        if self.parent.is_asleep(0):
+            self.channel.ring()
+        return ticket
+
+    def send(self, message: Any) -> None:
+        self.channel.send(message)
+        self.parent.announce_message(0)
+
+    def take_in(self) -> None:
+        while (message := self.channel.receive()) is not None:
+            assert isinstance(message, StepExtras)
+            for extra in message.extras:
+                self.parent.keep(extra)
+
+    def answers(self, ids: list[int]) -> list[Any]:
+        until(lambda: self.parent.poll(ids, 10))
+        until(lambda: self.take_in() or not any(map(self.parent.needs_extra, ids)))
+        return self.parent.outcomes(ids)
+
+    def close(self) -> None:
+        self.channel.close()
+        self._thread.join(PATIENCE_S)
+        assert not self._thread.is_alive()
+        self._there.close()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.0005)
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    made = Pair()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def sleepy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sleep at once, and so long that a wake-up that is missed is seen."""
+    monkeypatch.setattr(lane_module, "polls_before_blocking", lambda num_workers: 0)
+    monkeypatch.setattr(lane_module, "_FIRST_NAP_MS", 60_000)
+    monkeypatch.setattr(lane_module, "_LONGEST_NAP_MS", 60_000)
+    monkeypatch.setattr("vectasks.dispatch.polls_before_blocking", lambda num_workers: 0)
+    monkeypatch.setattr("vectasks.dispatch._FIRST_NAP_S", 60.0)
+    monkeypatch.setattr("vectasks.dispatch._LONGEST_NAP_S", 60.0)
+
+
+# -- tickets ---------------------------------------------------------------------------------------
+
+
+def test_tickets() -> None:
+    layout = Layout.of(SPACE, spaces.Discrete(2), np.zeros(2, np.int64), 2, 1)
+    parent = ParentLane(layout)
+    tickets = [parent.next_ticket(b, o) for b in (False, True) for o in (False, True)]
+    assert len(set(tickets)) == 4
+    assert tickets == sorted(tickets)
+    assert min(tickets) > 0  # 0 is what a new slab holds
+    assert len({row_of(ticket) for ticket in tickets}) == 1  # until views are handed out
+    assert [is_batch(ticket) for ticket in tickets] == [False, False, True, True]
+
+
+def test_polling_gives_way_to_more_workers_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1})
+    assert polls_before_blocking(2) > polls_before_blocking(3) > 0
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0})
+    assert polls_before_blocking(1) == 0
+
+
+# -- asking and answering --------------------------------------------------------------------------
+
+
+def test_only_those_who_are_asked_step_and_only_once(pair: Pair) -> None:
+    for ids, actions in (([0, 1, 2, 3], [5, 6, 7, 8]), ([2], [9]), ([3, 1], [1, 2])):
+        pair.ask(ids, actions)
+        outcomes = pair.answers(ids)
+        assert [o.observation.tolist() for o in outcomes] == [
+            [i, a] for i, a in zip(ids, actions, strict=True)
+        ]
+        assert [o.reward for o in outcomes] == [float(a) for a in actions]
+    expected = [(0, 5), (1, 6), (2, 7), (3, 8), (2, 9), (1, 2), (3, 1)]
+    assert pair.group.stepped == expected
+
+
+def test_actions_belong_to_the_samplers_that_were_named(pair: Pair) -> None:
+    ids = [3, 1, 0, 2]
+    pair.ask(ids, [30, 10, 0, 20])
+    pair.answers(ids)
+    assert pair.group.stepped == [(0, 0), (1, 10), (2, 20), (3, 30)]
+
+
+def test_steps_by_message(pair: Pair) -> None:
+    ticket = pair.parent.next_ticket(False, False)
+    pair.parent.tickets.update({1: ticket, 2: ticket})
+    pair.send(Steps(ticket, {1: 11, 2: 22}))
+    assert [o.reward for o in pair.answers([1, 2])] == [11.0, 22.0]
+    pair.ask([1], [5])
+    assert pair.answers([1])[0].reward == 5.0
+    until(lambda: pair.parent.is_asleep(0))
+    assert pair.group.stepped == [(1, 11), (2, 22), (1, 5)]
+
+
+@pytest.mark.parametrize("one_by_one", [False, True])
+def test_one_by_one_does_not_wait_for_mates(pair: Pair, one_by_one: bool) -> None:
+    go_on = threading.Event()
+    pair.group.before = lambda i: None if i == 0 else go_on.wait(PATIENCE_S) and None  # type: ignore[func-returns-value]
+    pair.ask([0, 1], [0, 0], one_by_one)
+    if one_by_one:
+        until(lambda: pair.parent.has_answered(0))
+    else:
+        time.sleep(0.1)
+        assert not pair.parent.has_answered(0)
+    assert not pair.parent.has_answered(1)
+    go_on.set()
+    pair.answers([0, 1])
+    assert pair.parent.answered_at(0) <= pair.parent.answered_at(1) <= time.monotonic()
+
+
+def test_messages_and_steps_in_any_order(pair: Pair) -> None:
+    rng = random.Random(0)
+    sent: list[int] = []
+    for number in range(400):
+        if rng.random() < 0.5:
+            pair.send(number)
+            sent.append(number)
+        else:
+            ids = rng.sample(pair.ids, rng.randint(1, 4))
+            pair.ask(ids, [number % 90] * len(ids))
+            assert {o.reward for o in pair.answers(ids)} == {float(number % 90)}
+        if rng.random() < 0.05:
+            time.sleep(0.01)
+    until(lambda: len(pair.messages) == len(sent))
+    assert pair.messages == sent
+
+
+# -- what goes beside the slab ---------------------------------------------------------------------
+
+
+def test_infos_come_with_their_step(pair: Pair) -> None:
+    for number in range(50):
+        pair.group.infos = {1: {"number": number}, 3: {}}
+        pair.ask(pair.ids, [0] * 4)
+        infos = [o.info for o in pair.answers(pair.ids)]
+        assert infos == [None, {"number": number}, None, {}]
+
+
+def test_a_failure_is_one_samplers_own(pair: Pair) -> None:
+    pair.group.failing = {2}
+    pair.ask(pair.ids, [1] * 4)
+    answers = pair.answers(pair.ids)
+    assert [isinstance(answer, Failure) for answer in answers] == [False, False, True, False]
+    assert answers[2].message == "on purpose"
+
+
+def test_an_info_that_cannot_travel_is_one_samplers_own(pair: Pair) -> None:
+    pair.group.infos = {0: {"lock": threading.Lock()}, 1: {"fine": 1}}
+    pair.ask(pair.ids, [1] * 4)
+    answers = pair.answers(pair.ids)
+    assert isinstance(answers[0], Failure)
+    assert "cannot be sent" in answers[0].message
+    assert answers[1].info == {"fine": 1}
+
+
+def test_extras_of_a_predecessor_are_dropped(pair: Pair) -> None:
+    """A worker that died between sending an info and announcing its step leaves nothing behind."""
+    parent = pair.parent
+    parent.keep(Extra(0, info={"old": True}))
+    parent.attach_message(0, pair.ids)
+    pair.group.infos = {0: {"new": True}}
+    pair.ask([0], [1])
+    assert pair.answers([0])[0].info == {"new": True}
+    parent.keep(Extra(0, info={"old": True}))
+    parent.attach_message(0, pair.ids)
+    assert not parent.failures([0])
+    pair.group.infos = {0: {"newer": True}}
+    pair.ask([0], [1])
+    until(lambda: parent.poll([0], 10))
+    assert parent.needs_extra(0)
+
+
+# -- sleeping and waking ---------------------------------------------------------------------------
+
+
+def test_a_worker_with_nothing_to_do_sleeps(pair: Pair) -> None:
+    until(lambda: pair.parent.is_asleep(0))
+    pair.ask([0], [1])
+    pair.answers([0])
+    until(lambda: pair.parent.is_asleep(0))
+
+
+def test_a_sleeping_worker_hears_steps_and_messages(sleepy: None) -> None:
+    pair = Pair()
+    for number in range(200):
+        if number % 3:
+            pair.ask([number % 4], [7])
+            assert pair.answers([number % 4])[0].reward == 7.0
+        else:
+            pair.send(number)
+            until(lambda number=number: bool(pair.messages) and pair.messages[-1] == number)  # type: ignore[misc]
+        if number % 10 == 0:
+            until(lambda: pair.parent.is_asleep(0))
+    pair.close()
+
+
+def test_a_worker_rings_only_a_sleeping_parent(pair: Pair) -> None:
+    pair.ask([0], [1])
+    pair.answers([0])
+    assert pair.channel.doze(50) is False
+    rung = threading.Event()
+    pair.channel.receive = rung.set  # type: ignore[method-assign, assignment]
+    pair.parent.fall_asleep()
+    pair.ask([0], [1])
+    started = time.monotonic()
+    pair.channel.doze(10_000)
+    assert time.monotonic() - started < 5
+    pair.parent.wake_up()
+    del pair.channel.receive
+    pair.answers([0])
+
+
+class NappingTask(ToyTask):
+    """Steps take no time, or a moment; infos come with some of them."""
+
+    actions = spaces.Discrete(4)
+
+    def begin(self) -> None:
+        self.dice = random.Random(self.env.sampler)
+
+    def move(self, action: Any) -> None:
+        if self.dice.random() < 0.3:
+            time.sleep(self.dice.random() * 0.002)
+
+    def info(self) -> Any:
+        return {"n": self.step_number} if self.dice.random() < 0.3 else None
+
+
+def test_no_wake_up_is_lost(sleepy: None) -> None:
+    """Everybody blocks at once and for a minute, in real processes: each ring is needed."""
+    dice = random.Random(0)
+    args = toy_args(NappingTask, 4, max_steps=40)
+    with VectorSampledTasks(
+        ToySampler, args, None, True, "fork", max_processes=2, read_timeout=PATIENCE_S
+    ) as tasks:
+        for number in range(1500):
+            if dice.random() < 0.1:
+                time.sleep(dice.random() * 0.003)
+            if number % 3 == 0:
+                tasks.step_batch([number % 4] * 4)
+            elif number % 3 == 1:
+                tasks.step([number % 4] * 4)
+            elif number % 50 == 2:
+                assert tasks.call("pid")[0] > 0
+            else:
+                tasks.send([0] * 4)
+                for left in (1, 2, 1):
+                    assert len(tasks.recv(left).samplers) == left
+
+
+# -- warnings --------------------------------------------------------------------------------------
+
+
+class Wrong(CountingTask):
+    """Gives another dtype than it declares, from the second step on."""
+
+    def get_observations(self) -> Any:
+        dtype = np.int64 if self.step_number >= 2 else np.int32
+        return np.array(self.counts(), dtype)
+
+
+def test_a_warning_that_is_an_error_loses_no_step() -> None:
+    args = toy_args(Wrong, 4, max_steps=30)
+    with VectorSampledTasks(ToySampler, args, None, True, "fork", max_processes=1) as tasks:
+        tasks.step([0] * 4)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with pytest.raises(RuntimeWarning, match="left the shared-memory lane"):
+                tasks.step([0] * 4)
+        try:
+            results = tasks.wait_step(timeout=5)
+        except RuntimeError:  # NothingPending: the warning took the results along
+            results = tasks.step([0] * 4)
+        assert [r.observation.dtype for r in results] == [np.dtype(np.int64)] * 4
+        assert set(tasks.sampler_states.values()) == {SamplerState.READY}
