@@ -248,12 +248,6 @@ class Dispatcher:
             return self.workers
         return list({self._worker_of[i]: None for i in ids})
 
-    def _last_of(self, ids: Sequence[int]) -> list[int]:
-        """The last of these samplers in each worker, which answers when all before it have."""
-        if len(ids) == len(self._worker_of):
-            return [worker.sampler_ids[-1] for worker in self.workers]
-        return list({self._worker_of[i].number: i for i in sorted(ids)}.values())
-
     def wait_step(self, ids: Sequence[int], count: int, timeout_s: float | None) -> None:
         """Wait until ``count`` of these samplers' steps are done.
 
@@ -264,7 +258,7 @@ class Dispatcher:
         if lane is None or not self._slab_is_reached:
             self._wait_for(ids, count, timeout_s, "read_timeout")
             return
-        if count == len(ids) and not self._arrived and lane.poll(self._last_of(ids), self._polls):
+        if count == len(ids) and not self._arrived and lane.poll(ids, self._polls):
             return
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         nap_s = _FIRST_NAP_S
@@ -358,7 +352,10 @@ class Dispatcher:
         ids = list(outcomes)
         for i, outcome in outcomes.items():
             lane.put(i, lane.tickets[i], outcome)
-        return self._take_written(lane, ids) if lane.failures(ids) else lane.batch(ids, out, copy)
+        failures = lane.take_failures(ids)
+        for i in failures:
+            self._ledger.fail(i)
+        return {**outcomes, **failures} if failures else lane.batch(ids, out, copy)
 
     def _take_written(self, lane: ParentLane, ids: Sequence[int]) -> dict[int, Any]:
         values: dict[int, Any] = dict(zip(ids, lane.outcomes(ids), strict=True))

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from vectasks.arguments import checked_sampler_args
 from vectasks.errors import InvalidArgument
-from vectasks.task import TaskSampler
+from vectasks.host import HostPlan, TaskHost
+from vectasks.spaces import task_action
 from vectasks.vector import VectorSampledTasks
 
 # What a step costs beside the tasks, in seconds. Measured on two cores by stepping tasks that do
@@ -24,6 +25,7 @@ _PER_WORKER_S = 5e-6  # each worker more
 _SWITCH_S = 60e-6  # each worker beyond the cores: it sleeps, and must be woken
 
 _NEARLY_AS_GOOD = 1.05
+_MOST_CHUNKS = 40  # the measurement is the median of so many at most
 
 
 class Suggestion(NamedTuple):
@@ -34,7 +36,8 @@ class Suggestion(NamedTuple):
         reason: the same in words.
         predictions: seconds that a step of all samplers would take, by number of processes.
         step_s: seconds that one sampler's step took.
-        cpu_share: the part of them in which it computed, the rest being spent waiting.
+        cpu_share: CPU time as a part of them: near 0 for a task that waits, above 1 for one that
+            computes in several threads.
     """
 
     max_processes: int
@@ -53,43 +56,56 @@ def suggest_max_processes(
     """Measure a throwaway sampler and say how many processes to use.
 
     The sampler is made from the first of ``sampler_fn_args`` in a process of its own, stepped with
-    random actions for about ``budget_s`` seconds, and closed.
+    random actions for about ``budget_s`` seconds (and at least twice), and closed; the others are
+    taken to be like it. Only that process's CPU time is seen: a task whose simulator is another
+    program on this machine looks like one that waits, and so does any task while other programs
+    keep the cores busy.
 
     Raises:
-        InvalidArgument: an argument cannot be, or the task's action space cannot be sampled from.
-        SetupError, TaskError: the sampler could not be made, or a task failed.
+        InvalidArgument: an argument cannot be.
+        SetupError: the sampler could not be made.
+        TaskError: a task failed, or its action space cannot be sampled from.
     """
     arguments = checked_sampler_args(make_sampler_fn, sampler_fn_args)
-    if not budget_s > 0:
-        raise InvalidArgument(f"budget_s must be positive, got {budget_s!r}.")
+    if not 0 < budget_s < math.inf:
+        raise InvalidArgument(f"budget_s must be a positive number of seconds, got {budget_s!r}.")
 
-    @functools.wraps(make_sampler_fn)  # so that it is given mp_ctx if the user's function takes it
-    def make_probe(**kwargs: Any) -> _Probe:
-        return _Probe(make_sampler_fn(**kwargs))
+    def make_probe(mp_ctx: Any) -> _Probe:
+        return _Probe(HostPlan(make_sampler_fn, arguments[0], mp_ctx))
 
-    with VectorSampledTasks(make_probe, arguments[:1], observation_transport="pipe") as tasks:
-        if not hasattr(tasks.action_spaces[0], "sample"):
-            raise InvalidArgument(
-                f"the action space {tasks.action_spaces[0]!r} has no sample(), so the task cannot "
-                "be tried out with random actions."
-            )
-        (measured,) = tasks.call_sampler("measure", [[budget_s]])
-    step_s, cpu_share = measured
+    with VectorSampledTasks(
+        make_probe,
+        [{}],
+        should_log=False,
+        read_timeout=60 + 2 * budget_s,
+        observation_transport="pipe",
+    ) as tasks:
+        ((step_s, cpu_share),) = tasks.call_sampler("measure", [[budget_s]])
     return recommend(step_s, cpu_share, len(arguments), _num_cores())
 
 
 def recommend(step_s: float, cpu_share: float, num_samplers: int, num_cores: int) -> Suggestion:
     """The recommendation for samplers whose step takes so long; nothing is measured."""
-    counts = [0, *(w for w in range(1, num_samplers + 1))]
+    counts = range(num_samplers + 1)
     predictions = {w: _predict(step_s, cpu_share, num_samplers, num_cores, w) for w in counts}
     limit = min(predictions.values()) * _NEARLY_AS_GOOD
     best = next(w for w in counts if predictions[w] <= limit)
-    what = "the in-process twin" if best == 0 else f"{best} process{'es' if best > 1 else ''}"
     reason = (
-        f"A step of one sampler takes {step_s * 1e6:.0f} us, {cpu_share:.0%} of it computing. "
-        f"{num_samplers} samplers on {num_cores} cores: about {predictions[0] * 1e6:.0f} us a step "
-        f"in one process (the twin), {predictions[best] * 1e6:.0f} us with {what}."
+        f"A step of one sampler takes {_readable(step_s)}, {cpu_share:.0%} of it CPU time. "
+        f"{_count(num_samplers, 'sampler')} on {_count(num_cores, 'core')}: about "
+        f"{_readable(predictions[0])} a step of all in this process"
     )
+    if best == 0:
+        fastest_s = min(predictions[w] for w in counts if w > 0)
+        reason += (
+            f", {_readable(fastest_s)} at best in worker processes, which have to be woken. Use "
+            "the in-process twin, SingleProcessVectorSampledTasks."
+        )
+    else:
+        reason += (
+            f", {_readable(predictions[best])} in {_count(best, 'worker process', 'es')}. Use "
+            f"VectorSampledTasks with max_processes={best}."
+        )
     return Suggestion(best, reason, predictions, step_s, cpu_share)
 
 
@@ -99,7 +115,7 @@ def _predict(step_s: float, cpu_share: float, n: int, num_cores: int, workers: i
     if workers == 0:
         return common_s + n * step_s
     one_after_another_s = math.ceil(n / workers) * step_s
-    computing_s = n * step_s * cpu_share / min(workers, num_cores)
+    computing_s = n * step_s * cpu_share / num_cores
     overhead_s = _WAKE_S + workers * _PER_WORKER_S + max(0, workers - num_cores) * _SWITCH_S
     return common_s + max(one_after_another_s, computing_s) + overhead_s
 
@@ -111,44 +127,65 @@ def _num_cores() -> int:
         return os.cpu_count() or 1
 
 
-class _Probe(TaskSampler[Any]):
-    """A sampler that can measure the user's sampler, where it lives."""
+def _readable(time_s: float) -> str:
+    """A time in the unit that suits it: ``2.1 ms``."""
+    if time_s < 1e-3:
+        return f"{time_s * 1e6:.3g} us"
+    return f"{time_s * 1e3:.3g} ms" if time_s < 1 else f"{time_s:.3g} s"
 
-    def __init__(self, sampler: Any) -> None:
-        self._sampler = sampler
-        self._task: Any = None
 
-    def next_task(self, **kwargs: Any) -> Any:
-        self._task = self._sampler.next_task(**kwargs)
-        return self._task
+def _count(number: int, noun: str, plural: str = "s") -> str:
+    return f"{number} {noun}{'' if number == 1 else plural}"
+
+
+class _Probe:
+    """A sampler that holds the user's, and steps its tasks as a worker does, when it is told to.
+
+    Args:
+        plan: what the user's sampler is made from.
+    """
+
+    def __init__(self, plan: HostPlan) -> None:
+        self._plan = plan
+        self._host = TaskHost(plan)
+
+    def next_task(self) -> Any:
+        """A task that does nothing: a sampler must have one."""
+        return SimpleNamespace(get_observations=lambda: 0)
 
     def measure(self, budget_s: float) -> tuple[float, float]:
-        """(seconds a step, share of them computing), medians over chunks of steps."""
-        action_space = getattr(self._task, "action_space", None)
-        if action_space is None:
-            action_space = self._sampler.action_space
-        chunks: list[tuple[float, float]] = []
-        end = time.monotonic() + budget_s
+        """(seconds a step, share of them that is CPU time), medians over chunks of steps."""
+        end_s = time.perf_counter() + budget_s
+        self._run(1)  # what a first step alone costs is not what later ones do
         num_steps = 1
-        while self._task is not None and (time.monotonic() < end or len(chunks) < 2):
-            actions = [action_space.sample() for _ in range(num_steps)]
-            wall_s, cpu_s = time.perf_counter(), time.process_time()
-            for action in actions:
-                if self._task is None:
-                    break
-                _, _, done, _ = self._task.step(action)
-                if done:
-                    self.next_task()
-            wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
-            chunks.append((wall_s / num_steps, min(1.0, cpu_s / wall_s)))
-            if wall_s < 0.01:
+        chunks: list[tuple[float, float]] = []
+        while not chunks or time.perf_counter() < end_s:
+            wall_s, cpu_s = self._run(num_steps)
+            if wall_s < budget_s / _MOST_CHUNKS:  # short times are mostly noise
                 num_steps *= 2
-        longest = chunks[-max(1, len(chunks) // 2) :]  # the first ones warm up
+            else:
+                chunks.append((wall_s / num_steps, cpu_s / wall_s))
         return (
-            statistics.median(step_s for step_s, _ in longest),
-            statistics.median(share for _, share in longest),
+            statistics.median(step_s for step_s, _ in chunks),
+            statistics.median(share for _, share in chunks),
         )
 
+    def _run(self, num_steps: int) -> tuple[float, float]:
+        """Seconds and CPU seconds that so many steps take."""
+        space = self._host.action_space()
+        if not hasattr(space, "sample"):
+            raise TypeError(
+                f"the action_space {space!r} has no sample(), so the task cannot be tried out with "
+                "random actions."
+            )
+        actions = [task_action(space, space.sample()) for _ in range(num_steps)]
+        began_s, cpu_began_s = time.perf_counter(), time.process_time()
+        for action in actions:
+            if self._host.step(action).exhausted and self._host.reset().exhausted:
+                self.close()  # a stream that cannot be begun anew
+                self._host = TaskHost(self._plan)
+        return time.perf_counter() - began_s, time.process_time() - cpu_began_s
+
     def close(self) -> None:
-        if hasattr(self._sampler, "close"):
-            self._sampler.close()
+        """Close the user's sampler."""
+        self._host.close()

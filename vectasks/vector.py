@@ -111,8 +111,8 @@ class BaseVectorSampledTasks(Front):
                 samplers, or, for nested spaces, a dict or tuple of these.
 
         Raises:
-            WrongCount: not one action a sampler. InvalidAction: an action outside its space.
-            In both cases nothing was sent.
+            WrongCount: not one action a sampler; nothing was sent.
+            InvalidAction: an action is outside its space; nothing was sent.
         """
         self._require_idle("async_step")
         self._begin_step(actions, as_batch=False)
@@ -180,7 +180,7 @@ class BaseVectorSampledTasks(Front):
         self._require_batches("step_batch")
         if out is not None:
             self._dispatcher.check_out(out, len(self._ledger.unpaused))
-        ids = self._begin_step(actions, as_batch=True)
+        ids = self._begin_step(actions, as_batch=self.auto_resample_when_done)
         if self.auto_resample_when_done:
             self._dispatcher.wait_step(ids, len(ids), self.read_timeout)
             self._ledger.step_ids = None

@@ -469,6 +469,20 @@ def test_everyone_has_a_turn(processes: Any) -> None:
         assert turns.min() > 40
 
 
+def test_a_batch_right_after_single_steps_is_whole(every_kind: Any) -> None:
+    """The worker still looks for single steps when all are asked, the last sampler among them."""
+    with every_kind.toys(count=8, max_steps=9999) as tasks:
+        taken = np.zeros(8, int)
+        for _ in range(300):
+            tasks.pause_at(7)
+            tasks.send([0] * 7)
+            tasks.recv()
+            tasks.resume_all()
+            batch = tasks.step_batch([0] * 8)
+            taken += [2] * 7 + [1]
+            assert batch.observation[:, 2].tolist() == taken.tolist()
+
+
 def test_a_timeout_loses_nothing(processes: Any) -> None:
     with processes.toys(NapTask, max_steps=99) as tasks:
         tasks.send([0, 60, 0, 60])

@@ -93,7 +93,7 @@ def screen_after(sampler: AtariTaskSampler, num_steps: int = 5) -> Any:
 
 class TestContract(TaskSamplerContract):
     def make_task_sampler(self) -> Any:
-        return AtariTaskSampler("Pong", max_num_frames_per_episode=SHORT_EPISODE)
+        return AtariTaskSampler("Pong", max_num_frames_per_episode=20 * SHORT_EPISODE)
 
 
 @pytest.mark.parametrize("obs_type", ["rgb", "grayscale"])

@@ -463,6 +463,13 @@ class ParentLane:
         extras = self._extras
         return bool(extras) and any(i in extras and extras[i].failure is not None for i in ids)
 
+    def take_failures(self, ids: Sequence[int]) -> dict[int, Failure]:
+        """Which of these samplers' steps failed, and how; if any did, the step is not read."""
+        if not self.failures(ids):
+            return {}
+        extras = {i: self._extras.pop(i) for i in ids if i in self._extras}
+        return {i: extra.failure for i, extra in extras.items() if extra.failure is not None}
+
     def batch(self, ids: Sequence[int], out: StepBatch | None, copy: bool) -> StepBatch:
         """The steps of some samplers as arrays.
 
