@@ -463,8 +463,27 @@ class Dispatcher:
         except WorkerEnded as ended:
             self._bury(worker, ended.exitcode)
             return
+        except Exception as error:  # user code: what a class does when it is unpickled
+            self._settle_unreadable(worker, error)
+            return
         for reply in replies:
             self._settle(reply)
+
+    def _settle_unreadable(self, worker: Worker, error: Exception) -> None:
+        """A worker's message was lost: it holds something that cannot be rebuilt here."""
+        failure = Failure.of(error)
+        for i in worker.sampler_ids:
+            request = self._ledger.outstanding(i)
+            if request is None:
+                continue
+            if request.seq != 0:
+                self._settle(Reply(request.seq, i, failure))
+                continue
+            lane = self._lane
+            if lane is not None and lane.has_answered(i) and lane.needs_extra(i):
+                self._ledger.fail(i)
+                self._wanted.add(i)
+                self._arrived[i] = failure
 
     def _settle(self, reply: Reply) -> None:
         request = self._ledger.settle(reply)

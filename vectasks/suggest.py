@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +14,7 @@ from vectasks.errors import InvalidArgument
 from vectasks.host import HostPlan, TaskHost
 from vectasks.spaces import task_action
 from vectasks.vector import VectorSampledTasks
+from vectasks.workers.lane import usable_cores
 
 # What a step costs beside the tasks, in seconds. Measured on two cores by stepping tasks that do
 # nothing (python -m benchmarks --workloads W1); trust a factor of two.
@@ -81,7 +81,7 @@ def suggest_max_processes(
         observation_transport="pipe",
     ) as tasks:
         ((step_s, cpu_share),) = tasks.call_sampler("measure", [[budget_s]])
-    return recommend(step_s, cpu_share, len(arguments), _num_cores())
+    return recommend(step_s, cpu_share, len(arguments), usable_cores())
 
 
 def recommend(step_s: float, cpu_share: float, num_samplers: int, num_cores: int) -> Suggestion:
@@ -118,13 +118,6 @@ def _predict(step_s: float, cpu_share: float, n: int, num_cores: int, workers: i
     computing_s = n * step_s * cpu_share / num_cores
     overhead_s = _WAKE_S + workers * _PER_WORKER_S + max(0, workers - num_cores) * _SWITCH_S
     return common_s + max(one_after_another_s, computing_s) + overhead_s
-
-
-def _num_cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS
-        return os.cpu_count() or 1
 
 
 def _readable(time_s: float) -> str:

@@ -142,7 +142,7 @@ def test_it_measures_in_a_process_of_its_own() -> None:
 
 
 def test_a_task_that_computes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vectasks.suggest, "_num_cores", lambda: 4)
+    monkeypatch.setattr(vectasks.suggest, "usable_cores", lambda: 4)
     suggestion = suggest(8, busy_s=2e-3)
     assert suggestion.step_s >= 2e-3
     assert suggestion.cpu_share > 0

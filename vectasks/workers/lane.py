@@ -83,12 +83,17 @@ def is_batch(ticket: int) -> bool:
     return bool(ticket & _AS_BATCH)
 
 
+def usable_cores() -> int:
+    """How many cores this process may run on."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS
+        return os.cpu_count() or 1
+
+
 def polls_before_blocking(num_workers: int) -> int:
     """How often to poll: not at all where workers outnumber the cores that they may use."""
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:
-        cores = os.cpu_count() or 1
+    cores = usable_cores()
     if cores == 1:
         return 0
     return 400 if num_workers <= cores else 20
