@@ -136,7 +136,7 @@ class Task(abc.ABC, Generic[EnvT]):
         Raises:
             RuntimeError: the task is done already.
         """
-        if self._is_over or (self._num_steps_taken == 0 and self.is_done()):
+        if self.is_done():
             raise RuntimeError(
                 f"step() on a task that is done (after {self._num_steps_taken} steps): "
                 "ask the sampler for the next task."
