@@ -98,7 +98,6 @@ class Front:
         self._heterogeneous = heterogeneous
         self._start_timeout_s = start_timeout_s
         self._close_grace_s = close_grace_s
-        self._should_log = should_log
         self._guard = Guard()
         self._shared_action_space: Any = None  # the one of all samplers, if they share one
         self._joint: _JointResample | None = None
@@ -133,7 +132,7 @@ class Front:
         try:
             self._set_up(count)
         except BaseException:
-            self._end(None)
+            self._end()
             raise
         if should_log:
             logger.info("%d samplers in %d workers", count, len(self._dispatcher.workers))
@@ -288,15 +287,15 @@ class Front:
         if not self._guard.is_owner:
             return  # a fork's copy: the workers are not its own
         with self._guard("close"):
-            failures = self._end(self._close_grace_s)
+            failures = self._end()
         if failures:
             sampler_id, failure = failures[0]
             raise remote_error(sampler_id, "close", failure, [i for i, _ in failures[1:]])
 
-    def _end(self, grace_s: float | None) -> list[tuple[int, Failure]]:
+    def _end(self) -> list[tuple[int, Failure]]:
         if self._ledger.closed:
             return []
-        failures = self._dispatcher.close(self._close_grace_s if grace_s is None else grace_s)
+        failures = self._dispatcher.close(self._close_grace_s)
         self._ledger.step_ids = None
         self._ledger.closed = True
         _LIVE.discard(self)
@@ -305,7 +304,7 @@ class Front:
     def _end_quietly(self) -> None:
         """Close where nobody can be told of errors: at exit and in ``__del__``."""
         if self._guard.is_owner:
-            for sampler_id, failure in self._end(None):
+            for sampler_id, failure in self._end():
                 logger.warning("closing sampler %d: %s", sampler_id, failure.traceback_text)
 
     def __enter__(self) -> Any:

@@ -51,7 +51,6 @@ class Guard:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._pid = os.getpid()
-        self._name = ""
 
     def __call__(self, name: str) -> Guard:
         """Check that the call ``name`` may enter; used as ``with guard(name):``."""

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 EnvT = TypeVar("EnvT")
-Reward = float | Sequence[float]
 
 
 class RLStepResult(NamedTuple):

@@ -92,7 +92,7 @@ def usable_cores() -> int:
 
 
 def polls_before_blocking(num_workers: int) -> int:
-    """How often to poll: not at all where workers outnumber the cores that they may use."""
+    """How often to poll: hardly where workers outnumber the cores, never where there is one."""
     cores = usable_cores()
     if cores == 1:
         return 0
@@ -127,6 +127,7 @@ def run_step(
     group: HostGroup, writer: SlabWriter, sampler_id: int, ticket: int, action: Any
 ) -> Extra | None:
     """Step one host and write what came of it; what has no place in the slab."""
+    # row_of and is_batch, written out: this runs once a sampler and step.
     row, as_batch = (ticket >> 2) & 1, ticket & _AS_BATCH == _AS_BATCH
     outcome = group.step(sampler_id, action, writer.place(sampler_id, row, as_batch))
     if isinstance(outcome, Failure):
@@ -317,6 +318,7 @@ class ParentLane:
         self.slab["action"][where] = actions
         _keep_order()
         self.slab["asked"][where] = ticket
+        _keep_order()  # before the bell
 
     def ring(self, worker: int) -> None:
         """Announce to a worker that samplers of its were asked."""
