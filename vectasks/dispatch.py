@@ -28,6 +28,7 @@ from vectasks.errors import WaitTimeout
 from vectasks.host import HostPlan, HostReady
 from vectasks.ledger import Ledger, SamplerState
 from vectasks.messages import Command, Failure, Reply, Request, StepOutcome, TaskStart
+from vectasks.spaces import dispatch_rows
 from vectasks.workers.base import Worker, WorkerEnded
 from vectasks.workers.inline import InlineWorker
 from vectasks.workers.lane import ParentLane, Steps, polls_before_blocking, yield_core
@@ -184,7 +185,13 @@ class Dispatcher:
                     self._reach(worker, functools.partial(worker.attach, lane))
 
     def send_step(
-        self, ids: Sequence[int], actions: Any, *, as_batch: bool, one_by_one: bool = False
+        self,
+        ids: Sequence[int],
+        actions: Any,
+        *,
+        as_batch: bool,
+        one_by_one: bool = False,
+        to_hand_out: bool = False,
     ) -> None:
         """Begin one step of some samplers.
 
@@ -193,12 +200,14 @@ class Dispatcher:
             actions: an array [n, ...], as the slab holds it, or a list of what each task receives.
             as_batch: it will be taken by :meth:`take_batch`.
             one_by_one: samplers are waited for one by one, so each is announced at once.
+            to_hand_out: :meth:`take_batch` will take it without ``out``.
         """
         lane = self._lane
         ticket = 0
         if lane is not None:
-            ticket = lane.next_ticket(as_batch, one_by_one)
-            lane.tickets.update(dict.fromkeys(ids, ticket))
+            ticket = lane.begin(
+                ids, as_batch=as_batch, one_by_one=one_by_one, to_hand_out=to_hand_out
+            )
         if lane is None or not self._slab_is_reached:
             rows = dispatch_rows(actions)
             self.send([(i, Command.STEP, row) for i, row in zip(ids, rows, strict=True)])
@@ -219,7 +228,7 @@ class Dispatcher:
                 self._ledger.open_step(ids)
                 for worker in workers:
                     lane.ring(worker.number)
-                yield_core()  # between the bells and the look at who is asleep
+                lane.fence()  # between the bells and the look at who is asleep
                 for worker in workers:
                     if lane.is_asleep(worker.number):
                         self._reach(worker, worker.wake)
@@ -363,7 +372,7 @@ class Dispatcher:
         for i, outcome in values.items():
             if type(outcome) is Failure:
                 self._ledger.fail(i)
-            elif outcome.exhausted:
+            elif type(outcome) is StepOutcome and outcome.exhausted:
                 self._ledger.settle_step(i, exhausted=True, failed=False)
         lane.warn_of_detours()
         return values
@@ -617,16 +626,6 @@ class Dispatcher:
         if self._memory is not None:
             self._memory.close()
         return failures
-
-
-def dispatch_rows(actions: Any) -> list[Any]:
-    """Actions one by one: ints of a Discrete space, arrays (also 0-d ones) of a Box."""
-    if not isinstance(actions, np.ndarray):
-        return list(actions)
-    if actions.ndim == 1 and actions.dtype == np.int64:
-        rows: list[Any] = actions.tolist()
-        return rows
-    return [actions[k, ...] for k in range(len(actions))]
 
 
 def _join(workers: Sequence[Worker], timeout_s: float) -> list[Worker]:

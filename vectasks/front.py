@@ -23,13 +23,20 @@ from vectasks.arguments import (
     one_seed_each,
 )
 from vectasks.batch import StepBatch
-from vectasks.dispatch import Death, Dispatcher, dispatch_rows
+from vectasks.dispatch import Death, Dispatcher
 from vectasks.errors import InvalidArgument, RemoteError, VectasksError, WorkerDied
 from vectasks.guard import Guard
 from vectasks.host import HostPlan, HostReady
 from vectasks.ledger import Ledger, SamplerState
 from vectasks.messages import Command, Failure, StepOutcome, TaskStart
-from vectasks.spaces import action_batch, prepare_action, spaces_equal, split_actions
+from vectasks.spaces import (
+    action_batch,
+    dispatch_rows,
+    prepare_action,
+    spaces_equal,
+    split_actions,
+)
+from vectasks.task import RLStepResult
 from vectasks.workers.base import Worker
 from vectasks.workers.slab import Layout, SharedMemory
 
@@ -167,12 +174,12 @@ class Front:
 
     # -- the way of a step ------------------------------------------------------------------
 
-    def _begin_step(self, actions: Any, *, as_batch: bool) -> list[int]:
+    def _begin_step(self, actions: Any, *, as_batch: bool, to_hand_out: bool = False) -> list[int]:
         """Send one action to each unpaused sampler; their ids."""
         ids = self._ledger.unpaused
         prepared = self._prepared(ids, actions)
         self._ledger.require(Command.STEP, ids)
-        self._dispatcher.send_step(ids, prepared, as_batch=as_batch)
+        self._dispatcher.send_step(ids, prepared, as_batch=as_batch, to_hand_out=to_hand_out)
         self._ledger.step_ids = ids = list(ids)
         return ids
 
@@ -215,10 +222,7 @@ class Front:
         return batch
 
     def _count(self, sampler_id: int, outcome: StepOutcome) -> None:
-        """Write down what one step means for the counts and for the waiting samplers."""
-        if not outcome.done:
-            self._num_steps += 1
-            return
+        """Write down what the end of an episode means for the counts and the waiting samplers."""
         info = outcome.info
         waited = sampler_id in self._ledger.waiting
         self._num_steps += not waited
@@ -435,7 +439,9 @@ class Front:
         clean = True
         for i in ids:
             value = values[i]
-            if type(value) is StepOutcome:
+            if type(value) is RLStepResult:
+                self._num_steps += 1
+            elif type(value) is StepOutcome:
                 self._count(i, value)
             elif isinstance(value, (Failure, Death)):
                 clean = False

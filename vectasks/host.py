@@ -23,6 +23,7 @@ from vectasks.messages import (
     TaskStart,
 )
 from vectasks.spaces import own, spaces_equal
+from vectasks.task import RLStepResult
 
 COMPLETE_TASK_METRICS_KEY = "__AFTER_TASK_METRICS__"
 COMPLETE_TASK_CALLBACK_KEY = "__AFTER_TASK_CALLBACK__"
@@ -78,7 +79,7 @@ class TaskHost:
 
     # -- the episode ------------------------------------------------------------------------
 
-    def step(self, action: Any, place: Any = None) -> StepOutcome:
+    def step(self, action: Any, place: Any = None) -> RLStepResult | StepOutcome:
         """Step the task; when it is done, go on to the next one or wait for the other samplers.
 
         Args:
@@ -89,7 +90,15 @@ class TaskHost:
         if self._finished is not None:
             return self._finished
         task = self._task
-        observation, reward, done, info = task.step(action)
+        result = task.step(action)
+        observation, reward, done, info = result
+        if (
+            done is False
+            and type(reward) is float
+            and observation is not None
+            and type(result) is RLStepResult
+        ):
+            return result  # nothing to add, as in most steps
         if type(reward) is not float:
             reward = _as_reward(reward)
         if done is None:
@@ -98,7 +107,7 @@ class TaskHost:
             return self._finish(task, observation, reward, info, place)
         if observation is None:
             observation = self._observe_into(place, "step")
-        return StepOutcome(observation, reward, False, info, False, False, False)
+        return RLStepResult(observation, reward, False, info)
 
     def _observe_into(self, place: Any, method: str) -> Any:
         """The observation of a task that returned None for it, which in-place tasks may do."""
@@ -265,7 +274,9 @@ class HostGroup:
             value = Failure.of(error)
         return Reply(request.seq, request.sampler_id, value)
 
-    def step(self, sampler_id: int, action: Any, place: Any = None) -> StepOutcome | Failure:
+    def step(
+        self, sampler_id: int, action: Any, place: Any = None
+    ) -> RLStepResult | StepOutcome | Failure:
         """Step one host; the step lane's way to what ``execute`` does for a STEP request."""
         try:
             return self._hosts[sampler_id].step(action, place)

@@ -68,10 +68,11 @@ IN_PLACE = _InPlace()
 
 
 class StepOutcome(NamedTuple):
-    """What a host's step gave, before a lane carries it away.
+    """What a host's step gave if it ended the episode, before a lane carries it away.
 
+    (While the episode goes on, a step's outcome is the task's own ``RLStepResult``.)
     ``observation`` is None where the sampler is ``exhausted``. ``reward`` is a float, or a list of
-    floats where a task has several agents.
+    floats where a task has several agents. ``done`` is True.
     """
 
     observation: Any

@@ -176,6 +176,16 @@ def _(space: spaces.Box, actions: Any, count: int, check: bool) -> NDArray[Any] 
     return converted
 
 
+def dispatch_rows(actions: Any) -> list[Any]:
+    """Actions one by one: ints of a Discrete space, arrays (also 0-d ones) of a Box."""
+    if not isinstance(actions, np.ndarray):
+        return list(actions)
+    if actions.ndim == 1 and actions.dtype == np.int64:
+        rows: list[Any] = actions.tolist()
+        return rows
+    return [actions[k, ...] for k in range(len(actions))]
+
+
 def _as_array(actions: Any) -> NDArray[Any] | None:
     try:
         return np.asarray(tensors_to_arrays(actions))

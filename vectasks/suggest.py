@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from vectasks.arguments import checked_sampler_args
 from vectasks.errors import InvalidArgument
 from vectasks.host import HostPlan, TaskHost
+from vectasks.messages import StepOutcome
 from vectasks.spaces import task_action
 from vectasks.vector import VectorSampledTasks
 from vectasks.workers.lane import usable_cores
@@ -174,7 +175,9 @@ class _Probe:
         actions = [task_action(space, space.sample()) for _ in range(num_steps)]
         began_s, cpu_began_s = time.perf_counter(), time.process_time()
         for action in actions:
-            if self._host.step(action).exhausted and self._host.reset().exhausted:
+            outcome = self._host.step(action)
+            ended = isinstance(outcome, StepOutcome) and outcome.exhausted
+            if ended and self._host.reset().exhausted:
                 self.close()  # a stream that cannot be begun anew
                 self._host = TaskHost(self._plan)
         return time.perf_counter() - began_s, time.process_time() - cpu_began_s

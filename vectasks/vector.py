@@ -180,7 +180,9 @@ class BaseVectorSampledTasks(Front):
         self._require_batches("step_batch")
         if out is not None:
             self._dispatcher.check_out(out, len(self._ledger.unpaused))
-        ids = self._begin_step(actions, as_batch=self.auto_resample_when_done)
+        ids = self._begin_step(
+            actions, as_batch=self.auto_resample_when_done, to_hand_out=out is None
+        )
         if self.auto_resample_when_done:
             self._dispatcher.wait_step(ids, len(ids), self.read_timeout)
             self._ledger.step_ids = None

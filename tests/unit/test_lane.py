@@ -16,7 +16,8 @@ import pytest
 from gymnasium import spaces
 
 from vectasks import SamplerState, VectorSampledTasks
-from vectasks.messages import Failure, StepOutcome
+from vectasks.messages import Failure
+from vectasks.task import RLStepResult
 from vectasks.testing import toy_args
 from vectasks.testing.toys import CountingTask, ToySampler, ToyTask
 from vectasks.workers import lane as lane_module
@@ -30,6 +31,7 @@ from vectasks.workers.lane import (
     polls_before_blocking,
     row_of,
 )
+from vectasks.workers.rows import WORKING_ROW
 from vectasks.workers.slab import Extra, Layout
 
 PATIENCE_S = 20.0
@@ -45,14 +47,14 @@ class StubGroup:
         self.failing: set[int] = set()
         self.before: Callable[[int], None] = lambda sampler_id: None
 
-    def step(self, sampler_id: int, action: Any, place: Any = None) -> StepOutcome | Failure:
+    def step(self, sampler_id: int, action: Any, place: Any = None) -> RLStepResult | Failure:
         self.before(sampler_id)
         self.stepped.append((sampler_id, action))
         if sampler_id in self.failing:
             return Failure.of(ValueError("on purpose"))
         observation = np.array([sampler_id, action], np.int64)
         info = self.infos.get(sampler_id)
-        return StepOutcome(observation, float(action), False, info, False, False, False)
+        return RLStepResult(observation, float(action), False, info)
 
 
 class Pair:
@@ -85,11 +87,10 @@ class Pair:
                     self.messages.append(message)
 
     def ask(self, ids: list[int], actions: list[int], one_by_one: bool = False) -> int:
-        ticket = self.parent.next_ticket(False, one_by_one)
-        self.parent.tickets.update(dict.fromkeys(ids, ticket))
+        ticket = self.parent.begin(ids, as_batch=False, one_by_one=one_by_one)
         self.parent.ask(ids, actions, ticket)
         self.parent.ring(0)
-        lane_module.yield_core()
+        self.parent.fence()
         if self.parent.is_asleep(0):
             self.channel.ring()
         return ticket
@@ -147,11 +148,15 @@ def sleepy(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_tickets() -> None:
     layout = Layout.of(SPACE, spaces.Discrete(2), np.zeros(2, np.int64), 2, 1)
     parent = ParentLane(layout)
-    tickets = [parent.next_ticket(b, o) for b in (False, True) for o in (False, True)]
+    tickets = [
+        parent.begin([0, 1], as_batch=batch, one_by_one=single)
+        for batch in (False, True)
+        for single in (False, True)
+    ]
     assert len(set(tickets)) == 4
     assert tickets == sorted(tickets)
     assert min(tickets) > 0  # 0 is what a new slab holds
-    assert len({row_of(ticket) for ticket in tickets}) == 1  # until views are handed out
+    assert {row_of(ticket) for ticket in tickets} == {WORKING_ROW}
     assert [is_batch(ticket) for ticket in tickets] == [False, False, True, True]
 
 
@@ -185,8 +190,7 @@ def test_actions_belong_to_the_samplers_that_were_named(pair: Pair) -> None:
 
 
 def test_steps_by_message(pair: Pair) -> None:
-    ticket = pair.parent.next_ticket(False, False)
-    pair.parent.tickets.update({1: ticket, 2: ticket})
+    ticket = pair.parent.begin([1, 2], as_batch=False)
     pair.send(Steps(ticket, {1: 11, 2: 22}))
     assert [o.reward for o in pair.answers([1, 2])] == [11.0, 22.0]
     pair.ask([1], [5])

@@ -13,6 +13,7 @@ from gymnasium import spaces
 
 from vectasks import LayoutError
 from vectasks.messages import IN_PLACE, Failure, StepOutcome
+from vectasks.task import RLStepResult
 from vectasks.testing import assert_identical
 from vectasks.workers.slab import (
     DONE,
@@ -72,8 +73,10 @@ def layout_of(space: Any, observation: Any, action: Any = None, samplers: int = 
     return Layout.of(space, action, observation, samplers, 2)
 
 
-def outcome(observation: Any, **changes: Any) -> StepOutcome:
-    return StepOutcome(observation, 1.5, False, None, False, False, False)._replace(**changes)
+def outcome(observation: Any, **changes: Any) -> RLStepResult | StepOutcome:
+    if "done" in changes:
+        return StepOutcome(observation, 1.5, True, None, False, False, False)._replace(**changes)
+    return RLStepResult(observation, 1.5, False, None)._replace(**changes)
 
 
 class Desk:
@@ -81,17 +84,21 @@ class Desk:
 
     def __init__(self, space: Any, first: Any, samplers: int = 3, strict: bool = False) -> None:
         self.slab = Slab(layout_of(space, first, samplers=samplers))
-        self.writer = SlabWriter(self.slab, range(samplers), strict)
+        self.writers = {
+            (row, as_batch): SlabWriter(self.slab, range(samplers), row, as_batch, strict)
+            for row in range(NUM_ROWS)
+            for as_batch in (False, True)
+        }
         self.reader = SlabReader(self.slab)
 
     def back(
         self, observation: Any, *, sampler: int = 1, row: int = 0, as_batch: bool = False
     ) -> Any:
         """An observation after its way through the slab, and the Extra that went beside it."""
-        extra = self.writer.write(sampler, row, outcome(observation), as_batch)
+        extra = self.writers[row, as_batch].write(sampler, outcome(observation))
         extras = {} if extra is None else {sampler: extra}
         (got,) = self.reader.outcomes([sampler], row, as_batch, extras)
-        assert isinstance(got, StepOutcome)
+        assert isinstance(got, RLStepResult)
         return got.observation, extra
 
 
@@ -330,7 +337,7 @@ def test_rows_and_samplers_are_apart() -> None:
     for row in range(NUM_ROWS):
         for sampler in range(3):
             value = np.full(2, 10 * row + sampler, np.int32)
-            desk.writer.write(sampler, row, outcome(value, reward=float(row + sampler)), False)
+            desk.writers[row, False].write(sampler, outcome(value, reward=float(row + sampler)))
     for row in range(NUM_ROWS):
         got = desk.reader.outcomes([2, 0], row, False, {})
         assert [o.observation.tolist() for o in got] == [[10 * row + 2] * 2, [10 * row] * 2]
@@ -420,9 +427,9 @@ def test_an_unshaped_leaf_goes_beside_the_batch() -> None:
 def test_flags_and_rewards() -> None:
     desk = Desk(spaces.Discrete(3), 0)
     flags = desk.slab["flags"]
-    desk.writer.write(0, 1, outcome(1, done=True, terminated=True), False)
-    desk.writer.write(1, 1, outcome(1, done=True, truncated=True, info={}), False)
-    desk.writer.write(2, 1, outcome(1, reward=float("nan"), info={"a": 1}), False)
+    desk.writers[1, False].write(0, outcome(1, done=True, terminated=True))
+    desk.writers[1, False].write(1, outcome(1, done=True, truncated=True, info={}))
+    desk.writers[1, False].write(2, outcome(1, reward=float("nan"), info={"a": 1}))
     assert flags[1].tolist() == [DONE | TERMINATED, DONE | TRUNCATED | EMPTY_INFO, EXTRA]
     one, two, three = desk.reader.outcomes([0, 1, 2], 1, False, {2: Extra(2, info={"a": 1})})
     assert one == outcome(1, done=True, terminated=True)
@@ -443,7 +450,7 @@ def test_flags_and_rewards() -> None:
 )
 def test_infos(info: Any, beside: bool, as_batch: bool) -> None:
     desk = Desk(spaces.Discrete(3), 0)
-    extra = desk.writer.write(0, 0, outcome(1, info=info), as_batch)
+    extra = desk.writers[0, as_batch].write(0, outcome(1, info=info))
     assert (extra is not None) == beside
     extras = {} if extra is None else {0: extra}
     (got,) = desk.reader.outcomes([0], 0, False, extras)
@@ -452,11 +459,11 @@ def test_infos(info: Any, beside: bool, as_batch: bool) -> None:
 
 def test_rewards_of_several_agents() -> None:
     desk = Desk(spaces.Discrete(3), 0)
-    extra = desk.writer.write(0, 0, outcome(1, reward=[1.0, 2.0]), False)
+    extra = desk.writers[0, False].write(0, outcome(1, reward=[1.0, 2.0]))
     (got,) = desk.reader.outcomes([0], 0, False, {0: extra})
     assert got.reward == [1.0, 2.0]
     with pytest.raises(LayoutError, match="list of 2 rewards"):
-        desk.writer.write(0, 0, outcome(1, reward=[1.0, 2.0]), True)
+        desk.writers[0, True].write(0, outcome(1, reward=[1.0, 2.0]))
 
 
 @pytest.mark.parametrize("as_batch", [False, True])
@@ -466,7 +473,7 @@ def test_an_exhausted_sampler_has_zeros(as_batch: bool) -> None:
     desk = Desk(space, first)
     desk.back(first)
     ended = StepOutcome(None, 2.0, True, {}, True, False, True)
-    assert desk.writer.write(1, 0, ended, as_batch) is None
+    assert desk.writers[0, as_batch].write(1, ended) is None
     assert desk.slab["flags"][0, 1] == DONE | TERMINATED | EXHAUSTED | EMPTY_INFO
     assert not any(array[0, 1].any() for array in desk.slab.leaf_arrays if array is not None)
     (got,) = desk.reader.outcomes([1], 0, as_batch, {})
@@ -476,7 +483,7 @@ def test_an_exhausted_sampler_has_zeros(as_batch: bool) -> None:
 def test_a_failure() -> None:
     desk = Desk(spaces.Discrete(3), 0)
     failure = Failure.of(ValueError("no"))
-    extra = desk.writer.fail(2, 1, failure)
+    extra = desk.writers[1, False].fail(2, failure)
     assert desk.slab["flags"][1, 2] & EXTRA
     assert desk.reader.outcomes([2], 1, False, {2: extra}) == [failure]
 
@@ -488,11 +495,11 @@ def test_a_failure() -> None:
 def test_a_task_may_write_into_its_place(as_batch: bool) -> None:
     space = spaces.Dict({"a": spaces.Box(0, 9, (2,), np.float32), "b": spaces.MultiBinary(3)})
     desk = Desk(space, {"a": np.zeros(2, np.float32), "b": np.zeros(3, np.int8)})
-    place = desk.writer.place(1, 1, as_batch)
+    place = desk.writers[1, as_batch].places[1]
     assert list(place) == ["a", "b"]
     place["a"][:] = 4
     place["b"][1] = 1
-    desk.writer.write(1, 1, outcome(IN_PLACE), as_batch)
+    desk.writers[1, as_batch].write(1, outcome(IN_PLACE))
     (got,) = desk.reader.outcomes([1], 1, as_batch, {})
     place["a"][:] = 5
     expected = {"a": np.full(2, 4, np.float32), "b": np.array([0, 1, 0], np.int8)}
@@ -502,7 +509,7 @@ def test_a_task_may_write_into_its_place(as_batch: bool) -> None:
 
 def test_a_place_for_a_single_number_can_be_written() -> None:
     desk = Desk(spaces.Box(0, 9, (), np.float64), np.array(0.0))
-    place = desk.writer.place(0, 0, True)
+    place = desk.writers[0, True].places[0]
     place[...] = 3.5
     assert desk.slab.leaf_arrays[0][0].tolist() == [3.5, 0, 0]
 
@@ -517,6 +524,6 @@ def test_a_place_for_a_single_number_can_be_written() -> None:
     ],
 )
 def test_who_has_a_place(space: Any, first: Any, listed: bool, batched: bool) -> None:
-    writer = Desk(space, first).writer
-    assert (writer.place(0, 0, False) is not None) == listed
-    assert (writer.place(0, 0, True) is not None) == batched
+    writers = Desk(space, first).writers
+    assert (writers[0, False].places[0] is not None) == listed
+    assert (writers[0, True].places[0] is not None) == batched

@@ -8,8 +8,9 @@ from typing import Any
 from vectasks.host import HostGroup
 from vectasks.messages import Failure, Reply, Request, StepOutcome
 from vectasks.spaces import own
+from vectasks.task import RLStepResult
 from vectasks.workers.base import Worker
-from vectasks.workers.lane import ParentLane, Steps, is_batch, run_step
+from vectasks.workers.lane import Outcome, ParentLane, Steps, is_batch, run_step
 
 
 class InlineWorker(Worker):
@@ -58,25 +59,23 @@ class InlineWorker(Worker):
         """Step now. Ctrl-C passes through; what it cut off is answered as failed."""
         lane = self._lane
         assert lane is not None
-        as_batch = is_batch(ticket)
-        left = dict(actions)
-        for i, action in actions.items():
-            try:
+        group, writer, as_batch = self._group, lane.desks.at(ticket), is_batch(ticket)
+        done = 0
+        try:
+            for i, action in actions.items():
                 if as_batch:
-                    lane.keep(own(run_step(self._group, lane.writer, i, ticket, action)))
+                    extra = run_step(group, writer, i, action)
+                    if extra is not None:
+                        lane.keep(own(extra))
                 else:
-                    outcome = self._group.step(i, action)
-                    if type(outcome) is StepOutcome:
-                        observation, reward, done, info, *flags = outcome
-                        outcome = StepOutcome(own(observation), reward, done, own(info), *flags)
-                    lane.give(i, outcome)
-            except BaseException as error:
-                for cut in left:
-                    lane.give(cut, Failure.of(error))
-                    lane.answer(cut, ticket)
-                raise
-            lane.answer(i, ticket)
-            del left[i]
+                    lane.give(i, _owned(group.step(i, action)))
+                lane.answer(i, ticket)
+                done += 1
+        except BaseException as error:
+            for cut in list(actions)[done:]:
+                lane.give(cut, Failure.of(error))
+                lane.answer(cut, ticket)
+            raise
 
     def receive(self) -> list[Reply]:
         """The replies since the last time."""
@@ -105,3 +104,13 @@ class InlineWorker(Worker):
         """What closing raised."""
         failures, self._failures = self._failures, []
         return failures
+
+
+def _owned(outcome: Outcome) -> Outcome:
+    """A copy that shares no array with the task's."""
+    if type(outcome) is RLStepResult:
+        observation, reward, done, info = outcome
+        return RLStepResult(own(observation), reward, done, own(info))
+    if type(outcome) is StepOutcome:
+        return outcome._replace(observation=own(outcome.observation), info=own(outcome.info))
+    return outcome

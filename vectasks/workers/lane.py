@@ -14,25 +14,24 @@ Both sides poll counters in shared memory first, giving the core up between poll
 block on the channel: waking a blocked process costs a hundred times what a poll costs, but polling
 forever starves whoever shares the core. A wake-up cannot be lost: each side writes its own word (a
 counter, or that it is asleep), passes a full memory barrier, and only then reads the other's. The
-barrier is ``sched_yield``: a trip through the kernel's scheduler is one. Should it ever not be,
-blocking waits are short and look again.
+barrier is taking a lock that is free, an atomic operation, on x86, and elsewhere ``sched_yield``: a
+trip through the kernel's scheduler is one. Should it ever not be, blocking waits are short and look
+again.
 
 A *ticket* says which step it is, which row it is written to and in which form::
 
-    ticket = step number * 8 + row * 4 + (2 if samplers are announced one by one)
+    ticket = step number * 16 + row * 4 + (2 if samplers are announced one by one)
              + (1 if for a StepBatch)
-
-The row changes only after a step whose result was handed out as views: writing the same row again
-and again keeps large batches in the cache.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -42,11 +41,16 @@ from vectasks.batch import StepBatch
 from vectasks.errors import InvalidArgument, LayoutError
 from vectasks.host import HostGroup
 from vectasks.messages import Failure, StepOutcome
+from vectasks.spaces import dispatch_rows
+from vectasks.task import RLStepResult
 from vectasks.workers.channel import Channel, unsendable
+from vectasks.workers.rows import WORKING_ROW, Rows
 from vectasks.workers.slab import (
     DONE,
+    EMPTY_INFO,
     EXHAUSTED,
     EXTRA,
+    NUM_ROWS,
     TERMINATED,
     TRUNCATED,
     Extra,
@@ -58,14 +62,28 @@ from vectasks.workers.slab import (
 )
 
 _AS_BATCH, _ONE_BY_ONE = 1, 2
+_NOTHING_SPECIAL = bytes([0, EMPTY_INFO])  # flags of most samplers in most steps
 _FIRST_NAP_MS, _LONGEST_NAP_MS = 5, 200
 
 yield_core: Callable[[], None] = getattr(os, "sched_yield", lambda: time.sleep(0))
 
+_IS_X86 = platform.machine().lower() in ("x86_64", "amd64", "i686")
 # x86 keeps stores in order; elsewhere a barrier must stand between the data and what announces it.
-_keep_order: Callable[[], None] = (
-    (lambda: None) if platform.machine().lower() in ("x86_64", "amd64", "i686") else yield_core
-)
+_keep_order: Callable[[], None] = (lambda: None) if _IS_X86 else yield_core
+
+
+class _Fence:
+    """Calling it is a full memory barrier. One thread at a time may."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __call__(self) -> None:
+        if _IS_X86:
+            with self._lock:
+                pass
+        else:
+            yield_core()
 
 
 def _words(array: NDArray[Any]) -> Any:
@@ -75,7 +93,7 @@ def _words(array: NDArray[Any]) -> Any:
 
 def row_of(ticket: int) -> int:
     """The row of the slab that a ticket's step is written to."""
-    return (ticket >> 2) & 1
+    return (ticket >> 2) & 3
 
 
 def is_batch(ticket: int) -> bool:
@@ -123,19 +141,39 @@ class StepExtras(NamedTuple):
     extras: list[Extra]
 
 
-def run_step(
-    group: HostGroup, writer: SlabWriter, sampler_id: int, ticket: int, action: Any
-) -> Extra | None:
+Outcome = RLStepResult | StepOutcome | Failure
+
+
+class Desks(NamedTuple):
+    """The writers of every row and form."""
+
+    writers: list[SlabWriter]
+
+    @classmethod
+    def of(cls, slab: Slab, sampler_ids: Sequence[int], strict: bool) -> Desks:
+        """The writers for some samplers."""
+        return cls(
+            [
+                SlabWriter(slab, sampler_ids, row, as_batch, strict)
+                for row in range(NUM_ROWS)
+                for as_batch in (False, True)
+            ]
+        )
+
+    def at(self, ticket: int) -> SlabWriter:
+        """The writer for a ticket's step."""
+        return self.writers[row_of(ticket) * 2 + (ticket & _AS_BATCH)]
+
+
+def run_step(group: HostGroup, writer: SlabWriter, sampler_id: int, action: Any) -> Extra | None:
     """Step one host and write what came of it; what has no place in the slab."""
-    # row_of and is_batch, written out: this runs once a sampler and step.
-    row, as_batch = (ticket >> 2) & 1, ticket & _AS_BATCH == _AS_BATCH
-    outcome = group.step(sampler_id, action, writer.place(sampler_id, row, as_batch))
+    outcome = group.step(sampler_id, action, writer.places[sampler_id])
     if isinstance(outcome, Failure):
-        return writer.fail(sampler_id, row, outcome)
+        return writer.fail(sampler_id, outcome)
     try:
-        return writer.write(sampler_id, row, outcome, as_batch)
+        return writer.write(sampler_id, outcome)
     except LayoutError as error:
-        return writer.fail(sampler_id, row, Failure.of(error))
+        return writer.fail(sampler_id, Failure.of(error))
 
 
 class WorkerLane:
@@ -154,7 +192,7 @@ class WorkerLane:
         self._channel = channel
         self._group = group
         self._ids = attach.sampler_ids
-        self._writer = SlabWriter(slab, attach.sampler_ids, attach.strict)
+        self._desks = Desks.of(slab, attach.sampler_ids, attach.strict)
         self._step_bell = _words(slab["step_bell"][w])
         self._message_bell = _words(slab["message_bell"][w])
         self._asleep = _words(slab["asleep"][w])
@@ -162,14 +200,9 @@ class WorkerLane:
         self._asked = _words(slab["asked"])
         self._answered = _words(slab["answered"])
         self._answered_at = _words(slab["answered_at"])
+        self._last = dict.fromkeys(attach.sampler_ids, 0)  # the tickets that were answered last
         self._action: Any = slab.get("action")
-        self._ints = (
-            _words(self._action)
-            if self._action is not None
-            and attach.layout.action is not None
-            and attach.layout.action[0] == "int"
-            else None
-        )
+        self.fence = _Fence()
         self._seen_steps = attach.step_bell
         self._seen_messages = attach.message_bell
         self._polls = polls_before_blocking(attach.layout.num_workers)
@@ -202,7 +235,7 @@ class WorkerLane:
     def _sleep(self, nap_ms: int) -> bool:
         """Block until something comes; whether it is a message."""
         self._asleep[0] = 1
-        yield_core()
+        self.fence()
         try:
             if (
                 self._step_bell[0] == self._seen_steps
@@ -215,45 +248,46 @@ class WorkerLane:
 
     def _serve(self) -> None:
         """Step every sampler that was asked to."""
-        self._run(self._orders())
-
-    def _orders(self) -> Iterator[tuple[int, int, Any]]:
-        """(sampler, ticket, action) of what the slab asks for."""
-        asked, answered, ints = self._asked, self._answered, self._ints
+        asked, last = self._asked.tolist(), self._last
+        by_ticket: dict[int, list[int]] = {}
         for i in self._ids:
             ticket = asked[i]
-            if ticket > answered[i]:  # what came by message was answered, and never asked here
-                yield i, ticket, ints[i] if ints is not None else self._action[i, ...].copy()
+            if ticket > last[i]:  # what came by message was answered, and never asked here
+                if ticket in by_ticket:
+                    by_ticket[ticket].append(i)
+                else:
+                    by_ticket[ticket] = [i]
+        for ticket, ids in by_ticket.items():
+            self._run(ticket, ids, dispatch_rows(self._action[ids]))
 
     def serve_message(self, steps: Steps) -> None:
         """Steps whose actions came by message."""
-        self._run((i, steps.ticket, action) for i, action in steps.actions.items())
+        self._run(steps.ticket, list(steps.actions), steps.actions.values())
 
-    def _run(self, orders: Iterable[tuple[int, int, Any]]) -> None:
+    def _run(self, ticket: int, ids: Sequence[int], actions: Iterable[Any]) -> None:
         """Step samplers and announce them together, or one by one where that is wanted."""
-        group, writer = self._group, self._writer
-        tickets: list[tuple[int, int]] = []
+        group, writer = self._group, self._desks.at(ticket)
+        one_by_one = ticket & _ONE_BY_ONE
         extras: list[Extra] = []
-        for i, ticket, action in orders:
-            extra = run_step(group, writer, i, ticket, action)
+        for i, action in zip(ids, actions, strict=True):
+            extra = run_step(group, writer, i, action)
             if extra is not None:
                 extras.append(extra)
-            tickets.append((i, ticket))
-            if ticket & _ONE_BY_ONE:
-                self._announce(tickets, extras)
-                tickets, extras = [], []
-        if tickets:
-            self._announce(tickets, extras)
+            if one_by_one:
+                self._answered_at[i] = time.monotonic()
+                self._announce(ticket, [i], extras)
+                extras = []
+        if not one_by_one:
+            self._announce(ticket, ids, extras)
 
-    def _announce(self, tickets: Sequence[tuple[int, int]], extras: list[Extra]) -> None:
+    def _announce(self, ticket: int, ids: Sequence[int], extras: list[Extra]) -> None:
         if extras:
             _send_extras(self._channel, extras)
-        now = time.monotonic()
         _keep_order()
-        for i, ticket in tickets:
-            self._answered_at[i] = now
-            self._answered[i] = ticket
-        yield_core()
+        answered, last = self._answered, self._last
+        for i in ids:
+            answered[i] = last[i] = ticket
+        self.fence()
         if self._parent_asleep[0]:
             self._channel.ring()
 
@@ -288,12 +322,11 @@ class ParentLane:
         self.strict = strict
         self.slab = Slab(layout, memory)
         self.step_number = 0
-        self._row = 0
-        self._has_views = False  # the last step's result was handed out as views of its row
+        self._rows = Rows(self.slab, self.shared)
         self._reader = SlabReader(self.slab)
-        self.writer = SlabWriter(self.slab, range(layout.num_samplers), strict)
+        self.desks = Desks.of(self.slab, range(layout.num_samplers), strict)
         self._extras: dict[int, Extra] = {}
-        self._outcomes: dict[int, StepOutcome | Failure] = {}
+        self._outcomes: dict[int, Outcome] = {}
         self._warned = strict
         self._detoured: list[str] = []  # names of leaves that the user is to be warned of
         self._all_ids = list(range(layout.num_samplers))
@@ -303,14 +336,37 @@ class ParentLane:
         self._asleep = [_words(line) for line in self.slab["asleep"]]
         self._parent_asleep = _words(self.slab["parent_asleep"])
         self._answered = _words(self.slab["answered"])
-        self.tickets: dict[int, int] = {}  # by sampler: the step that is out, or was last
+        self._flags = [memoryview(self.slab["flags"][row]) for row in range(NUM_ROWS)]
+        self.fence = _Fence()
+        tickets = np.zeros(layout.num_samplers, np.int64)
+        self._set_tickets = tickets
+        #: By sampler: the ticket of the step that is out, or was last.
+        self.tickets = _words(tickets)
+        self._common = 0  # the last ticket, if it was every sampler's
 
-    def next_ticket(self, as_batch: bool, one_by_one: bool) -> int:
-        """The ticket of the next step."""
+    def begin(
+        self,
+        ids: Sequence[int],
+        *,
+        as_batch: bool,
+        one_by_one: bool = False,
+        to_hand_out: bool = False,
+    ) -> int:
+        """The ticket of a new step of these samplers.
+
+        Args:
+            ids: whose.
+            as_batch: it will be taken as a StepBatch.
+            one_by_one: each sampler is announced at once.
+            to_hand_out: without a copy, if it is a step of all and a row is free.
+        """
         self.step_number += 1
-        if self._has_views:
-            self._row, self._has_views = 1 - self._row, False
-        return self.step_number * 8 + self._row * 4 + (_ONE_BY_ONE if one_by_one else 0) + as_batch
+        whole = len(ids) == self.layout.num_samplers
+        row = self._rows.next_free(self.step_number) if to_hand_out and whole else WORKING_ROW
+        ticket = self.step_number * 16 + row * 4 + (_ONE_BY_ONE if one_by_one else 0) + as_batch
+        self._set_tickets[slice(None) if whole else ids] = ticket
+        self._common = ticket if whole else 0
+        return ticket
 
     def ask(self, ids: Sequence[int], actions: Any, ticket: int) -> None:
         """Put actions and tickets into the slab; :meth:`ring` announces them."""
@@ -360,6 +416,13 @@ class ParentLane:
     def poll(self, sampler_ids: Sequence[int], polls: int) -> bool:
         """Whether all of these have answered, after looking so often and no more."""
         tickets, answered = self.tickets, self._answered
+        if self._common and len(sampler_ids) == self.layout.num_samplers:
+            while answered != tickets:
+                if polls <= 0:
+                    return False
+                polls -= 1
+                yield_core()
+            return True
         waiting = list(sampler_ids)
         while True:
             while waiting and answered[waiting[-1]] == tickets[waiting[-1]]:
@@ -374,7 +437,7 @@ class ParentLane:
     def fall_asleep(self) -> None:
         """Ask the workers to ring on their channels; look once more after this, then block."""
         self._parent_asleep[0] = 1
-        yield_core()
+        self.fence()
 
     def wake_up(self) -> None:
         """No rings are needed any more."""
@@ -414,7 +477,7 @@ class ParentLane:
                 stacklevel=2,
             )
 
-    def give(self, sampler_id: int, outcome: StepOutcome | Failure) -> None:
+    def give(self, sampler_id: int, outcome: Outcome) -> None:
         """Take an outcome as it is: it was made in this process."""
         self._outcomes[sampler_id] = outcome
 
@@ -428,15 +491,21 @@ class ParentLane:
         """Those of these samplers whose step may have something on the control lane."""
         if not self.shared:  # nothing is under way; flags of list-returning steps are not written
             return []
+        if self._common and not self._is_special(row_of(self._common)):
+            return []
         # count_nonzero takes a fraction of the time of any() on so short an array.
         return list(ids) if np.count_nonzero(self.slab["flags"] & EXTRA) else []
+
+    def _is_special(self, row: int) -> bool:
+        """Whether any sampler's step in a row was more than an observation and a reward."""
+        return bool(self._flags[row].tobytes().strip(_NOTHING_SPECIAL))
 
     def needs_extra(self, sampler_id: int) -> bool:
         """Whether something of this sampler's step comes by the control lane."""
         flags = self.slab["flags"][row_of(self.tickets[sampler_id]), sampler_id]
         return bool(flags & EXTRA) and sampler_id not in self._extras
 
-    def outcomes(self, ids: Sequence[int]) -> list[StepOutcome | Failure]:
+    def outcomes(self, ids: Sequence[int]) -> list[Outcome]:
         """The samplers' outcomes, owned."""
         if self._outcomes:
             here = [i for i in ids if i not in self._outcomes]
@@ -444,11 +513,10 @@ class ParentLane:
             return [written[i] if i in written else self._outcomes.pop(i) for i in ids]
         return self._written(ids)
 
-    def _written(self, ids: Sequence[int]) -> list[StepOutcome | Failure]:
+    def _written(self, ids: Sequence[int]) -> list[Outcome]:
         extras = self._extras
-        tickets = {self.tickets[i] for i in ids}
-        if len(tickets) == 1:
-            (ticket,) = tickets
+        ticket = self.tickets[ids[0]] if ids else 0
+        if ids and all(self.tickets[i] == ticket for i in ids):
             quick = self._reader.outcomes(ids, row_of(ticket), is_batch(ticket), extras)
         else:
             quick = [
@@ -457,11 +525,11 @@ class ParentLane:
                 )[0]
                 for i in ids
             ]
-        for i in ids:
+        for i in ids if extras else ():
             extras.pop(i, None)
         return quick
 
-    def outcome(self, sampler_id: int) -> StepOutcome | Failure:
+    def outcome(self, sampler_id: int) -> Outcome:
         """One sampler's outcome, owned."""
         return self.outcomes([sampler_id])[0]
 
@@ -483,43 +551,48 @@ class ParentLane:
         Args:
             ids: whose; none of them failed.
             out: write into the arrays of this earlier batch.
-            copy: False gives views on the slab where the samplers' rows lie together in it.
+            copy: False gives arrays that change after the second following step.
         """
-        layout, slab, n = self.layout, self.slab, len(ids)
-        rows = {row_of(ticket) for ticket in set(map(self.tickets.__getitem__, ids))}
-        where: Any
-        if len(rows) == 1:
-            row = rows.pop()
-            whole = n == layout.num_samplers
-            where = (row, slice(None)) if whole else (row, list(ids))
-        else:
-            whole = False
+        slab, n = self.slab, len(ids)
+        whole = n == self.layout.num_samplers
+        rows = {row_of(self._common)} if whole and self._common else self._rows_of(ids)
+        row = rows.pop() if len(rows) == 1 else None
+        where: Any = row
+        if row is None:
             where = ([row_of(self.tickets[i]) for i in ids], list(ids))
-        self._has_views = self._has_views or (whole and not copy and out is None)
-        flags = slab["flags"][where]
-        extras = {i: self._extras.pop(i) for i in ids if i in self._extras} if self._extras else {}
-        leaf_values = []
+        elif not whole:
+            where = (row, list(ids))
+        special = row is None or self._is_special(row)
+        extras: dict[int, Extra] = {}
+        if special and self._extras:
+            extras = {i: self._extras.pop(i) for i in ids if i in self._extras}
+        lent = None
+        if whole and row and out is None:  # and not the working row
+            lent = self._rows.lend(row, self.step_number, as_views=not copy)
         targets = None if out is None else self._flat(out.observation)
+        leaf_values: list[Any] = []
         for number, array in enumerate(slab.leaf_arrays):
             if array is None:
                 leaf_values.append(
                     [(extras[i].off_leaves or {}).get(number) if i in extras else None for i in ids]
                 )
+            elif lent is not None:
+                leaf_values.append(lent[number])
             elif targets is not None:
                 np.copyto(targets[number], array[where])
                 leaf_values.append(targets[number])
             else:
                 part = array[where]
-                leaf_values.append(part.copy() if copy and whole else part)
-        infos: list[dict[str, Any]] = [{} for _ in ids]
-        for k, i in enumerate(ids):
+                leaf_values.append(part.copy() if where is row else part)
+        infos: list[dict[str, Any]] = [{} for _ in range(n)]
+        for k, i in enumerate(ids) if extras else ():
             if i in extras and extras[i].info is not None:
                 infos[k] = dict(extras[i].info)
-        quiet = not np.count_nonzero(flags)
-        bits = [
-            np.zeros(n, np.bool_) if quiet else (flags & bit) != 0
-            for bit in (TERMINATED, TRUNCATED, DONE, EXHAUSTED)
-        ]
+        if special:
+            flags = slab["flags"][where]
+            bits = [(flags & bit) != 0 for bit in (TERMINATED, TRUNCATED, DONE, EXHAUSTED)]
+        else:
+            bits = [np.zeros(n, np.bool_) for _ in range(4)]
         reward = slab["reward"][where].astype(np.float32)
         samplers = self._id_array.copy() if whole else np.array(ids, np.int64)
         if out is None:
@@ -545,6 +618,9 @@ class ParentLane:
         for target, values in zip(targets_of_flags, (samplers, reward, *bits), strict=True):
             np.copyto(target, values)
         return out._replace(observation=slab.nest(leaf_values), infos=infos)
+
+    def _rows_of(self, ids: Sequence[int]) -> set[int]:
+        return {row_of(self.tickets[i]) for i in ids}
 
     def check_out(self, out: StepBatch, count: int) -> None:
         """Refuse a batch that ``count`` samplers' steps cannot be written into.
@@ -581,16 +657,16 @@ class ParentLane:
     def _flat(self, observation: Any) -> list[Any]:
         return [pick(observation, leaf.path) for leaf in self.layout.leaves]
 
-    def put(self, sampler_id: int, ticket: int, outcome: StepOutcome | Failure) -> None:
+    def put(self, sampler_id: int, ticket: int, outcome: Outcome) -> None:
         """Write an outcome that came another way, for a batch."""
         self.tickets[sampler_id] = ticket
-        row = row_of(ticket)
+        writer = self.desks.writers[row_of(ticket) * 2 + 1]
         extra: Extra | None
         if isinstance(outcome, Failure):
-            extra = self.writer.fail(sampler_id, row, outcome)
+            extra = writer.fail(sampler_id, outcome)
         else:
             try:
-                extra = self.writer.write(sampler_id, row, outcome, as_batch=True)
+                extra = writer.write(sampler_id, outcome)
             except LayoutError as error:
-                extra = self.writer.fail(sampler_id, row, Failure.of(error))
+                extra = writer.fail(sampler_id, Failure.of(error))
         self.keep(extra)

@@ -1,10 +1,10 @@
 """The slab: the arrays that a step travels in, laid out from the spaces.
 
 For every fixed-shape leaf of the observation space there is one array
-``[2, num_samplers, *shape]``, so that a batch *is* an array and nobody stacks. There are two rows
-so that what step t brought can be read, without a copy, while step t + 1 is written. Beside them
-stand the actions, the rewards, a byte of flags a sampler, and the counters by which both sides tell
-each other what is new (see ``lane``).
+``[rows, num_samplers, *shape]``, so that a batch *is* an array and nobody stacks. There are several
+rows so that what step t brought can be held, without a copy, while step t + 1 is written (see
+``rows``). Beside them stand the actions, the rewards, a byte of flags a sampler, and the counters
+by which both sides tell each other what is new (see ``lane``).
 
 What has no place here (leaves without a fixed shape, infos, lists of rewards, a value of another
 type or shape than usual) is returned by :meth:`SlabWriter.write` as :class:`Extra`, for the control
@@ -28,11 +28,12 @@ from numpy.typing import NDArray
 
 from vectasks.errors import LayoutError
 from vectasks.messages import IN_PLACE, Failure, StepOutcome
+from vectasks.task import RLStepResult
 
 Path = tuple[str | int, ...]
 
 _ALIGNMENT_BYTES = 64
-NUM_ROWS = 2
+NUM_ROWS = 4
 
 DONE, TERMINATED, TRUNCATED, EXHAUSTED, EMPTY_INFO, EXTRA = (1 << bit for bit in range(6))
 
@@ -272,11 +273,14 @@ class Slab:
     def __init__(self, layout: Layout, memory: Any = None) -> None:
         self.layout = layout
         memory = bytearray(layout.size_bytes()) if memory is None else memory
+        self._memory = memory
         self._template = _template(layout)
         self._arrays: dict[str, NDArray[Any]] = {}
+        self._offsets: dict[str, int] = {}
         offset = 0
         for name, (shape, dtype) in layout.fields().items():
             self._arrays[name] = np.ndarray(shape, dtype, memory, offset)
+            self._offsets[name] = offset
             offset += _aligned(_nbytes(shape, dtype))
         self.leaf_arrays: list[NDArray[Any] | None] = [
             self._arrays.get(f"leaf{number}") for number in range(len(layout.leaves))
@@ -288,6 +292,18 @@ class Slab:
     def get(self, name: str) -> NDArray[Any] | None:
         """An array of the slab, or None."""
         return self._arrays.get(name)
+
+    def row(self, number: int) -> list[NDArray[Any] | None]:
+        """A row's array for each leaf. Each is an object of its own: views of it refer to it."""
+        arrays: list[NDArray[Any] | None] = []
+        for leaf, array in enumerate(self.leaf_arrays):
+            if array is None:
+                arrays.append(None)
+                continue
+            shape = array.shape[1:]
+            offset = self._offsets[f"leaf{leaf}"] + number * _nbytes(shape, array.dtype)
+            arrays.append(np.ndarray(shape, array.dtype, self._memory, offset))
+        return arrays
 
     def nest(self, values: Sequence[Any]) -> Any:
         """Leaf values, in the order of the layout's leaves, nested as the space is."""
@@ -324,119 +340,103 @@ class Extra(NamedTuple):
 
 
 class SlabWriter:
-    """Writes outcomes of some samplers' steps into the slab.
+    """Writes what some samplers' steps gave into one row of the slab.
 
     Args:
         slab: where to.
-        sampler_ids: whose outcomes.
+        sampler_ids: whose steps.
+        row: the row.
+        as_batch: convert every fixed-shape leaf to its array's dtype, as a StepBatch has it;
+            otherwise only values that the slab gives back unchanged go into it.
         strict: a leaf that does not fit is a LayoutError in list-returning steps too.
     """
 
-    def __init__(self, slab: Slab, sampler_ids: Sequence[int], strict: bool = False) -> None:
+    def __init__(
+        self,
+        slab: Slab,
+        sampler_ids: Sequence[int],
+        row: int,
+        as_batch: bool,
+        strict: bool = False,
+    ) -> None:
         layout = slab.layout
         self._layout = layout
-        self._strict = strict
-        self._flags: list[Any] = [memoryview(slab["flags"][row]) for row in range(NUM_ROWS)]
-        self._reward: list[Any] = [memoryview(slab["reward"][row]) for row in range(NUM_ROWS)]
-        self._all_in_slab = all(leaf.dtype is not None for leaf in layout.leaves)
-        self._can_be_in_place = [
-            self._all_in_slab and all(form is np.ndarray for form in layout.forms),
-            self._all_in_slab,
-        ]
-        # By row and sampler: a view for each leaf, and the same nested as the space.
-        self._views = [
-            {
-                i: [None if array is None else array[row, i, ...] for array in slab.leaf_arrays]
-                for i in sampler_ids
-            }
-            for row in range(NUM_ROWS)
-        ]
-        self._nested = [
-            {i: slab.nest(views) for i, views in by_id.items()} for by_id in self._views
-        ]
-        self._is_one_leaf = not layout.containers
+        self._as_batch = as_batch
+        self._casts = as_batch or strict
+        self._flags: Any = memoryview(slab["flags"][row])
+        self._reward: Any = memoryview(slab["reward"][row])
+        #: A view for each leaf, by sampler.
+        self._views: dict[int, list[Any]] = {
+            i: [None if array is None else array[row, i, ...] for array in slab.leaf_arrays]
+            for i in sampler_ids
+        }
+        can_be_in_place = all(leaf.dtype is not None for leaf in layout.leaves) and (
+            as_batch or all(form is np.ndarray for form in layout.forms)
+        )
+        #: By sampler: the arrays that a task may write its observation into, nested as the space.
+        self.places: dict[int, Any] = {
+            i: slab.nest(views) if can_be_in_place else None for i, views in self._views.items()
+        }
         # Of the one leaf, if it usually is an array: looked at in every step.
-        is_array = self._is_one_leaf and layout.forms[0] is np.ndarray
+        is_array = not layout.containers and layout.forms[0] is np.ndarray
         self._usual_dtype = layout.leaves[0].dtype if is_array else None
         self._usual_shape = layout.leaves[0].shape if is_array else None
 
-    def place(self, sampler_id: int, row: int, as_batch: bool) -> Any:
-        """The arrays that a task may write its observation into, nested as the space, or None."""
-        return self._nested[row][sampler_id] if self._can_be_in_place[as_batch] else None
-
-    def write(
-        self, sampler_id: int, row: int, outcome: StepOutcome, as_batch: bool
-    ) -> Extra | None:
-        """Write one outcome into a row; what has no place there.
-
-        Args:
-            sampler_id: whose it is.
-            row: the row to write.
-            outcome: what the step gave.
-            as_batch: convert every fixed-shape leaf to its array's dtype, as a StepBatch has it;
-                otherwise only values that the slab gives back unchanged go into it.
+    def write(self, sampler_id: int, outcome: RLStepResult | StepOutcome) -> Extra | None:
+        """Write one outcome; what has no place in the row.
 
         Raises:
             LayoutError: a leaf does not fit the space that was declared.
         """
-        observation, reward, done, info, terminated, truncated, exhausted = outcome
-        flags = 0
-        whole = off = None
-        view: Any
-        if exhausted:
-            flags = EXHAUSTED
-            for view in self._views[row][sampler_id]:
+        flags, whole, off, several = 0, None, None, None
+        if isinstance(outcome, RLStepResult):
+            observation, reward, _, info = outcome
+        else:
+            observation, reward, _, info, terminated, truncated, exhausted = outcome
+            flags = DONE | (TERMINATED if terminated else 0) | (TRUNCATED if truncated else 0)
+            flags |= EXHAUSTED if exhausted else 0
+        if (
+            type(observation) is np.ndarray
+            and observation.dtype == self._usual_dtype
+            and observation.shape == self._usual_shape
+        ):
+            self._views[sampler_id][0][...] = observation
+        elif flags & EXHAUSTED:
+            for view in self._views[sampler_id]:
                 if view is not None:
                     view[...] = 0
         elif observation is not IN_PLACE:
-            views: list[Any] = self._views[row][sampler_id]
-            if self._is_one_leaf:
-                if (
-                    type(observation) is np.ndarray
-                    and observation.dtype == self._usual_dtype
-                    and observation.shape == self._usual_shape
-                ):
-                    views[0][...] = observation
-                else:
-                    off = self._write_leaves(views, observation, as_batch)
-            elif structure_fits(observation, self._layout.containers, in_order=not as_batch):
-                off = self._write_leaves(views, observation, as_batch)
-            elif as_batch or self._strict:
+            views = self._views[sampler_id]
+            if structure_fits(observation, self._layout.containers, in_order=not self._as_batch):
+                off = self._write_leaves(views, observation)
+            elif self._casts:
                 raise self._wrong_structure(observation)
             else:
                 whole = (observation,)
-        if done:
-            flags |= DONE | (TERMINATED if terminated else 0) | (TRUNCATED if truncated else 0)
-        several = None
         if type(reward) is float:
-            self._reward[row][sampler_id] = reward
-        elif as_batch:
+            self._reward[sampler_id] = reward
+        elif self._as_batch:
             raise LayoutError(
                 f"the step gave a list of {len(reward)} rewards, and a StepBatch holds one a "
                 "sampler; use step(), or add the agents' rewards up in the task."
             )
         else:
             several = reward
-        if info is not None and not (type(info) is dict and not info):
-            flags |= EXTRA
-        elif info is not None:
+        if type(info) is dict and not info:
             flags |= EMPTY_INFO
             info = None
-        if off or whole is not None or several is not None:
-            flags |= EXTRA
-        self._flags[row][sampler_id] = flags
-        if flags & EXTRA:
-            return Extra(sampler_id, info, several, off or None, whole)
-        return None
+        if info is None and several is None and not off and whole is None:
+            self._flags[sampler_id] = flags
+            return None
+        self._flags[sampler_id] = flags | EXTRA
+        return Extra(sampler_id, info, several, off or None, whole)
 
-    def fail(self, sampler_id: int, row: int, failure: Failure) -> Extra:
+    def fail(self, sampler_id: int, failure: Failure) -> Extra:
         """Write that the step failed."""
-        self._flags[row][sampler_id] = EXTRA
+        self._flags[sampler_id] = EXTRA
         return Extra(sampler_id, failure=failure)
 
-    def _write_leaves(
-        self, views: Sequence[Any], observation: Any, as_batch: bool
-    ) -> dict[int, Any] | None:
+    def _write_leaves(self, views: Sequence[Any], observation: Any) -> dict[int, Any] | None:
         off: dict[int, Any] | None = None
         for number, leaf in enumerate(self._layout.leaves):
             value: Any = pick(observation, leaf.path)
@@ -453,13 +453,13 @@ class SlabWriter:
                 try:
                     view[...] = value
                 except OverflowError:  # a Python int that int64 cannot hold
-                    if as_batch or self._strict:
+                    if self._casts:
                         raise _misfit(leaf, value) from None
                 else:
                     continue
-            elif view is not None and (as_batch or self._strict):
+            elif view is not None and self._casts:
                 _cast_into(view, value, leaf)
-                if as_batch:
+                if self._as_batch:
                     continue
             off = {} if off is None else off
             off[number] = value
@@ -519,7 +519,7 @@ class SlabReader:
 
     def outcomes(
         self, ids: Sequence[int], row: int, as_batch: bool, extras: Mapping[int, Extra]
-    ) -> list[StepOutcome | Failure]:
+    ) -> list[RLStepResult | StepOutcome | Failure]:
         """The outcomes of some samplers' steps, which share a row; owned."""
         flags_of = self._slab["flags"][row].tolist()
         reward_of = self._slab["reward"][row].tolist()
@@ -530,12 +530,12 @@ class SlabReader:
         ]
         single = columns[0] if not self._layout.containers else None
         nest = self._slab.nest
-        results: list[StepOutcome | Failure] = []
+        results: list[RLStepResult | StepOutcome | Failure] = []
         for k, i in enumerate(ids):
             flags, reward = flags_of[i], reward_of[i]
             if not flags & ~EMPTY_INFO and single is not None:
                 info: Any = {} if flags else None
-                results.append(StepOutcome(single[k], reward, False, info, False, False, False))
+                results.append(RLStepResult(single[k], reward, False, info))
                 continue
             extra = extras.get(i)
             info = {} if flags & EMPTY_INFO else None
@@ -559,11 +559,14 @@ class SlabReader:
                         for number, column in enumerate(columns)
                     ]
                 )
+            if not flags & DONE:
+                results.append(RLStepResult(observation, reward, False, info))
+                continue
             results.append(
                 StepOutcome(
                     observation,
                     reward,
-                    bool(flags & DONE),
+                    True,
                     info,
                     bool(flags & TERMINATED),
                     bool(flags & TRUNCATED),
