@@ -105,6 +105,7 @@ class Dispatcher:
         self._generation = [0] * len(self._plans)
         self._memory = memory
         self._slab_is_reached = False
+        self._actions_go_by_slab = False
         self._lane: ParentLane | None = None
         self._polls = polls_before_blocking(len(workers))
 
@@ -179,6 +180,9 @@ class Dispatcher:
             mapped = self._memory.map()
         lane = self._lane = ParentLane(layout, mapped, strict)
         self._slab_is_reached = use
+        self._actions_go_by_slab = layout.action is not None and all(
+            worker.reads_actions_from_slab for worker in self.workers
+        )
         if use:
             for worker in self.workers:
                 if worker.number not in self._dead:
@@ -219,11 +223,7 @@ class Dispatcher:
             actions = [by_id[i] for i in ids]
         workers = self._workers_of(ids)
         try:
-            if (
-                lane.layout.action is not None
-                and isinstance(actions, np.ndarray)
-                and all(worker.reads_actions_from_slab for worker in workers)
-            ):
+            if self._actions_go_by_slab and isinstance(actions, np.ndarray):
                 lane.ask(ids, actions, ticket)
                 self._ledger.open_step(ids)
                 for worker in workers:

@@ -170,7 +170,8 @@ class BaseVectorSampledTasks(Front):
         Args:
             actions: as for :meth:`async_step`.
             out: write into the arrays of this batch (from an earlier call) instead of new ones.
-            copy: False gives views that stay valid until the second following step.
+            copy: True: the arrays are the caller's and never change. False: they are valid until
+                the second following step, so that holding more of them costs no more memory.
 
         Raises:
             LayoutError: an observation does not fit its space, or a reward is a list; its sampler

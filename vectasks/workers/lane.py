@@ -249,15 +249,11 @@ class WorkerLane:
     def _serve(self) -> None:
         """Step every sampler that was asked to."""
         asked, last = self._asked.tolist(), self._last
-        by_ticket: dict[int, list[int]] = {}
-        for i in self._ids:
-            ticket = asked[i]
-            if ticket > last[i]:  # what came by message was answered, and never asked here
-                if ticket in by_ticket:
-                    by_ticket[ticket].append(i)
-                else:
-                    by_ticket[ticket] = [i]
-        for ticket, ids in by_ticket.items():
+        # What came by message was answered, and never asked here.
+        new = [i for i in self._ids if asked[i] > last[i]]
+        tickets = {asked[i] for i in new}
+        for ticket in sorted(tickets):
+            ids = new if len(tickets) == 1 else [i for i in new if asked[i] == ticket]
             self._run(ticket, ids, dispatch_rows(self._action[ids]))
 
     def serve_message(self, steps: Steps) -> None:
