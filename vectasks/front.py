@@ -209,16 +209,18 @@ class Front:
                 f"{what}: samplers of a heterogeneous vector share no arrays; use step()."
             )
 
-    def _batch(self, ids: Sequence[int], batch: StepBatch | dict[int, Any]) -> StepBatch:
-        batch = self._batch_or_raise(ids, batch)
-        self._num_steps += len(ids)
-        self._num_episodes += int(np.count_nonzero(batch.done))
-        return batch
-
-    def _batch_or_raise(self, ids: Sequence[int], batch: StepBatch | dict[int, Any]) -> StepBatch:
+    def _batch(
+        self, ids: Sequence[int], batch: StepBatch | dict[int, Any], *, counted: bool = False
+    ) -> StepBatch:
+        """The batch, or the error of a step that failed; its steps are counted, but once."""
         if isinstance(batch, dict):
-            self._unwrap(ids, Command.STEP, batch)
+            if not counted:
+                self._unwrap(ids, Command.STEP, batch)
+            raise_failures(ids, Command.STEP, batch)
             raise AssertionError("a batch is given as outcomes only if one of them failed")
+        if not counted:
+            self._num_steps += len(ids)
+            self._num_episodes += int(np.count_nonzero(batch.done))
         return batch
 
     def _count(self, sampler_id: int, outcome: StepOutcome) -> None:

@@ -189,7 +189,7 @@ class BaseVectorSampledTasks(Front):
             self._ledger.step_ids = None
             return self._batch(ids, self._dispatcher.take_batch(ids, out, copy))
         outcomes = self._collect_step(ids, self.read_timeout)
-        return self._batch_or_raise(ids, self._dispatcher.batch_of(outcomes, out, copy))
+        return self._batch(ids, self._dispatcher.batch_of(outcomes, out, copy), counted=True)
 
     @exclusive
     def send(self, actions: Any, samplers: Sequence[int] | None = None) -> None:

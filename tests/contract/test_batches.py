@@ -643,6 +643,26 @@ class OddTask(CountingTask):
         return observation
 
 
+class OddSecondEpisode(CountingTask):
+    """Sampler 1's second episode begins with an observation that does not fit."""
+
+    def get_observations(self) -> Any:
+        sampler, episode, step = self.counts()
+        return np.zeros(2 if (sampler, episode, step) == (1, 1, 0) else 3, np.int32)
+
+
+def test_a_misfit_in_lockstep_leaves_nobody_waiting(make: Any) -> None:
+    tasks = make(OddSecondEpisode, max_steps=2, vector={"auto_resample_when_done": False})
+    tasks.step_batch([0] * 4)
+    with pytest.raises(LayoutError, match="sampler 1"):  # in the step that ends all episodes
+        tasks.step_batch([0] * 4)
+    assert tasks.stats()["steps"] == 8
+    assert tasks.stats()["episodes"] == 4
+    tasks.next_task_at(1)
+    assert [r.done for r in tasks.step([0] * 4)] == [False] * 4
+    assert [r.done for r in tasks.step([0] * 4)] == [True] * 4
+
+
 @pytest.mark.parametrize(
     ("odd", "message"),
     [
