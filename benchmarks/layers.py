@@ -1,0 +1,76 @@
+"""Where the time of a step goes: each layer measured with all that is below it.
+
+``python -m benchmarks.layers``, in an environment that has vectasks installed.
+"""
+
+from __future__ import annotations
+
+import sys
+import timeit
+from collections.abc import Callable
+
+import numpy as np
+
+from benchmarks import workloads
+from benchmarks.adapters import vectasks as adapter
+from vectasks import SingleProcessVectorSampledTasks
+from vectasks.host import HostGroup, HostPlan
+from vectasks.messages import Command, Request
+from vectasks.workers.inline import InlineWorker
+from vectasks.workers.lane import run_step
+from vectasks.workers.slab import Layout, Slab, SlabWriter
+
+_NUM_SAMPLERS = 32
+_REPEATS = 7
+_ARGUMENTS = {"workload": "W1", "seed": 0, "in_place": False}
+
+
+def main() -> None:
+    """Measure and print."""
+    workloads.EPISODE_STEPS = sys.maxsize  # an episode's end is not a step's usual cost
+    print("one sampler's step of W1, in its worker:")
+    for name, seconds in _in_a_worker():
+        print(f"  {name:<52}{seconds * 1e6:8.2f} us")
+    print(f"the parent's part of step_batch, {_NUM_SAMPLERS} samplers that answer at once:")
+    print(f"  {'':<52}{_in_the_parent() * 1e6:8.2f} us")
+
+
+def _in_a_worker() -> list[tuple[str, float]]:
+    group = HostGroup()
+    plan = HostPlan(adapter.make_sampler, _ARGUMENTS)
+    ready = group.execute(Request(0, 0, Command.SETUP, plan)).value
+    task = adapter.make_sampler(**_ARGUMENTS).next_task()
+    layout = Layout.of(ready.observation_space, ready.action_space, ready.observation, 1, 1)
+    writer = SlabWriter(Slab(layout), [0], 1, as_batch=True)
+    return [
+        ("the simulator", _best(lambda: task.env.step(1))),
+        ("+ the user's Task._step", _best(lambda: task._step(1))),
+        ("+ Task.step: limits, counts, the return", _best(lambda: task.step(1))),
+        ("+ host: the episode's end, errors", _best(lambda: group.step(0, 1))),
+        ("+ the slab: checked and written", _best(lambda: run_step(group, writer, 0, 1))),
+    ]
+
+
+def _in_the_parent() -> float:
+    tasks = SingleProcessVectorSampledTasks(
+        adapter.make_sampler, [_ARGUMENTS] * _NUM_SAMPLERS, should_log=False
+    )
+    actions = np.zeros(_NUM_SAMPLERS, np.int64)
+    tasks.step_batch(actions)
+    carry_out = InlineWorker.post
+    InlineWorker.post = lambda worker, steps: [  # type: ignore[method-assign]
+        worker._lane.answer(i, steps.ticket) for i in steps.actions
+    ]
+    try:
+        return _best(lambda: tasks.step_batch(actions), 5_000)
+    finally:
+        InlineWorker.post = carry_out  # type: ignore[method-assign]
+        tasks.close()
+
+
+def _best(function: Callable[[], object], number: int = 50_000) -> float:
+    return min(timeit.repeat(function, number=number, repeat=_REPEATS)) / number
+
+
+if __name__ == "__main__":
+    main()
