@@ -149,12 +149,22 @@ class WaitTimeout(VectasksError, TimeoutError, multiprocessing.TimeoutError):
     Attributes:
         sampler_ids: the samplers that are awaited.
         timeout_s: how long was waited.
+        stacks: the Python stack of each late worker, innermost call first, by the worker's number;
+            one that is stopped, or still starts, has none. Not asked for by a wait of 0 seconds.
     """
 
-    def __init__(self, message: str, *, sampler_ids: Sequence[int], timeout_s: float) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        sampler_ids: Sequence[int],
+        timeout_s: float,
+        stacks: Mapping[int, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.sampler_ids = tuple(sampler_ids)
         self.timeout_s = timeout_s
+        self.stacks: dict[int, str] = dict(stacks or {})
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.args, self.__dict__)

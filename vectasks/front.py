@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.context import BaseContext
@@ -23,12 +24,13 @@ from vectasks.arguments import (
     one_seed_each,
 )
 from vectasks.batch import StepBatch
-from vectasks.dispatch import Death, Dispatcher, dispatch_rows
+from vectasks.dispatch import Dispatcher, dispatch_rows
 from vectasks.errors import InvalidArgument, RemoteError, VectasksError, WorkerDied
 from vectasks.guard import Guard
 from vectasks.host import HostPlan, HostReady
 from vectasks.ledger import Ledger, SamplerState
 from vectasks.messages import Command, Failure, StepOutcome, TaskStart
+from vectasks.restarts import Death
 from vectasks.spaces import action_batch, prepare_action, spaces_equal, split_actions
 from vectasks.workers.base import Worker
 from vectasks.workers.slab import Layout, SharedMemory
@@ -234,6 +236,7 @@ class Front:
         Raises:
             WaitTimeout: something is late; the step stays out, and another call collects it.
         """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
         if self._joint is None:
             self._dispatcher.wait_step(ids, len(ids), timeout_s)
             self._ledger.step_ids = None
@@ -245,7 +248,7 @@ class Front:
             self._ledger.step_ids = list(ids)
             self._joint = _JointResample(outcomes, running)
         outcomes, running = self._joint
-        self._dispatcher.wait(running, timeout_s)
+        self._dispatcher.wait(running, timeout_s, deadline=deadline)
         self._ledger.step_ids = self._joint = None
         starts = self._dispatcher.take(running)
         resampled = {
@@ -355,22 +358,23 @@ class Front:
         command: Command,
         ids: Sequence[int],
         data: Sequence[Any],
-        timeout_s: float | None = None,
     ) -> dict[int, Any]:
         orders = [(i, command, datum) for i, datum in zip(ids, data, strict=True)]
-        return self._ask_prepared(orders, command, timeout_s)
+        return self._ask_prepared(orders, command)
 
     def _ask_prepared(
         self,
         orders: Sequence[tuple[int, Command, Any]],
         command: Command | None = None,
-        timeout_s: float | None = None,
     ) -> dict[int, Any]:
         """Send, wait and unwrap; what is late after the timeout is dropped when it comes."""
         ids = [sampler_id for sampler_id, _, _ in orders]
         self._dispatcher.send(orders)
         try:
-            self._dispatcher.wait(ids, self._timeout(timeout_s))
+            if command is Command.SETUP:
+                self._dispatcher.wait(ids, self._start_timeout_s, "start_timeout_s")
+            else:
+                self._dispatcher.wait(ids, self.read_timeout)
         except BaseException:
             self._dispatcher.abandon(ids)
             raise

@@ -308,7 +308,7 @@ class BaseVectorSampledTasks(Front):
             self._dispatcher.replace_worker(sampler_id)
         self._ledger.require(Command.SETUP, [sampler_id])
         plan = self._dispatcher.next_plan(sampler_id)
-        self._ask(Command.SETUP, [sampler_id], [plan], self._start_timeout_s)
+        self._ask(Command.SETUP, [sampler_id], [plan])
 
     # -- pausing ------------------------------------------------------------------------------
 
@@ -493,7 +493,8 @@ class VectorSampledTasks(BaseVectorSampledTasks):
         check_actions: refuse actions outside the action space.
         observation_transport: "auto", "slab" (shared memory) or "pipe".
         on_worker_death: "raise" WorkerDied, or "restart" the worker.
-        max_restarts: how many restarts, all workers together, before a death is raised after all.
+        max_restarts: how many restarts within any five minutes, all workers together; a death beyond
+            them, or of a worker that is being set up, is raised after all.
         preload: modules that the forkserver imports before it forks the first worker.
         rerun_main: let workers import the script that is ``__main__`` again, as CPython does.
         start_timeout_s: seconds for the start of all workers together.

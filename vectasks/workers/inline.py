@@ -8,7 +8,7 @@ from typing import Any
 from vectasks.host import HostGroup
 from vectasks.messages import Failure, Reply, Request, StepOutcome
 from vectasks.spaces import own
-from vectasks.workers.base import Worker
+from vectasks.workers.base import Unreadable, Worker
 from vectasks.workers.lane import ParentLane, Steps, is_batch, run_step
 
 
@@ -18,7 +18,7 @@ class InlineWorker(Worker):
     def __init__(self, number: int, sampler_ids: Sequence[int]) -> None:
         super().__init__(number, sampler_ids)
         self._group = HostGroup()
-        self._replies: list[Reply] = []
+        self._replies: list[Reply | Unreadable] = []
         self._failures: list[tuple[int, Failure]] = []
         self._lane: ParentLane | None = None
 
@@ -78,7 +78,7 @@ class InlineWorker(Worker):
             lane.answer(i, ticket)
             del left[i]
 
-    def receive(self) -> list[Reply]:
+    def receive(self) -> list[Reply | Unreadable]:
         """The replies since the last time."""
         replies, self._replies = self._replies, []
         return replies
@@ -91,7 +91,7 @@ class InlineWorker(Worker):
         """Close every task and sampler, now."""
         self._failures += self._group.close()
 
-    def join(self, timeout_s: float) -> bool:
+    def has_ended(self) -> bool:
         """It ended when it was asked to."""
         return True
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import multiprocessing.forkserver
+import multiprocessing.resource_tracker
 import multiprocessing.spawn
 import select
+import signal
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from multiprocessing.context import BaseContext
 from typing import Any
 
 from vectasks.errors import InvalidArgument
 from vectasks.messages import Failure, Reply, Request
-from vectasks.workers import child
-from vectasks.workers.base import Worker, WorkerEnded
+from vectasks.workers import child, stacks
+from vectasks.workers.base import Unreadable, Worker, WorkerEnded
 from vectasks.workers.channel import Channel, channel_pair
 from vectasks.workers.lane import ParentLane, StepExtras, Steps
 from vectasks.workers.slab import SharedMemory
@@ -86,7 +87,10 @@ class ProcessWorker(Worker):
             daemon=self._daemon,
         )
         try:
-            with contextlib.nullcontext() if self._rerun_main else _without_main():
+            with (
+                contextlib.nullcontext() if self._rerun_main else _without_main(),
+                _ctrl_c_held_back(self._context.get_start_method()),
+            ):
                 process.start()
         except BaseException:
             channel.close()
@@ -127,40 +131,49 @@ class ProcessWorker(Worker):
         except OSError:
             raise WorkerEnded(self._exitcode()) from None
 
-    def receive(self) -> list[Reply]:
+    def receive(self) -> list[Reply | Unreadable]:
         """The replies that have arrived."""
         if self._channel is None:
             raise WorkerEnded(None)
-        replies: list[Reply] = []
+        replies: list[Reply | Unreadable] = []
         # Asked before the channel is emptied, so that nothing can arrive in between. A dead
         # process is not always the end of the channel: a process of the task's may hold it.
         ended = self._process.exitcode is not None
-        try:
-            while (message := self._channel.receive()) is not None:
-                if isinstance(message, StepExtras):
-                    assert self._lane is not None
-                    for extra in message.extras:
-                        self._lane.keep(extra)
-                else:
-                    replies += message
-        except (EOFError, OSError):
-            ended = True
+        while True:
+            try:
+                message = self._channel.receive()
+            except Exception as error:  # user code: what pickles may yet not be built here
+                if self._channel.has_ended:
+                    ended = True
+                    break
+                replies.append(Unreadable(error))
+                continue
+            if message is None:
+                break
+            if isinstance(message, StepExtras):
+                assert self._lane is not None
+                for extra in message.extras:
+                    self._lane.keep(extra)
+            else:
+                replies += message
         if ended and not replies:
             raise WorkerEnded(self._exitcode())
         return replies
 
     def descriptors(self) -> list[tuple[int, int]]:
         """The channel, and the process's sentinel: it becomes readable when the process dies."""
-        if self._channel is None:
+        if self._process is None:
             return []
-        return [
-            (self._channel.fileno(), self._channel.events),
-            (self._process.sentinel, select.POLLIN),
-        ]
+        end = (self._process.sentinel, select.POLLIN)
+        if self._channel is None:
+            return [end]
+        return [(self._channel.fileno(), self._channel.events), end]
 
     def _exitcode(self) -> int | None:
         self._process.join(1.0)  # the channel may close a moment before the process has ended
         exitcode: int | None = self._process.exitcode
+        if exitcode is None:  # its task closed the channel: it is out of reach, yet it goes on
+            self._process.kill()
         return exitcode
 
     def ask_to_end(self) -> None:
@@ -169,35 +182,25 @@ class ProcessWorker(Worker):
             with contextlib.suppress(WorkerEnded):
                 self.post(Channel.pack(child.END))
 
-    def join(self, timeout_s: float) -> bool:
-        """Whether the process has ended; meanwhile its last messages are taken in."""
+    def has_ended(self) -> bool:
+        """Whether the process has ended; its last messages are taken in, so that it can."""
         if self._process is None:
             return True
-        deadline = time.monotonic() + timeout_s
-        if self._channel is not None:
-            self._take_farewell(deadline)
-        self._process.join(max(0.0, deadline - time.monotonic()))
-        return self._process.exitcode is not None
-
-    def _take_farewell(self, deadline: float) -> None:
-        """Read until the channel ends, so that a child that still sends something can go."""
-        assert self._channel is not None
-        poll = select.poll()
-        poll.register(self._channel.fileno(), self._channel.events)
-        poll.register(self._process.sentinel, select.POLLIN)
-        with contextlib.suppress(EOFError, OSError):
-            while True:
+        # Asked before the channel is emptied, so that nothing can arrive in between.
+        ended = self._process.exitcode is not None
+        while self._channel is not None:
+            try:
                 message = self._channel.receive()
-                if isinstance(message, list):
-                    # Late replies to requests are nobody's now; failures of close() are told.
-                    self._failures += [item for item in message if not isinstance(item, Reply)]
-                if message is not None:
-                    continue
-                remaining = deadline - time.monotonic()
-                if remaining <= 0 or self._process.exitcode is not None:
-                    return
-                poll.modify(self._channel.fileno(), self._channel.events)
-                poll.poll(remaining * 1000)
+            except Exception:  # user code: a late reply that cannot be rebuilt is nobody's
+                if self._channel.has_ended:
+                    self._close_channel()  # only the process itself is waited for now
+                continue
+            if message is None:
+                break
+            if isinstance(message, list):
+                # Late replies to requests are nobody's now; failures of close() are told.
+                self._failures += [item for item in message if not isinstance(item, Reply)]
+        return ended
 
     def terminate(self) -> None:
         """SIGTERM."""
@@ -210,18 +213,22 @@ class ProcessWorker(Worker):
             self._process.kill()
 
     def release(self) -> list[tuple[int, Failure]]:
-        """Close the channel and forget the process, which has ended."""
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
+        """Close the channel and forget the process, which is killed if it still runs."""
+        self._close_channel()
         if self._process is not None:
             if self._process.exitcode is None:
                 self._process.kill()
                 self._process.join()
+            stacks.forget(self._process.pid)
             self._process.close()
             self._process = None
         failures, self._failures = self._failures, []
         return failures
+
+    def _close_channel(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
 
 
 def start_context(start_method: str | None, mp_ctx: Any, preload: Sequence[str]) -> BaseContext:
@@ -267,6 +274,24 @@ def _preload_forkserver(modules: Sequence[str]) -> None:
     server: Any = multiprocessing.forkserver._forkserver
     present = [name for name in server._preload_modules if name not in ("__main__", *_PRELOAD)]
     server.set_forkserver_preload(list(dict.fromkeys([*present, *modules])))
+
+
+@contextlib.contextmanager
+def _ctrl_c_held_back(start_method: str) -> Iterator[None]:
+    """Start a child in which Ctrl-C waits until the child ignores it: it would say so loudly.
+
+    A forkserver's children take after the forkserver, which is not ours alone.
+    """
+    if start_method == "forkserver":
+        yield
+        return
+    if start_method == "spawn":  # its start would let Ctrl-C through again
+        multiprocessing.resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
