@@ -17,13 +17,15 @@ import functools
 import logging
 import select
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from vectasks.batch import StepBatch
-from vectasks.errors import WaitTimeout
+from vectasks.errors import ResourceLimit, WaitTimeout
+from vectasks.guard import ctrl_c
 from vectasks.host import HostPlan, HostReady
 from vectasks.ledger import Ledger, SamplerState
 from vectasks.messages import Command, Failure, Reply, Request, StepOutcome, TaskStart
@@ -89,7 +91,13 @@ class Dispatcher:
     def start(self, ids: Sequence[int], timeout_s: float | None) -> dict[int, Any]:
         """Start every worker and set every host up, side by side; what each set-up gave."""
         for worker in self.workers:
-            worker.start()
+            try:
+                worker.start()
+            except (OSError, EOFError) as error:
+                raise ResourceLimit(
+                    f"Worker {worker.number} of {len(self.workers)} could not be started: {error}. "
+                    "None is left running; give a smaller max_processes, or raise the limit."
+                ) from error
         self.send([(i, Command.SETUP, self._plans[i]) for i in ids])
         self.wait(ids, timeout_s, "start_timeout_s")
         return self.take(ids)
@@ -147,12 +155,21 @@ class Dispatcher:
             strict: whether a leaf that does not fit it is an error.
 
         Raises:
-            OSError: there is not enough memory.
+            ResourceLimit: there is not enough memory, and ``strict``; otherwise steps are requests.
         """
         mapped = None
         if self._memory is not None:
-            self._memory.resize(layout.size_bytes())
-            mapped = self._memory.map()
+            try:
+                self._memory.resize(layout.size_bytes())
+                mapped = self._memory.map()
+            except OSError as error:
+                told = f"There is no shared memory of {layout.size_bytes()} bytes: {error}."
+                if strict:
+                    raise ResourceLimit(told) from error
+                use = False
+                warnings.warn(
+                    f"{told} Steps go by pipes, which is slower.", RuntimeWarning, stacklevel=2
+                )
         lane = self._lane = ParentLane(layout, mapped, strict)
         self._slab_is_reached = use
         if use:
@@ -405,7 +422,8 @@ class Dispatcher:
                 return
             for descriptor, events in descriptors:
                 poll.register(descriptor, events)
-        poll.poll(None if timeout_s is None else timeout_s * 1000)
+        with ctrl_c:
+            poll.poll(None if timeout_s is None else timeout_s * 1000)
 
     def _timeout(self, missing: list[int], timeout_s: float, limit: str) -> WaitTimeout:
         late = []

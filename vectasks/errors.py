@@ -19,6 +19,7 @@
     │   └── TaskError                 a command failed in a task or a sampler
     │       └── TaskAttributeError    (AttributeError) the attribute does not exist
     ├── WorkerDied                    (EOFError) a worker process ended
+    ├── ResourceLimit                 (OSError) the system grants too little to start workers
     └── WaitTimeout                   (TimeoutError, multiprocessing.TimeoutError)
 
 The names in brackets are the built-in exceptions that each can also be caught as.
@@ -141,6 +142,10 @@ class WorkerDied(VectasksError, EOFError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.args, self.__dict__)
+
+
+class ResourceLimit(VectasksError, OSError):
+    """The system grants too few descriptors, processes or memory; nothing is left running."""
 
 
 class WaitTimeout(VectasksError, TimeoutError, multiprocessing.TimeoutError):

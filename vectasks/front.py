@@ -100,20 +100,23 @@ class Front:
         self._heterogeneous = heterogeneous
         self._start_timeout_s = start_timeout_s
         self._close_grace_s = close_grace_s
-        self._guard = Guard()
+        self._guard = Guard(holds_ctrl_c=mp_ctx is not None)
         self._shared_action_space: Any = None  # the one of all samplers, if they share one
         self._joint: _JointResample | None = None
         self._num_steps = 0
         self._num_episodes = 0
         self._ledger = Ledger(count)
         self._transport = observation_transport
-        memory = (
-            SharedMemory()
-            if shares_memory and observation_transport != "pipe" and not heterogeneous
-            else None
-        )
+        uses_slab = shares_memory and observation_transport != "pipe" and not heterogeneous
+        memory = SharedMemory() if uses_slab else None
+        try:
+            workers = make_workers(count, memory)
+        except BaseException:
+            if memory is not None:
+                memory.close()
+            raise
         self._dispatcher = Dispatcher(
-            make_workers(count, memory),
+            workers,
             [
                 HostPlan(
                     make_sampler_fn,

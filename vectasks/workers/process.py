@@ -7,14 +7,16 @@ import multiprocessing
 import multiprocessing.forkserver
 import multiprocessing.resource_tracker
 import multiprocessing.spawn
+import os
 import select
 import signal
 import threading
 from collections.abc import Iterator, Sequence
 from multiprocessing.context import BaseContext
+from pathlib import Path
 from typing import Any
 
-from vectasks.errors import InvalidArgument
+from vectasks.errors import InvalidArgument, ResourceLimit
 from vectasks.messages import Failure, Reply, Request
 from vectasks.workers import child, stacks
 from vectasks.workers.base import Unreadable, Worker, WorkerEnded
@@ -31,6 +33,11 @@ _PRELOAD = (
 )
 
 _start_lock = threading.Lock()
+
+#: What a worker costs this process: its channel and two ends of multiprocessing's pipes.
+_DESCRIPTORS_A_WORKER = 3
+#: For what is open only while a worker starts, and for the forkserver.
+_SPARE_DESCRIPTORS = 16
 
 
 class ProcessWorker(Worker):
@@ -231,6 +238,26 @@ class ProcessWorker(Worker):
             self._channel = None
 
 
+def require_descriptors(num_workers: int) -> None:
+    """Refuse to start more workers than the limit of open descriptors allows.
+
+    Raises:
+        ResourceLimit: it does not allow so many.
+    """
+    limit = os.sysconf("SC_OPEN_MAX")
+    if limit <= 0:
+        return  # there is none
+    left = limit - len(list(Path("/dev/fd").iterdir())) - _SPARE_DESCRIPTORS
+    if num_workers * _DESCRIPTORS_A_WORKER > left:
+        most = max(0, left // _DESCRIPTORS_A_WORKER)
+        raise ResourceLimit(
+            f"{num_workers} workers need {num_workers * _DESCRIPTORS_A_WORKER} descriptors, and "
+            f"this process may open {max(0, left)} more: its limit is {limit}. Give max_processes="
+            f"{most} or fewer, or raise the limit (ulimit -n, resource.setrlimit). "
+            "Nothing was started."
+        )
+
+
 def start_context(start_method: str | None, mp_ctx: Any, preload: Sequence[str]) -> BaseContext:
     """The multiprocessing context to start workers with, its forkserver told what to preload.
 
@@ -278,17 +305,15 @@ def _preload_forkserver(modules: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def _ctrl_c_held_back(start_method: str) -> Iterator[None]:
-    """Start a child in which Ctrl-C waits until the child ignores it: it would say so loudly.
-
-    A forkserver's children take after the forkserver, which is not ours alone.
-    """
-    if start_method == "forkserver":
-        yield
-        return
-    if start_method == "spawn":  # its start would let Ctrl-C through again
+    """Start a child in which Ctrl-C waits until the child ignores it: it would say so loudly."""
+    server: Any = multiprocessing.forkserver._forkserver
+    if start_method != "fork":  # its start would let Ctrl-C through again
         multiprocessing.resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
+        # Our last module there lets Ctrl-C through again, for not all of its children are ours.
+        if start_method == "forkserver" and _PRELOAD[-1] in server._preload_modules:
+            multiprocessing.forkserver.ensure_running()
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

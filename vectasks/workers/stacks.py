@@ -127,12 +127,7 @@ def look_at(pids: Mapping[int, int], waited_s: float) -> dict[int, Look]:
 def describe(looks: Mapping[int, Look], pids: Mapping[int, int]) -> str:
     """Looks as the lines of an error message: without what is below the user's code."""
     lines = []
-    shown = 0
-    for number, (state, stack) in looks.items():
-        if shown == _NUM_SHOWN:
-            lines.append(f"({len(looks) - shown} more workers are late; the stacks are in .stacks)")
-            break
-        shown += 1
+    for number, (state, stack) in list(looks.items())[:_NUM_SHOWN]:
         name = f"worker {number} (process {pids[number]})"
         if stack:
             lines += [f"{name} {state}, innermost call first:", *_of_the_user(stack)]
@@ -140,6 +135,8 @@ def describe(looks: Mapping[int, Look], pids: Mapping[int, int]) -> str:
             lines.append(f"{name} {state}.")
         else:
             lines.append(f"{name} {state} and {_UNTOLD}.")
+    if len(looks) > _NUM_SHOWN:
+        lines.append(f"{len(looks) - _NUM_SHOWN} more workers are late; their stacks: .stacks")
     return "\n".join(lines)
 
 
