@@ -48,7 +48,9 @@ def gate(tmp_path: Path) -> Path:
 
 def held(kind: Any, gate: Path, prelude: Callable[[], None] | None = None, **vector: Any) -> Any:
     options = {"read_timeout": 1.0, **vector}
-    return kind.toys(HeldTask, count=3, gate=str(gate), prelude=prelude, max_steps=9, vector=options)
+    return kind.toys(
+        HeldTask, count=3, gate=str(gate), prelude=prelude, max_steps=9, vector=options
+    )
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

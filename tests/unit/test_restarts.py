@@ -92,7 +92,7 @@ def test_a_worker_that_dies_while_it_is_begun_anew_is_given_up(tmp_path: Any) ->
         on_worker_death="restart",
         should_log=False,
     ) as tasks:
-        with pytest.raises(WorkerDied, match="code 9.*it died while it was set up") as caught:
+        with pytest.raises(WorkerDied, match=r"code 9.*it died while it was set up") as caught:
             tasks.step([0])
         assert caught.value.exitcode == 9
         assert tasks.stats()["restarts"] == 1

@@ -10,8 +10,8 @@ was held back is dropped, for it was meant for the parent; the forkserver ignore
 import gc
 import signal
 
+gc.collect()
+gc.freeze()
 handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
 signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 signal.signal(signal.SIGINT, handler)
-gc.collect()
-gc.freeze()

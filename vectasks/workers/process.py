@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vectasks.errors import InvalidArgument, ResourceLimit
+from vectasks.guard import ctrl_c
 from vectasks.messages import Failure, Reply, Request
 from vectasks.workers import child, stacks
 from vectasks.workers.base import Unreadable, Worker, WorkerEnded
@@ -82,6 +83,12 @@ class ProcessWorker(Worker):
     def start(self) -> None:
         """Start the process; it is not waited for."""
         self.release()
+        with _ctrl_c_held_back(self._context.get_start_method()):
+            self._start()
+        if self._lane is not None:
+            self.attach(self._lane)
+
+    def _start(self) -> None:
         channel, there = channel_pair()
         # A forked child has the registrations already.
         registrations = (
@@ -94,10 +101,7 @@ class ProcessWorker(Worker):
             daemon=self._daemon,
         )
         try:
-            with (
-                contextlib.nullcontext() if self._rerun_main else _without_main(),
-                _ctrl_c_held_back(self._context.get_start_method()),
-            ):
+            with contextlib.nullcontext() if self._rerun_main else _without_main():
                 process.start()
         except BaseException:
             channel.close()
@@ -105,8 +109,6 @@ class ProcessWorker(Worker):
         finally:
             there.close()
         self._process, self._channel = process, channel
-        if self._lane is not None:
-            self.attach(self._lane)
 
     def pack(self, message: list[Request] | Steps) -> list[memoryview]:
         """Pickle the message."""
@@ -305,8 +307,12 @@ def _preload_forkserver(modules: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def _ctrl_c_held_back(start_method: str) -> Iterator[None]:
-    """Start a child in which Ctrl-C waits until the child ignores it: it would say so loudly."""
+    """Start a child whole, and one in which Ctrl-C waits until the child ignores it.
+
+    Half started, or not ignoring it yet, a child would end with a traceback.
+    """
     server: Any = multiprocessing.forkserver._forkserver
+    ctrl_c.hold()
     if start_method != "fork":  # its start would let Ctrl-C through again
         multiprocessing.resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
@@ -317,6 +323,7 @@ def _ctrl_c_held_back(start_method: str) -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        ctrl_c.let_go()
 
 
 @contextlib.contextmanager
