@@ -206,12 +206,15 @@ def test_an_unbuildable_answer_is_no_death_and_takes_no_other_along() -> None:
 
 
 def test_with_closes_around_an_exception(method: str, tmp_path: Path) -> None:
-    with (
-        pytest.raises(ZeroDivisionError),
-        vector(marks=str(tmp_path), multiprocessing_start_method=method) as tasks,
-    ):
-        tasks.async_step([0] * 3)
-        raise ZeroDivisionError
+    tasks = vector(marks=str(tmp_path), multiprocessing_start_method=method)
+
+    def fail() -> None:
+        with tasks:
+            tasks.async_step([0] * 3)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert tasks.is_closed
     assert names(tmp_path) == everything(3)
 
@@ -306,9 +309,7 @@ def test_too_few_descriptors_are_told_before_anything_is_started(method: str) ->
         assert isinstance(e.value, OSError)
         assert psutil.Process().children(recursive=True) == children
         fitting = int(str(e.value).partition("max_processes=")[2].split()[0])
-        with vector(
-            count=200, multiprocessing_start_method=method, max_processes=fitting
-        ) as tasks:
+        with vector(count=200, multiprocessing_start_method=method, max_processes=fitting) as tasks:
             assert len(tasks.step([0] * 200)) == 200
             with pytest.raises(ResourceLimit):
                 vector(count=fitting, multiprocessing_start_method=method)
@@ -330,7 +331,7 @@ def test_a_start_that_fails_half_way_leaves_nothing(
         return launch(process)
 
     monkeypatch.setattr(context.ForkProcess, "_Popen", staticmethod(launch_two))
-    with pytest.raises(ResourceLimit, match="Worker 2 of 4 could not be started.*unavailable"):
+    with pytest.raises(ResourceLimit, match=r"Worker 2 of 4 could not be started.*unavailable"):
         vector(count=4, multiprocessing_start_method="fork", marks=str(tmp_path))
     assert len(started) == 2
 
@@ -338,10 +339,9 @@ def test_a_start_that_fails_half_way_leaves_nothing(
 def test_too_little_shared_memory(method: str) -> None:
     # A limit on files is a limit on memory files too.
     with limited(resource.RLIMIT_FSIZE, 256):
-        with (
-            pytest.warns(RuntimeWarning, match=r"no shared memory of \d+ bytes: .*by pipes"),
-            vector(multiprocessing_start_method=method, max_steps=9) as tasks,
-        ):
+        with pytest.warns(RuntimeWarning, match=r"no shared memory of \d+ bytes: .*by pipes"):
+            tasks = vector(multiprocessing_start_method=method, max_steps=9)
+        with tasks:
             assert [r.observation.tolist()[2] for r in tasks.step([0] * 3)] == [1] * 3
             assert tasks.step_batch([0] * 3).observation[:, 2].tolist() == [2] * 3
         with pytest.raises(ResourceLimit, match="no shared memory"):

@@ -11,6 +11,7 @@ import os
 import select
 import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -34,6 +35,9 @@ _PRELOAD = (
 )
 
 _start_lock = threading.Lock()
+
+_LONGEST_EXIT_S = 1.0
+_NAP_S = 0.002
 
 #: What a worker costs this process: its channel and two ends of multiprocessing's pipes.
 _DESCRIPTORS_A_WORKER = 3
@@ -179,8 +183,13 @@ class ProcessWorker(Worker):
         return [(self._channel.fileno(), self._channel.events), end]
 
     def _exitcode(self) -> int | None:
-        self._process.join(1.0)  # the channel may close a moment before the process has ended
+        # The channel may close a moment before the process has ended. Joining could block here: the
+        # sentinel, which it waits for first, is closed too where a task closed all descriptors.
+        deadline = time.monotonic() + _LONGEST_EXIT_S
         exitcode: int | None = self._process.exitcode
+        while exitcode is None and time.monotonic() < deadline:
+            time.sleep(_NAP_S)
+            exitcode = self._process.exitcode
         if exitcode is None:  # its task closed the channel: it is out of reach, yet it goes on
             self._process.kill()
         return exitcode
