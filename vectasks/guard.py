@@ -81,6 +81,10 @@ class CtrlC:
             _set_handler(signal.SIGINT, self._handler)
             self._deliver()
 
+    def forget(self) -> None:
+        """Start afresh, in a process that was forked in the midst of a call."""
+        self._depth, self._is_waiting, self._held = 0, False, None
+
     def _arrive(self, *args: Any) -> None:
         self._held = args
         if self._is_waiting:
@@ -113,6 +117,8 @@ def _in_main_thread() -> bool:  # only there do handlers run, and may they be re
 
 #: Used as ``with ctrl_c:`` around what only waits.
 ctrl_c = CtrlC()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=ctrl_c.forget)
 
 
 class Guard:

@@ -162,7 +162,7 @@ def raise_later() -> None:
 def test_a_handler_that_raises_between_steps_is_a_clear_death(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    with unruly(raise_later) as tasks:
+    with unruly(raise_later, "fork") as tasks:  # whose errors are printed where capfd listens
         worker = psutil.Process(tasks.call("pid")[0])
         tasks.step([0, 0])
         assert still_running([worker], 10.0) == []

@@ -6,6 +6,7 @@ import contextlib
 import faulthandler
 import gc
 import logging
+import multiprocessing.forkserver
 import os
 import pickle
 import select
@@ -50,6 +51,7 @@ def run(end: socket.socket, memory: SharedMemory | None, registrations: bytes | 
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if not faulthandler.is_enabled() and sys.stderr is not None:
         faulthandler.enable()
+    _leave_the_parents_forkserver()
     with contextlib.suppress(OSError, RuntimeError):  # without it, a timeout shows no stack
         stacks.offer()
     threading.Thread(
@@ -71,6 +73,14 @@ def run(end: socket.socket, memory: SharedMemory | None, registrations: bytes | 
         pass
     finally:
         channel.close()
+
+
+def _leave_the_parents_forkserver() -> None:
+    """Let a forked worker start its own forkserver: it would take the parent's for its child."""
+    server: Any = multiprocessing.forkserver._forkserver
+    if server._forkserver_pid is not None:
+        os.close(server._forkserver_alive_fd)
+        server._forkserver_pid = server._forkserver_alive_fd = server._forkserver_address = None
 
 
 def _serve(channel: Channel, group: HostGroup, memory: SharedMemory | None) -> None:

@@ -105,7 +105,9 @@ class ProcessWorker(Worker):
             daemon=self._daemon,
         )
         try:
-            with contextlib.nullcontext() if self._rerun_main else _without_main():
+            # A forked child runs nothing again, and would inherit what is held here.
+            is_fork = self._context.get_start_method() == "fork"
+            with contextlib.nullcontext() if self._rerun_main or is_fork else _without_main():
                 process.start()
         except BaseException:
             channel.close()
