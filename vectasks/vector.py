@@ -21,7 +21,12 @@ from vectasks.messages import Command
 from vectasks.task import RLStepResult
 from vectasks.workers.base import Worker
 from vectasks.workers.inline import InlineWorker
-from vectasks.workers.process import DEFAULT_START_METHOD, ProcessWorker, start_context
+from vectasks.workers.process import (
+    DEFAULT_START_METHOD,
+    ProcessWorker,
+    require_descriptors,
+    start_context,
+)
 from vectasks.workers.slab import SharedMemory
 
 _RENDER_MODES = ("human", "rgb_array", "raw_rgb_list")
@@ -311,7 +316,7 @@ class BaseVectorSampledTasks(Front):
             self._dispatcher.replace_worker(sampler_id)
         self._ledger.require(Command.SETUP, [sampler_id])
         plan = self._dispatcher.next_plan(sampler_id)
-        self._ask(Command.SETUP, [sampler_id], [plan], self._start_timeout_s)
+        self._ask(Command.SETUP, [sampler_id], [plan])
 
     # -- pausing ------------------------------------------------------------------------------
 
@@ -496,7 +501,8 @@ class VectorSampledTasks(BaseVectorSampledTasks):
         check_actions: refuse actions outside the action space.
         observation_transport: "auto", "slab" (shared memory) or "pipe".
         on_worker_death: "raise" WorkerDied, or "restart" the worker.
-        max_restarts: how many restarts, all workers together, before a death is raised after all.
+        max_restarts: how many restarts within any five minutes, all workers together; a death
+            beyond them, or of a worker that is being set up, is raised after all.
         preload: modules that the forkserver imports before it forks the first worker.
         rerun_main: let workers import the script that is ``__main__`` again, as CPython does.
         start_timeout_s: seconds for the start of all workers together.
@@ -506,6 +512,7 @@ class VectorSampledTasks(BaseVectorSampledTasks):
     Raises:
         InvalidArgument: an argument has a value that it cannot take.
         SetupError: a sampler could not be made or has no first task; nothing is left running.
+        ResourceLimit: there are too few descriptors for so many workers; nothing was started.
     """
 
     @also_named(sampler_fn_args_list="sampler_fn_args", callback_sensor_suite="callback_sensors")
@@ -539,6 +546,7 @@ class VectorSampledTasks(BaseVectorSampledTasks):
 
         def make_workers(count: int, memory: SharedMemory | None) -> Sequence[Worker]:
             num_workers = count if max_processes is None else min(max_processes, count)
+            require_descriptors(num_workers)
             return [
                 ProcessWorker(
                     number,
