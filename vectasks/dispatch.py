@@ -53,13 +53,15 @@ class Death(NamedTuple):
     def describe(self) -> str:
         """One line: who died, how, and which samplers lived there."""
         if self.exitcode is None:
-            how = "ended without an exit code"
+            how = "hung up without an exit code"
         elif self.exitcode < 0:
             try:
                 name = signal.Signals(-self.exitcode).name
             except ValueError:
                 name = f"signal {-self.exitcode}"
             how = f"was killed by {name}"
+        elif self.exitcode == 0:
+            how = "exited with code 0: a task called sys.exit() or closed the worker's descriptors"
         else:
             how = f"exited with code {self.exitcode}"
         mates = ", ".join(map(str, self.sampler_ids))
@@ -155,7 +157,8 @@ class Dispatcher:
             # Only commands that revive are allowed on the samplers of a dead worker.
             for request in requests:
                 self._interrupted[request.sampler_id] = (request, death)
-            self._begin_anew(worker)
+            asked = {r.sampler_id: r.data for r in requests if r.command is Command.SETUP}
+            self._begin_anew(worker, asked)
             return
         self._reach(worker, functools.partial(worker.post, parcel))
 
@@ -395,8 +398,12 @@ class Dispatcher:
             if len(ids) - len(missing) >= count:
                 return
             workers = {self._worker_of[i]: None for i in missing}
-            remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
-            self._wait_for_news(workers, remaining)
+            # Looked at again now and then: where a child of a task's holds all that its dead worker
+            # held, nothing tells of the death but the exit code.
+            nap_s = _LONGEST_NAP_S
+            if deadline is not None:
+                nap_s = min(nap_s, max(0.0, deadline - time.monotonic()))
+            self._wait_for_news(workers, nap_s)
             for worker in workers:
                 self._take_in(worker)
             if deadline is not None and time.monotonic() >= deadline:
@@ -404,7 +411,7 @@ class Dispatcher:
                 if len(ids) - len(missing) < count:
                     raise self._timeout(missing, timeout_s or 0.0, limit)
 
-    def _wait_for_news(self, workers: Iterable[Worker], timeout_s: float | None) -> None:
+    def _wait_for_news(self, workers: Iterable[Worker], timeout_s: float) -> None:
         poll = select.poll()
         for worker in workers:
             descriptors = worker.descriptors()
@@ -412,7 +419,7 @@ class Dispatcher:
                 return
             for descriptor, events in descriptors:
                 poll.register(descriptor, events)
-        poll.poll(None if timeout_s is None else timeout_s * 1000)
+        poll.poll(timeout_s * 1000)
 
     def _timeout(self, missing: list[int], timeout_s: float, limit: str) -> WaitTimeout:
         late = []
@@ -535,10 +542,13 @@ class Dispatcher:
     def _has_come(lane: ParentLane, sampler_id: int) -> bool:
         return lane.has_answered(sampler_id) and not lane.needs_extra(sampler_id)
 
-    def _begin_anew(self, worker: Worker) -> None:
+    def _begin_anew(self, worker: Worker, plans: Mapping[int, HostPlan] | None = None) -> None:
+        """Start a dead worker and set its samplers up, by these plans or else their next ones."""
         self.restarts += 1
+        plans = plans or {}
         requests = [
-            self._ledger.open(i, Command.SETUP, self.next_plan(i)) for i in worker.sampler_ids
+            self._ledger.open(i, Command.SETUP, plans.get(i) or self.next_plan(i))
+            for i in worker.sampler_ids
         ]
         try:
             worker.start()

@@ -102,6 +102,12 @@ def process_lane(request: pytest.FixtureRequest) -> Kind:
     return request.param
 
 
+@pytest.fixture(params=(Kind("forkserver", 2), Kind("fork", 2), LANES[1]), ids=str)
+def some_process(request: pytest.FixtureRequest) -> Kind:
+    """Processes that differ in what tells of their end, and in the lane of their steps."""
+    return request.param
+
+
 @pytest.fixture
 def processes() -> Kind:
     """One kind of process, one process a sampler: for what the twin does not have."""

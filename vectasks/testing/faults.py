@@ -1,7 +1,7 @@
 """Faults on purpose, to test what survives them: your training loop, your tasks, vectasks itself.
 
-A :class:`Fault` is an action at a place: in which sampler, at which method, at which call of it. The
-task sampler stays yours; :func:`with_faults` wraps whatever makes it::
+A :class:`Fault` is an action at a place: in which sampler, at which method, at which call of it.
+The task sampler stays yours; :func:`with_faults` wraps whatever makes it::
 
     make, args = with_faults(
         MySampler,
@@ -117,8 +117,8 @@ def with_faults(
     for fault in faults:
         if not 0 <= fault.sampler < len(sampler_fn_args):
             raise ValueError(
-                f"with_faults: there is no sampler {fault.sampler}; {len(sampler_fn_args)} samplers "
-                "are numbered from 0."
+                f"with_faults: there is no sampler {fault.sampler}; the {len(sampler_fn_args)} "
+                "samplers are numbered from 0."
             )
     arguments = [{**args, "fault_sampler": number} for number, args in enumerate(sampler_fn_args)]
     return FaultyMaker(make_sampler_fn, faults), arguments
@@ -252,7 +252,7 @@ class _WatchedMethod:
         return self._watch.run(self._method, proceed)
 
 
-# -- actions: the code raises -----------------------------------------------------------------------
+# -- actions: the code raises ---------------------------------------------------------------------
 
 
 def fail(error: BaseException | Callable[[], BaseException] = FaultError) -> Action:
@@ -281,7 +281,7 @@ def run_out_of_memory() -> Action:
     return act
 
 
-# -- actions: the process ends ----------------------------------------------------------------------
+# -- actions: the process ends --------------------------------------------------------------------
 
 
 def _ending_the_process(action: Action) -> Action:
@@ -348,7 +348,7 @@ def close_descriptors() -> Action:
     return act
 
 
-# -- actions: nothing comes, or late ----------------------------------------------------------------
+# -- actions: nothing comes, or late --------------------------------------------------------------
 
 
 def hang() -> Action:
@@ -391,7 +391,7 @@ def slow_down(seconds: float) -> Action:
     return act
 
 
-# -- actions: what comes is wrong -------------------------------------------------------------------
+# -- actions: what comes is wrong -----------------------------------------------------------------
 
 
 def corrupt(change: Callable[[Any], Any]) -> Action:

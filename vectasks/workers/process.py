@@ -10,8 +10,9 @@ import select
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from multiprocessing import connection
 from multiprocessing.context import BaseContext
-from typing import Any
+from typing import Any, cast
 
 from vectasks.errors import InvalidArgument
 from vectasks.messages import Failure, Reply, Request
@@ -28,6 +29,9 @@ _PRELOAD = (
     "vectasks.workers.child",
     "vectasks.workers.preload",
 )
+
+_HANGUP_GRACE_S = 1.0
+_LOOK_AGAIN_S = 0.002
 
 _start_lock = threading.Lock()
 
@@ -159,9 +163,26 @@ class ProcessWorker(Worker):
         ]
 
     def _exitcode(self) -> int | None:
-        self._process.join(1.0)  # the channel may close a moment before the process has ended
-        exitcode: int | None = self._process.exitcode
+        """The exit code of a worker that hung up; None where it went on and had to be ended."""
+        exitcode = self._await_end(_HANGUP_GRACE_S)  # it may hang up a moment before it has ended
+        if exitcode is None:  # a task closed the channel and goes on; nobody hears what it does
+            self._process.kill()
+            self._process.join()
         return exitcode
+
+    def _await_end(self, timeout_s: float) -> int | None:
+        """The exit code, waited for so long at most.
+
+        ``Process.join`` would wait without end for a live process that closed its descriptors.
+        """
+        deadline = time.monotonic() + timeout_s
+        while (exitcode := self._process.exitcode) is None:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                return None
+            if connection.wait([self._process.sentinel], remaining):
+                time.sleep(min(remaining, _LOOK_AGAIN_S))
+        return cast("int", exitcode)
 
     def ask_to_end(self) -> None:
         """Send END."""
@@ -176,8 +197,7 @@ class ProcessWorker(Worker):
         deadline = time.monotonic() + timeout_s
         if self._channel is not None:
             self._take_farewell(deadline)
-        self._process.join(max(0.0, deadline - time.monotonic()))
-        return self._process.exitcode is not None
+        return self._await_end(deadline - time.monotonic()) is not None
 
     def _take_farewell(self, deadline: float) -> None:
         """Read until the channel ends, so that a child that still sends something can go."""
