@@ -7,9 +7,13 @@ other ones are stepped one by one.
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import signal
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -21,7 +25,7 @@ from test_same_on_every_lane import TestVectorAndTwin, VectorAndTwin
 
 from vectasks import Command, RLStepResult, VectasksError
 from vectasks.testing import assert_identical
-from vectasks.testing.faults import Fault, fail, with_faults
+from vectasks.testing.faults import Action, Fault, Proceed, fail, with_faults
 from vectasks.testing.toys import ToySampler
 
 # Set-up is spared: the first call of these is part of it.
@@ -37,8 +41,25 @@ faults = st.builds(
 )
 
 
+def die_once_told(path: Path) -> Action:
+    """An action that kills the worker where there is a file."""
+    name = str(path)
+
+    def act(proceed: Proceed) -> Any:
+        if os.path.exists(name):  # noqa: PTH110  (travels by value)
+            os.unlink(name)  # noqa: PTH108
+            os.kill(os.getpid(), signal.SIGKILL)
+        return proceed()
+
+    return act
+
+
 class FaultsInVectorAndTwin(VectorAndTwin):
     """Adds faults of the tasks' and deaths of the workers'."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = tempfile.TemporaryDirectory()
 
     def prepare(self, data: Any) -> None:
         self.drawn = data.draw(st.lists(faults, max_size=3))
@@ -49,8 +70,14 @@ class FaultsInVectorAndTwin(VectorAndTwin):
         }
 
     def made_from(self, arguments: Any) -> tuple[Any, Any]:
-        drawn = [Fault(*given) for given in self.drawn if given[1] < len(arguments)]
-        return with_faults(ToySampler, arguments, drawn)
+        place = f"{'vector' if self.pair else 'twin'} {{}}"
+        self.orders = [Path(self.directory.name) / place.format(i) for i in range(len(arguments))]
+        faults = [
+            Fault(die_once_told(order), sampler=i, times=math.inf)
+            for i, order in enumerate(self.orders)
+        ]
+        faults += [Fault(*given) for given in self.drawn if given[1] < len(arguments)]
+        return with_faults(ToySampler, arguments, faults)
 
     def revive_everybody(self) -> None:
         self.both(lambda tasks: tasks.resume_all())
@@ -67,7 +94,7 @@ class FaultsInVectorAndTwin(VectorAndTwin):
         workers = [worker.sampler_ids for worker in vector._dispatcher.workers]
         dead = data.draw(st.sampled_from(workers))
         if amid and not self.lockstep:  # where a done task waits, it is not stepped
-            vector.call_at(dead[0], "__setattr__", ("dies", True))
+            self.orders[dead[0]].touch()  # the first of its worker: no mate was stepped before
         else:
             _end(vector.call_at(dead[0], "pid"))
         actions = self.draw_actions(self.count)
@@ -97,6 +124,10 @@ class FaultsInVectorAndTwin(VectorAndTwin):
         if not self.restarts:
             vector.restart_at(dead[0])
 
+    def teardown(self) -> None:
+        super().teardown()
+        self.directory.cleanup()
+
 
 def _results(step: Any) -> tuple[dict[int, Any], str | None]:
     """What a step gave by sampler, and the name of its error."""
@@ -109,9 +140,10 @@ def _results(step: Any) -> tuple[dict[int, Any], str | None]:
 def _end(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
     deadline = time.monotonic() + 10
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
 
 
 TestFaultsInVectorAndTwin = pytest.mark.timeout(600)(FaultsInVectorAndTwin.TestCase)

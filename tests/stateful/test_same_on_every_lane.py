@@ -7,7 +7,6 @@ makes a vector and its twin of them, and does the same things with both.
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -105,8 +104,6 @@ class FuzzTask(ToyTask):
         return self.options.actions
 
     def move(self, action: Any) -> None:
-        if "dies" in vars(self):
-            os.kill(os.getpid(), signal.SIGKILL)
         self.received_action = repr(action)
         self.seen = self._look()
 
