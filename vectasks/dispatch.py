@@ -496,8 +496,10 @@ class Dispatcher:
         request = self._ledger.settle(reply)
         if request is not None and isinstance(reply.value, (HostReady, TaskStart)):
             self._owed.pop(reply.sampler_id, None)
-            if isinstance(reply.value, HostReady) and reply.sampler_id in self._restarting:
-                self._owed[reply.sampler_id] = self._restarting.pop(reply.sampler_id)
+        if request is not None and request.command is Command.SETUP:
+            death = self._restarting.pop(reply.sampler_id, None)
+            if death is not None and isinstance(reply.value, HostReady):
+                self._owed[reply.sampler_id] = death
         if request is None or reply.sampler_id not in self._wanted:
             return
         value = reply.value
@@ -534,6 +536,9 @@ class Dispatcher:
             else:
                 self._interrupted.pop(request.sampler_id, None)
                 self._arrived[request.sampler_id] = death
+        for sampler_id in worker.sampler_ids:
+            self._restarting.pop(sampler_id, None)
+            self._owed.pop(sampler_id, None)
         if restart:
             self._restarting.update(dict.fromkeys(worker.sampler_ids, death))
             self._begin_anew(worker)
@@ -586,7 +591,10 @@ class Dispatcher:
     def _after_restart(self, sampler_id: int, value: Any) -> Any:
         """What the interrupted command gives, now that its sampler was made anew."""
         request, death = self._interrupted.pop(sampler_id)
-        if isinstance(value, Failure) or request.command is Command.SETUP:
+        if isinstance(value, Failure) and request.command is not Command.SETUP:
+            message = f"{value.message} (it was made anew because {death.describe()})"
+            return value._replace(message=message, in_setup=True)
+        if request.command is Command.SETUP:
             return value
         observation = value.observation if isinstance(value, HostReady) else value
         if request.command in (Command.STEP, Command.NEXT_TASK, Command.RESET):

@@ -222,7 +222,9 @@ class TaskHost:
             try:
                 if closable is not None and hasattr(closable, "close"):
                     closable.close()
-            except Exception as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # user code; sys.exit() ends nothing that is ending
                 failures.append(Failure.of(error))
         self._task = None
         return failures

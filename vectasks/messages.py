@@ -91,13 +91,17 @@ class TaskStart(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """An exception, in a form that always travels."""
+    """An exception, in a form that always travels.
+
+    ``in_setup`` where a sampler could not be made anew, whatever it was then asked for.
+    """
 
     type_name: str
     message: str
     traceback_text: str
     exception_pickle: bytes | None
     is_attribute_error: bool = False
+    in_setup: bool = False
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
