@@ -101,7 +101,7 @@ class Dispatcher:
         self._wanted: set[int] = set()  # samplers whose reply somebody will take
         self._arrived: dict[int, Any] = {}
         self._interrupted: dict[int, tuple[Request, Death]] = {}  # restarted in the midst of these
-        self._restarting: dict[int, Death] = {}
+        self._restarting: dict[int, Death] = {}  # being made anew, not because the user asked
         self._owed: dict[int, Death] = {}  # begun anew, and the user was not told by a step
         self._generation = [0] * len(self._plans)
         self._memory = memory
@@ -410,6 +410,27 @@ class Dispatcher:
                 missing = [i for i in ids if i not in self._arrived]
                 if len(ids) - len(missing) < count:
                     raise self._timeout(missing, timeout_s or 0.0, limit)
+
+    def await_restarts(self, ids: Iterable[int], timeout_s: float | None) -> None:
+        """Wait until those of these samplers are there again that are being made anew unasked.
+
+        Raises:
+            WaitTimeout: some are not; they go on, and nothing was sent.
+        """
+        if not self._restarting:
+            return
+        ids = list(ids)
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while late := [i for i in ids if i in self._restarting]:
+            nap_s = _LONGEST_NAP_S
+            if deadline is not None:
+                nap_s = min(nap_s, deadline - time.monotonic())
+            if nap_s <= 0:
+                raise self._timeout(late, timeout_s or 0.0, "start_timeout_s")
+            workers = self._workers_of(late)
+            self._wait_for_news(workers, nap_s)
+            for worker in workers:
+                self._take_in(worker)
 
     def _wait_for_news(self, workers: Iterable[Worker], timeout_s: float) -> None:
         poll = select.poll()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import resource
+import select
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +21,7 @@ from vectasks import (
     RLStepResult,
     SamplerState,
     SamplerUnavailable,
+    SetupError,
     SingleProcessVectorSampledTasks,
     TaskError,
     VectorSampledTasks,
@@ -292,11 +296,11 @@ class ForkingTask(CountingTask):
 
 @pytest.mark.parametrize("way", ["step", "step_batch", "call"])
 def test_a_death_is_noticed_though_a_child_of_the_task_holds_its_descriptors(
-    process_lane: Any, tmp_path: Path, way: str
+    some_process: Any, tmp_path: Path, way: str
 ) -> None:
     gate = tmp_path / "gate"
     at, _, reach = {**COMMANDS, "step": ("step", 1, IDLE["step"])}[way]
-    tasks, _ = faulty(process_lane, [Fault(kill(), sampler=2, at=at)], ForkingTask)
+    tasks, _ = faulty(some_process, [Fault(kill(), sampler=2, at=at)], ForkingTask)
     with tasks:
         child = tasks.call_at(2, "fork", str(gate))
         try:
@@ -317,11 +321,11 @@ def then_wait(gate: Path) -> Action:
 
 @pytest.mark.parametrize("on_death", ["raise", "restart"])
 def test_who_closes_its_descriptors_and_stays_is_ended(
-    process_lane: Any, tmp_path: Path, on_death: str
+    some_process: Any, tmp_path: Path, on_death: str
 ) -> None:
     gate = tmp_path / "gate"
     fault = Fault(then_wait(gate), sampler=2)
-    tasks, make = faulty(process_lane, [fault], on_worker_death=on_death)
+    tasks, make = faulty(some_process, [fault], on_worker_death=on_death)
     with tasks:
         pid = tasks.call_at(2, "pid")
         tasks.async_step([0] * 4)
@@ -338,6 +342,36 @@ def test_who_closes_its_descriptors_and_stays_is_ended(
         if on_death == "raise":
             tasks.restart_at(2)
         assert tasks.step([0] * 4)[2].observation.tolist() == [2, 0, 1]
+
+
+class LargeTask(CountingTask):
+    """Answers more than a socket takes at once."""
+
+    def large(self) -> Any:
+        return bytes(20_000_000)
+
+
+@pytest.mark.parametrize("on_death", ["raise", "restart"])
+def test_a_death_in_the_midst_of_an_answer(some_process: Any, on_death: str) -> None:
+    tasks, _ = faulty(some_process, [], LargeTask, on_worker_death=on_death)
+    with tasks:
+        pid = tasks.call_at(2, "pid")
+        worker = tasks._dispatcher.workers[1]
+        tasks.read_timeout = 0  # the answer is not taken in
+        with pytest.raises(WaitTimeout):
+            tasks.call_at(2, "large")
+        tasks.read_timeout = 30
+        ((channel, _), _) = worker.descriptors()
+        assert select.select([channel], [], [], 10)[0], "nothing was answered"
+        os.kill(pid, signal.SIGKILL)
+        wait_for_the_end_of(pid)
+        deadline = time.monotonic() + AT_ONCE_S
+        wanted = FAILED if on_death == "raise" else READY
+        while tasks.sampler_states[2] is not wanted:
+            assert time.monotonic() < deadline
+        if on_death == "raise":
+            tasks.restart_at(2)
+        assert len(tasks.call_at(2, "large")) == 20_000_000
 
 
 class HungryTask(CountingTask):
@@ -364,7 +398,13 @@ def test_no_memory_for_good(some_process: Any) -> None:
 
 @pytest.mark.parametrize(
     ("death", "way"),
-    [(name, "step") for name in DEATHS] + [("SIGKILL", "step_batch"), ("SIGKILL", "send")],
+    [
+        ("SIGKILL", "step"),
+        ("SIGKILL", "step_batch"),
+        ("SIGKILL", "send"),
+        ("sys.exit(0)", "step"),
+        ("closed descriptors", "step"),
+    ],
 )
 def test_a_restart_costs_one_step_and_the_others_nothing(
     process_lane: Any, death: str, way: str
@@ -499,6 +539,100 @@ def test_an_idle_death_is_told_by_the_next_step(some_process: Any) -> None:
                 assert result.observation.tolist() == [i, 0, 0]
             else:
                 assert result.observation.tolist() == [i, 0, 2]
+
+
+def made_anew_behind(
+    kind: Any, gate: Path, **vector: Any
+) -> tuple[Any, Callable[[], threading.Thread]]:
+    """A vector whose sampler 2 is being made anew and gets ready once the thread was started."""
+    gate.touch()
+    fault = Fault(hold_until(gate), sampler=2, at="make", times=math.inf)
+    tasks, make = faulty(kind, [fault], on_worker_death="restart", **vector)
+    gate.unlink()
+    end_idle_worker(tasks, 2)
+    deadline = time.monotonic() + AT_ONCE_S
+    while tasks.sampler_states[2] is not SamplerState.BUSY:
+        assert time.monotonic() < deadline
+
+    def open_gate() -> None:
+        while make.times_fired(0) < 2:
+            time.sleep(0.002)
+        gate.touch()
+
+    thread = threading.Thread(target=open_gate)
+    return tasks, lambda: (thread.start(), thread)[1]
+
+
+NEXT: dict[str, Callable[[Any], Any]] = {
+    **IDLE,
+    "pause_at": lambda tasks: tasks.pause_at(2),
+    "command": lambda tasks: tasks.command("attr", ["note"] * 4),
+    "restart_at": lambda tasks: tasks.restart_at(2),
+}
+
+
+@pytest.mark.parametrize("reach", NEXT.values(), ids=NEXT.keys())
+def test_who_is_made_anew_is_waited_for(processes: Any, tmp_path: Path, reach: Any) -> None:
+    tasks, open_gate = made_anew_behind(processes, tmp_path / "gate")
+    with tasks:
+        assert tasks.step_at(0, 0)[0].observation.tolist() == [0, 0, 1]  # the others go on
+        thread = open_gate()
+        with noticed_at_once():
+            reach(tasks)
+        thread.join()
+        assert tasks.stats()["restarts"] == 1
+        tasks.resume_all()
+        assert len(tasks.step([0] * 4)) == 4
+
+
+def test_a_restart_that_takes_too_long(processes: Any, tmp_path: Path) -> None:
+    tasks, open_gate = made_anew_behind(processes, tmp_path / "gate")
+    with tasks:
+        tasks._start_timeout_s = 0.1
+        with pytest.raises(WaitTimeout, match="start_timeout_s") as caught:
+            tasks.step([0] * 4)
+        assert caught.value.sampler_ids == (2,)
+        thread = open_gate()
+        tasks._start_timeout_s = 10
+        told = tasks.step([0] * 4)
+        thread.join()
+        assert "worker_restarted" in told[2].info
+        assert told[0].observation.tolist() == [0, 0, 1]  # nothing was sent before
+
+
+class Once(ToySampler):
+    """Sampler 1 can be made once, until its mark is taken away."""
+
+    def __init__(self, sampler: int, home: str, how: str) -> None:
+        mark = Path(home) / str(sampler)
+        if mark.exists() and sampler == 1:
+            if how == "die":
+                os._exit(4)
+            raise KeyError("the scene is gone")
+        mark.touch()
+        super().__init__(CountingTask, sampler, max_steps=9)
+
+
+@pytest.mark.parametrize("way", ["step", "step_batch"])
+@pytest.mark.parametrize(("how", "error"), [("raise", SetupError), ("die", WorkerDied)])
+def test_a_restart_that_fails(
+    some_process: Any, tmp_path: Path, how: str, error: type[Exception], way: str
+) -> None:
+    args = [{"sampler": i, "home": str(tmp_path), "how": how} for i in range(4)]
+    make, args = with_faults(Once, args, [Fault(kill(), sampler=1, call=2)])
+    with some_process.make(make, args, on_worker_death="restart") as tasks:
+        tasks.step([0] * 4)
+        told = "the scene is gone.*SIGKILL" if how == "raise" else "code 4"
+        with noticed_at_once(), pytest.raises(error, match=told) as caught:
+            getattr(tasks, way)([0] * 4)
+        dead = mates(some_process, 1)
+        assert {2, 3} - set(dead) <= set(caught.value.results)  # type: ignore[attr-defined]
+        assert tasks.sampler_states[1] is FAILED
+        (tmp_path / "1").unlink()
+        tasks.restart_at(1)
+        results = tasks.step([0] * 4)
+        assert results[1].observation.tolist() == [1, 0, 1]  # it was told already
+        assert set(tasks.sampler_states.values()) == {READY}
 
 
 def test_many_deaths_at_once(process_kind: Any) -> None:

@@ -205,14 +205,21 @@ def test_a_sampler_that_cannot_be_made_again(every_kind: Any, tmp_path: Path) ->
         assert len(tasks.step([0] * 3)) == 3
 
 
+@pytest.mark.parametrize("error", [KeyError("stuck"), SystemExit(3), asyncio.CancelledError()])
 @pytest.mark.parametrize("at", ["close", "sampler.close"])
-def test_what_closing_raises_is_told_when_all_is_closed(every_kind: Any, at: str) -> None:
-    tasks = faulty(every_kind, [Fault(fail(KeyError("stuck")), sampler=1, at=at)])
+def test_what_closing_raises_is_told_when_all_is_closed(
+    every_kind: Any, at: str, error: BaseException, tmp_path: Path
+) -> None:
+    args = toy_args(CountingTask, 4, marks=str(tmp_path))
+    tasks = every_kind.make(*with_faults(ToySampler, args, [Fault(fail(error), sampler=1, at=at)]))
     tasks.step([0] * 4)
     with pytest.raises(TaskError, match="sampler 1 failed in close") as caught:
         tasks.close()
-    assert isinstance(caught.value.__cause__, KeyError)
+    assert type(caught.value.__cause__) is type(error)
     assert tasks.is_closed
+    marks = {f"{what} {i}" for i in range(4) for what in ("task", "sampler")}
+    failed = "sampler 1" if at == "sampler.close" else "task 1"
+    assert {path.name for path in tmp_path.iterdir()} == marks - {failed}
     tasks.close()
 
 

@@ -147,5 +147,5 @@ def _end(pid: int) -> None:
 
 
 TestFaultsInVectorAndTwin = pytest.mark.timeout(600)(FaultsInVectorAndTwin.TestCase)
-TestFaultsInVectorAndTwin.settings = settings(TestVectorAndTwin.settings, max_examples=25)
+TestFaultsInVectorAndTwin.settings = settings(TestVectorAndTwin.settings, max_examples=15)
 del TestVectorAndTwin, VectorAndTwin  # these are run where they are defined
