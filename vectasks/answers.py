@@ -45,6 +45,8 @@ def remote_error(
     sampler_id: int, command: Command | str, failure: Failure, also_failed: Sequence[int]
 ) -> RemoteError:
     """The error that a failure stands for; ``also_failed`` are mentioned."""
+    if failure.in_setup:
+        command = Command.SETUP
     label = command.label if isinstance(command, Command) else command
     kind: type[RemoteError] = TaskError
     if command is Command.SETUP:

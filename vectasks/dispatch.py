@@ -79,7 +79,7 @@ class Dispatcher:
         self._wanted: set[int] = set()  # samplers whose reply somebody will take
         self._arrived: dict[int, Any] = {}
         self._interrupted: dict[int, tuple[Request, Death]] = {}  # restarted in the midst of these
-        self._restarting: dict[int, Death] = {}
+        self._restarting: dict[int, Death] = {}  # being made anew, not because the user asked
         self._owed: dict[int, Death] = {}  # begun anew, and the user was not told by a step
         self._generation = [0] * len(self._plans)
         self._memory = memory
@@ -142,7 +142,8 @@ class Dispatcher:
             # Only commands that revive are allowed on the samplers of a dead worker.
             for request in requests:
                 self._interrupted[request.sampler_id] = (request, death)
-            self._begin_anew(worker)
+            asked = {r.sampler_id: r.data for r in requests if r.command is Command.SETUP}
+            self._begin_anew(worker, asked)
             return
         self._reach(worker, functools.partial(worker.post, parcel))
 
@@ -414,8 +415,12 @@ class Dispatcher:
             if len(ids) - len(missing) >= count:
                 return
             workers = {self._worker_of[i]: None for i in missing}
-            remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
-            self._wait_for_news(workers, remaining)
+            # Looked at again now and then: where a child of a task's holds all that its dead worker
+            # held, nothing tells of the death but the exit code.
+            nap_s = _LONGEST_NAP_S
+            if deadline is not None:
+                nap_s = min(nap_s, max(0.0, deadline - time.monotonic()))
+            self._wait_for_news(workers, nap_s)
             for worker in workers:
                 self._take_in(worker)
             if deadline is not None and time.monotonic() >= deadline:
@@ -423,7 +428,28 @@ class Dispatcher:
                 if len(ids) - len(missing) < count:
                     raise self._timeout(missing, timeout_s or 0.0, limit)
 
-    def _wait_for_news(self, workers: Iterable[Worker], timeout_s: float | None) -> None:
+    def await_restarts(self, ids: Iterable[int], timeout_s: float | None) -> None:
+        """Wait until those of these samplers are there again that are being made anew unasked.
+
+        Raises:
+            WaitTimeout: some are not; they go on, and nothing was sent.
+        """
+        if not self._restarting:
+            return
+        ids = list(ids)
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while late := [i for i in ids if i in self._restarting]:
+            nap_s = _LONGEST_NAP_S
+            if deadline is not None:
+                nap_s = min(nap_s, deadline - time.monotonic())
+            if nap_s <= 0:
+                raise self._timeout(late, timeout_s or 0.0, "start_timeout_s")
+            workers = self._workers_of(late)
+            self._wait_for_news(workers, nap_s)
+            for worker in workers:
+                self._take_in(worker)
+
+    def _wait_for_news(self, workers: Iterable[Worker], timeout_s: float) -> None:
         poll = select.poll()
         for worker in workers:
             descriptors = worker.descriptors()
@@ -432,7 +458,7 @@ class Dispatcher:
             for descriptor, events in descriptors:
                 poll.register(descriptor, events)
         with ctrl_c:
-            poll.poll(None if timeout_s is None else timeout_s * 1000)
+            poll.poll(timeout_s * 1000)
 
     def _timeout(self, missing: list[int], timeout_s: float, limit: str) -> WaitTimeout:
         late = []
@@ -517,8 +543,10 @@ class Dispatcher:
         request = self._ledger.settle(reply)
         if request is not None and isinstance(reply.value, (HostReady, TaskStart)):
             self._owed.pop(reply.sampler_id, None)
-            if isinstance(reply.value, HostReady) and reply.sampler_id in self._restarting:
-                self._owed[reply.sampler_id] = self._restarting.pop(reply.sampler_id)
+        if request is not None and request.command is Command.SETUP:
+            death = self._restarting.pop(reply.sampler_id, None)
+            if death is not None and isinstance(reply.value, HostReady):
+                self._owed[reply.sampler_id] = death
         if request is None or reply.sampler_id not in self._wanted:
             return
         value = reply.value
@@ -558,6 +586,9 @@ class Dispatcher:
             else:
                 self._interrupted.pop(request.sampler_id, None)
                 self._arrived[request.sampler_id] = death
+        for sampler_id in worker.sampler_ids:
+            self._restarting.pop(sampler_id, None)
+            self._owed.pop(sampler_id, None)
         if restart:
             self._restarting.update(dict.fromkeys(worker.sampler_ids, death))
             self._begin_anew(worker)
@@ -566,10 +597,13 @@ class Dispatcher:
     def _has_come(lane: ParentLane, sampler_id: int) -> bool:
         return lane.has_answered(sampler_id) and not lane.needs_extra(sampler_id)
 
-    def _begin_anew(self, worker: Worker) -> None:
+    def _begin_anew(self, worker: Worker, plans: Mapping[int, HostPlan] | None = None) -> None:
+        """Start a dead worker and set its samplers up, by these plans or else their next ones."""
         self.restarts += 1
+        plans = plans or {}
         requests = [
-            self._ledger.open(i, Command.SETUP, self.next_plan(i)) for i in worker.sampler_ids
+            self._ledger.open(i, Command.SETUP, plans.get(i) or self.next_plan(i))
+            for i in worker.sampler_ids
         ]
         try:
             worker.start()
@@ -607,7 +641,10 @@ class Dispatcher:
     def _after_restart(self, sampler_id: int, value: Any) -> Any:
         """What the interrupted command gives, now that its sampler was made anew."""
         request, death = self._interrupted.pop(sampler_id)
-        if isinstance(value, Failure) or request.command is Command.SETUP:
+        if isinstance(value, Failure) and request.command is not Command.SETUP:
+            message = f"{value.message} (it was made anew because {death.describe()})"
+            return value._replace(message=message, in_setup=True)
+        if request.command is Command.SETUP:
             return value
         observation = value.observation if isinstance(value, HostReady) else value
         if request.command in (Command.STEP, Command.NEXT_TASK, Command.RESET):

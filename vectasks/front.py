@@ -183,7 +183,7 @@ class Front:
         """Send one action to each unpaused sampler; their ids."""
         ids = self._ledger.unpaused
         prepared = self._prepared(ids, actions)
-        self._ledger.require(Command.STEP, ids)
+        self._require(Command.STEP, ids)
         self._dispatcher.send_step(ids, prepared, as_batch=as_batch, to_hand_out=to_hand_out)
         self._ledger.step_ids = ids = list(ids)
         return ids
@@ -349,17 +349,22 @@ class Front:
         self._ledger.require_idle(what)
         self._dispatcher.take_in_late()
 
+    def _require(self, command: Command, ids: Sequence[int]) -> None:
+        """Refuse ``command`` unless every sampler can take it, once their restarts are over."""
+        self._dispatcher.await_restarts(ids, self._start_timeout_s)
+        self._ledger.require(command, ids)
+
     def _open_all(self, what: str, command: Command) -> list[int]:
         """The ids of the unpaused samplers, all of which can take the command."""
         self._require_idle(what)
-        self._ledger.require(command, self._ledger.unpaused)
+        self._require(command, self._ledger.unpaused)
         return self._ledger.unpaused
 
     def _open_at(self, what: str, sampler_index: int, command: Command) -> int:
         """The id of one unpaused sampler, which can take the command."""
         self._require_idle(what)
         sampler_id = self._ledger.id_at(sampler_index)
-        self._ledger.require(command, [sampler_id])
+        self._require(command, [sampler_id])
         return sampler_id
 
     def _ask(

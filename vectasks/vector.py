@@ -153,7 +153,7 @@ class BaseVectorSampledTasks(Front):
         """Step one sampler; a list of its one result."""
         self._require_idle("step_at")
         ids = [self._ledger.id_at(sampler_index)]
-        self._ledger.require(Command.STEP, ids)
+        self._require(Command.STEP, ids)
         self._dispatcher.send_step(ids, self._prepared(ids, [action]), as_batch=False)
         self._ledger.step_ids = ids
         return self.wait_step()
@@ -223,7 +223,7 @@ class BaseVectorSampledTasks(Front):
                     f"send: samplers={ids} must be ids of unpaused samplers, each once; unpaused "
                     f"are {unpaused}."
                 )
-        self._ledger.require(Command.STEP, ids)
+        self._require(Command.STEP, ids)
         prepared = self._prepared(ids, actions)
         self._dispatcher.send_step(ids, prepared, as_batch=True, one_by_one=True)
         self._ledger.sent.update(ids)
@@ -312,9 +312,10 @@ class BaseVectorSampledTasks(Front):
         """
         self._require_idle("restart_at")
         sampler_id = self._ledger.id_at(sampler_index)
+        self._dispatcher.await_restarts([sampler_id], self._start_timeout_s)
         if self._ledger.state_of(sampler_id) is SamplerState.BUSY:
             self._dispatcher.replace_worker(sampler_id)
-        self._ledger.require(Command.SETUP, [sampler_id])
+        self._require(Command.SETUP, [sampler_id])
         plan = self._dispatcher.next_plan(sampler_id)
         self._ask(Command.SETUP, [sampler_id], [plan])
 
@@ -325,7 +326,9 @@ class BaseVectorSampledTasks(Front):
     def pause_at(self, sampler_index: int) -> None:
         """Leave a sampler out until :meth:`resume_all`; later indices shift down by one."""
         self._require_idle("pause_at")
-        self._ledger.pause(self._ledger.id_at(sampler_index))
+        sampler_id = self._ledger.id_at(sampler_index)
+        self._dispatcher.await_restarts([sampler_id], self._start_timeout_s)
+        self._ledger.pause(sampler_id)
 
     @exclusive
     def resume_all(self) -> None:
@@ -358,7 +361,7 @@ class BaseVectorSampledTasks(Front):
         kinds = [command_named(item) for item in one_each("commands", commands, ids)]
         data = [None] * len(ids) if data_list is None else one_each("data_list", data_list, ids)
         for sampler_id, kind in zip(ids, kinds, strict=True):
-            self._ledger.require(kind, [sampler_id])
+            self._require(kind, [sampler_id])
         return self._command(ids, kinds, data)
 
     @_takes_index_process
