@@ -142,7 +142,9 @@ def _record(args: argparse.Namespace) -> int:
     with (
         _whole_or_nothing(args.out) as partial_path,
         _start_samplers(args.env_id, args.samplers, args.processes, seed) as tasks,
-        VideoRecorder(tasks, partial_path, fps=args.fps, captions=args.captions) as recorder,
+        VideoRecorder(
+            tasks, partial_path, fps=args.fps, captions=args.captions, on_error="raise"
+        ) as recorder,
         _progress() as progress,
         _stop_on_interrupt() as is_interrupted,
     ):
