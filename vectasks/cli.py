@@ -49,7 +49,7 @@ class Policy(Protocol):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code (1: a check failed, 2: bad use, 130: Ctrl-C)."""
+    """Run the command line and return its exit code (1: failed checks, 2: bad use, 130: Ctrl-C)."""
     try:
         args = _parser().parse_args(argv)
         exit_code: int = args.run(args)

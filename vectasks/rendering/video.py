@@ -368,9 +368,13 @@ class VideoRecorder:
             self._thread.write(self._singles[sampler_id], [shots[sampler_id]])
 
     def _film_episodes(self, results: Mapping[int, RLStepResult]) -> None:
+        going_on = {i for i in self._singles if not self._episode(i).is_over}
+        self._film_singles(self._ready() & going_on, results)
+        self._turn_over()
+
+    def _turn_over(self) -> None:
+        """Finish the films of episodes that are over, and begin those of the chosen next ones."""
         assert self._thread is not None
-        gone = {i for i in self._singles if self._episode(i).is_over and i not in results}
-        self._film_singles((self._ready() & set(self._singles)) - gone, results)
         for sampler_id in list(self._singles):
             if self._episode(sampler_id).is_over:
                 self._thread.finish(self._singles.pop(sampler_id))
@@ -416,8 +420,13 @@ class VideoRecorder:
         return Shot(self._images.get(sampler_id), caption, is_live)
 
     def _abandon(self, sampler_ids: Sequence[int]) -> None:
+        """Their episodes ended without a last step."""
         for sampler_id in sampler_ids:
             self._episode(sampler_id).abandon()
+        if self._every_episodes is not None and self._thread is not None and self.error is None:
+            with self._told_errors():
+                self._turn_over()
+            self._ask_for_final_frames()
 
     def _episode(self, sampler_id: int) -> EpisodeCount:
         return self._episodes.setdefault(sampler_id, EpisodeCount())
