@@ -174,7 +174,7 @@ def _check_worker(make: _Maker, suite: _Suite) -> None:
             num_steps = min(suite.num_steps, _NUM_TRACE_STEPS)
             traces.append(_trace_until_empty(tasks, num_steps, suite.seed))
     if suite.is_seeded:
-        assert_identical(traces[1], traces[0], "a worker's")
+        assert_identical(traces[1], traces[0], "a worker's results")
 
 
 def _trace_until_empty(tasks: Any, num_steps: int, seed: int) -> list[Any]:
