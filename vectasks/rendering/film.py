@@ -183,7 +183,6 @@ class FilmThread:
                 job()
             except Exception as error:  # raised where the user can see it
                 self.error = error
-                self._discard_all()
 
     def _finish_all(self) -> None:
         while self._films:

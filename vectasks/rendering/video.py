@@ -167,6 +167,8 @@ class VideoRecorder:
         self._films: list[Film] = [self._tiled] if self._tiled else []
         self._images: dict[int, NDArray[np.uint8]] = {}  # the last one of each sampler, by id
         self._episodes: dict[int, EpisodeCount] = {}
+        self._states: dict[int, SamplerState] = {}  # looked up once a frame: it asks every worker
+        self._filmed_ids: list[int] = []  # who was unpaused in the last frame
         self._asked: set[int] = set()  # samplers that were asked to keep their final frames
         try:
             require_writable(self._path)
@@ -326,7 +328,9 @@ class VideoRecorder:
     def _prepare(self, what: str) -> None:
         self._require_open(what)
         self._open()
-        self._ask_for_final_frames()
+        if self._tasks.sampler_ids != self._filmed_ids:  # some were resumed
+            self._states = self._tasks.sampler_states
+            self._ask_for_final_frames()
 
     def _filmed(self, results: list[RLStepResult]) -> list[RLStepResult]:
         self.capture(results)
@@ -340,9 +344,10 @@ class VideoRecorder:
     def _capture(self, results: Mapping[int, RLStepResult]) -> None:
         """Film the moment after these results, by sampler id."""
         self._open()
+        self._states, self._filmed_ids = self._tasks.sampler_states, self._tasks.sampler_ids
         for sampler_id, result in results.items():
             self._episode(sampler_id).count(result)
-        for sampler_id, state in self._tasks.sampler_states.items():
+        for sampler_id, state in self._states.items():
             if state in _OVER:
                 self._episode(sampler_id).abandon()
         if self.error is not None:
@@ -360,7 +365,7 @@ class VideoRecorder:
         seen = self._take_images(self._ready(), results)
         if not self._images:
             return
-        shots = {i: self._shot(i, i in seen) for i in sorted(self._tasks.sampler_states)}
+        shots = {i: self._shot(i, i in seen) for i in sorted(self._states)}
         self._thread.write(self._tiled, list(shots.values()))
         for sampler_id in sorted(seen) if self._per_sampler else []:
             if sampler_id not in self._singles:
@@ -424,6 +429,7 @@ class VideoRecorder:
         for sampler_id in sampler_ids:
             self._episode(sampler_id).abandon()
         if self._every_episodes is not None and self._thread is not None and self.error is None:
+            self._states = self._tasks.sampler_states
             with self._told_errors():
                 self._turn_over()
             self._ask_for_final_frames()
@@ -432,8 +438,7 @@ class VideoRecorder:
         return self._episodes.setdefault(sampler_id, EpisodeCount())
 
     def _ready(self) -> set[int]:
-        states = self._tasks.sampler_states
-        return {i for i in self._tasks.sampler_ids if states[i] is SamplerState.READY}
+        return {i for i in self._tasks.sampler_ids if self._states[i] is SamplerState.READY}
 
     # -- files --------------------------------------------------------------------------------
 
@@ -484,7 +489,7 @@ class VideoRecorder:
             return
         ready = self._ready()
         wanted = ready if self._every_episodes is None else ready & set(self._singles)
-        self._asked -= {i for i, s in self._tasks.sampler_states.items() if s in _OVER}
+        self._asked -= {i for i, s in self._states.items() if s in _OVER}
         if wanted == self._asked & ready:
             return
         for index, sampler_id in enumerate(self._tasks.sampler_ids):
