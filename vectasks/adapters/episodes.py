@@ -15,6 +15,9 @@ from vectasks.spaces import own
 # In the info of a step that ends an episode: the environment's own info, and that of the reset.
 ENDED, BEGUN = "__ENDED__", "__BEGUN__"
 
+# The environments that are in use in this process, as functions may give the same one twice.
+_IN_USE: set[int] = set()
+
 
 class Episodes:
     """The episodes of one environment; both the task sampler and, ever again, its task.
@@ -30,6 +33,7 @@ class Episodes:
 
     Raises:
         TypeError: ``env_fn`` does not make a ``gymnasium.Env``.
+        ValueError: the environment that it gives is in use already.
     """
 
     def __init__(
@@ -39,6 +43,11 @@ class Episodes:
         if not isinstance(self.env, gymnasium.Env):
             raise TypeError(
                 f"{env_fn!r} gave a {type(self.env).__name__}; it must make a gymnasium.Env."
+            )
+        if id(self.env.unwrapped) in _IN_USE:
+            raise ValueError(
+                f"{env_fn!r} gave an environment that is in use already; it must make a new one at "
+                "every call."
             )
         space = self.env.observation_space
         self.observation_space = _loosened(space) if loosen else space
@@ -53,6 +62,7 @@ class Episodes:
         # Stands for an observation, and is shown to nobody; drawn from a copy, because drawing
         # changes a space.
         self._observation = copy.deepcopy(space).sample()
+        _IN_USE.add(id(self.env.unwrapped))
 
     def next_task(self, start: dict[str, Any] | None = None) -> Episodes:
         """Reset the environment with the keywords ``start``, if given; itself."""
@@ -95,6 +105,7 @@ class Episodes:
         """Close the environment."""
         if not self._is_closed:  # asked of the sampler and of its task
             self._is_closed = True
+            _IN_USE.discard(id(self.env.unwrapped))
             self.env.close()
 
     # -- for the adapters -----------------------------------------------------------------------
