@@ -15,6 +15,8 @@ EXTRAS = {
     "video": ["av", "gymnasium[classic-control]"],
     "minigrid": ["minigrid"],
     "atari": ["ale-py"],
+    "sb3": ["stable-baselines3>=2.3"],
+    "torchrl": ["torchrl>=0.9"],
 }
 EXTRAS["all"] = sorted(requirement for extra in EXTRAS.values() for requirement in extra)
 EXTRAS["test"] = [*EXTRAS["all"], "hypothesis", "psutil", "pytest", "pytest-timeout"]

@@ -392,9 +392,10 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         """
         if self._pending is not None:
             logger.warn(
-                f"Calling `close` while waiting for a pending call to `{self._pending.call}` to "
-                "complete."
+                f"close: a {self._pending.call} is out, and what it gives is lost; "
+                f"{self._pending.call}_wait() would have collected it."
             )
+        self.observations = None  # it may be a view of memory that the vector holds
         self._envs.vector.close()
 
     def _require_idle(self, what: str) -> None:

@@ -111,7 +111,7 @@ class VecEnv(BaseVecEnv):
     def step_async(self, actions: Any) -> None:
         """Begin a step, which :meth:`step_wait` ends."""
         self._require_ready()
-        self._envs.vector.send(actions)
+        self._envs.vector.send(actions, self._envs.vector.sampler_ids)
 
     def step_wait(self) -> StepReturn:
         """What the step gave that :meth:`step_async` began."""

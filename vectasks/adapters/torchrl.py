@@ -194,7 +194,8 @@ def spec_of(space: Any, count: int, categorical: bool, device: Any) -> Any:
 
 @spec_of.register
 def _(space: spaces.Box, count: int, categorical: bool, device: Any) -> Any:
-    shape, dtype = (count, *space.shape), _torch_dtype(space)
+    shape = (count, *space.shape)
+    dtype = torch.from_numpy(np.empty(0, space.dtype)).dtype
     if space.dtype.kind == "f" and np.isinf(space.low).all() and np.isinf(space.high).all():
         return specs.Unbounded(shape, device, dtype)
     low, high = (torch.from_numpy(bound).expand(shape) for bound in (space.low, space.high))
@@ -231,13 +232,6 @@ def _(space: spaces.Dict, count: int, categorical: bool, device: Any) -> Any:
 def _composite(by_key: Mapping[str, Any], count: int, categorical: bool, device: Any) -> Any:
     parts = {key: spec_of(space, count, categorical, device) for key, space in by_key.items()}
     return specs.Composite(parts, shape=(count,), device=device)
-
-
-def _torch_dtype(space: spaces.Box) -> torch.dtype:
-    try:
-        return torch.from_numpy(np.empty(0, space.dtype)).dtype
-    except TypeError:
-        raise NotImplementedError(f"torch has no {space.dtype}, which {space} has.") from None
 
 
 def _tensors(space: Any, value: Any, one_hot: bool) -> Any:
