@@ -64,6 +64,7 @@ def main(num_steps: int) -> None:
         actor,
         frames_per_batch=frames,
         total_frames=num_updates * frames,
+        auto_register_policy_transforms=True,
     )
     for update, data in enumerate(collector, 1):
         advantage(data)

@@ -102,7 +102,9 @@ class Env(EnvBase):  # type: ignore[misc]  # torchrl has no types
                 "a nest of them."
             )
         self.action_spec = spec_of(self._envs.action_space, count, categorical, self.device)
-        self._action_start = getattr(self._envs.action_space, "start", 0)
+        self._action_leaf = self.action_spec  # looked up in a tree of specs at every access
+        start = getattr(self._envs.action_space, "start", 0)
+        self._action_start = start if np.any(start) else None
         self.reward_spec = specs.Unbounded(shape=(count, 1), device=self.device)
         self.done_spec = specs.Composite(
             {
@@ -122,8 +124,8 @@ class Env(EnvBase):  # type: ignore[misc]  # torchrl has no types
                 f"The episodes of environments {np.flatnonzero(self._over).tolist()} are over: "
                 "reset them, by step_and_maybe_reset() or by reset() with a '_reset' entry."
             )
-        actions = self.action_spec.to_numpy(tensordict["action"], safe=False)
-        if np.any(self._action_start):
+        actions = self._action_leaf.to_numpy(tensordict["action"], safe=False)
+        if self._action_start is not None:
             actions = actions + self._action_start
         batch = self._envs.vector.step_batch(actions)
         observation = batch.observation
