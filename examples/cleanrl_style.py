@@ -19,7 +19,7 @@ from vectasks.adapters.gymnasium import VectorEnv
 NUM_ENVS, HORIZON = 8, 128
 GAMMA, LAMBDA = 0.99, 0.95
 NUM_EPOCHS, NUM_MINIBATCHES = 4, 4
-LEARNING_RATE, CLIP, ENTROPY_WEIGHT, VALUE_WEIGHT, MAX_GRADIENT = 2.5e-3, 0.2, 0.01, 0.5, 0.5
+LEARNING_RATE, CLIP, ENTROPY_WEIGHT, VALUE_WEIGHT, MAX_GRADIENT = 1e-3, 0.2, 0.01, 0.5, 0.5
 
 
 def layer(num_in: int, num_out: int, gain: float = 2**0.5) -> nn.Linear:

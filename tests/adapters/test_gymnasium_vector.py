@@ -473,29 +473,84 @@ def test_a_late_step_is_not_lost(opened: Any) -> None:
 # -- from a vector --------------------------------------------------------------------------------
 
 
-def test_from_a_vector_of_environments(opened: Any) -> None:
-    theirs = opened(SyncVectorEnv, envs_of(), autoreset_mode=AutoresetMode.SAME_STEP)
-    tasks = VectorSampledTasks(
-        GymnasiumTaskSampler,
-        [{"env": env_fn, "seed_each_episode": False} for env_fn in envs_of()],
-        max_processes=2,
-        should_log=False,
-    )
-    ours = opened(VectorEnv, tasks)
-    assert ours.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
+def sampled(env_fns: Any, kind: Any = SingleProcessVectorSampledTasks, **options: Any) -> Any:
+    """A vector of environments, seeded as Gymnasium's own vectors are."""
+    arguments = [{"env": env_fn, "seed_each_episode": False} for env_fn in env_fns]
+    return kind(GymnasiumTaskSampler, arguments, should_log=False, **options)
+
+
+def without_infos(result: tuple[Any, ...]) -> tuple[Any, ...]:
+    return result[:-1]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", ["box", "tuple-in-dict"])
+def test_from_a_vector_of_environments(opened: Any, mode: AutoresetMode, name: str) -> None:
+    space = spaces.Dict({"two": SPACES["tuple"]}) if name == "tuple-in-dict" else BOX
+    theirs = opened(SyncVectorEnv, envs_of(space), autoreset_mode=mode)
+    ours = opened(VectorEnv, sampled(envs_of(space)), autoreset_mode=mode, copy=False)
+    assert ours.metadata["autoreset_mode"] is mode
     theirs.set_attr("length", [2, 3, 4])  # the vector began an episode when it was made
     assert_same(theirs.reset(seed=5), ours.reset(seed=5))
+    ended = 0
+    for t in range(20):
+        expected, got = theirs.step([0, 1, 2]), ours.step([0, 1, 2])
+        assert_same(without_infos(expected), without_infos(got), f"step {t}")
+        over = expected[2] | expected[3]
+        ended += int(over.sum())
+        if mode is AutoresetMode.SAME_STEP and over.any():
+            assert_same(expected[-1]["final_obs"], got[-1]["final_obs"])
+            assert_same(expected[-1]["_final_obs"], got[-1]["_final_obs"])
+        if mode is AutoresetMode.DISABLED:
+            for i in np.flatnonzero(over):  # one after the other: the others stay as they are
+                masks = [{"reset_mask": np.arange(3) == i} for _ in range(2)]
+                resets = [theirs.reset(options=masks[0]), ours.reset(options=masks[1])]
+                assert_same(*map(without_infos, resets), f"reset {t} {i}")
+    assert ended >= 9
+
+
+def test_resets_of_a_vector_that_begin_episodes_anew(opened: Any) -> None:
+    theirs = opened(SyncVectorEnv, envs_of(), autoreset_mode="Disabled")
+    ours = opened(VectorEnv, sampled(envs_of()), autoreset_mode="Disabled")
+    theirs.set_attr("length", [2, 3, 4])
+    assert_same(theirs.reset(seed=5), ours.reset(seed=5))
+    for _ in range(3):
+        over = theirs.step([0, 0, 0])[2:4]
+        assert_same(over, ours.step([0, 0, 0])[2:4])
+        if np.logical_or(*over).any():
+            break
+    # One whose episode is over, with a seed, and one in the midst of an episode.
+    masks = [{"reset_mask": np.array([True, True, False])} for _ in range(2)]
+    observation = theirs.reset(seed=9, options=masks[0])[0]
+    np.testing.assert_array_equal(observation, ours.reset(seed=9, options=masks[1])[0])
+    np.testing.assert_array_equal(theirs.step([0, 0, 0])[1], ours.step([0, 0, 0])[1])
+
+
+def test_a_vector_in_processes(opened: Any) -> None:
+    theirs = opened(SyncVectorEnv, envs_of())
+    tasks = sampled(envs_of(), VectorSampledTasks, max_processes=2)
+    ours = wrappers.NormalizeObservation(opened(VectorEnv, tasks, autoreset_mode="NextStep"))
+    theirs = wrappers.NormalizeObservation(theirs)
+    theirs.unwrapped.set_attr("length", [2, 3, 4])
+    assert_same(theirs.reset(seed=5), ours.reset(seed=5))
     for _ in range(12):
-        observation, *values, infos = ours.step([0, 1, 2])
-        expected, *expected_values, expected_infos = theirs.step([0, 1, 2])
-        assert_same(expected, observation)
-        assert_same(expected_values, values)
-        assert ("final_obs" in expected_infos) == ("final_obs" in infos)
-        if "final_obs" in infos:
-            assert_same(expected_infos["final_obs"], infos["final_obs"])
-            assert_same(expected_infos["_final_obs"], infos["_final_obs"])
+        assert_same(without_infos(theirs.step([0, 1, 2])), without_infos(ours.step([0, 1, 2])))
+    with pytest.raises(ValueError, match="3"):
+        ours.step([0, 1])
     ours.close()
     assert tasks.is_closed
+
+
+def test_all_episodes_of_a_vector_end_together(opened: Any) -> None:
+    def same_length() -> list[Any]:
+        return [make_env(first_length=1), make_env(first_length=1)]
+
+    theirs = opened(SyncVectorEnv, same_length())
+    ours = opened(VectorEnv, sampled(same_length()), autoreset_mode="NextStep")
+    theirs.set_attr("length", 2)
+    assert_same(theirs.reset(seed=5), ours.reset(seed=5))
+    for _ in range(12):
+        assert_same(without_infos(theirs.step([0, 1])), without_infos(ours.step([0, 1])))
 
 
 def test_from_a_vector_of_tasks(opened: Any) -> None:
@@ -515,9 +570,11 @@ def test_from_a_vector_of_tasks(opened: Any) -> None:
 
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, "Disabled"])
 def test_modes_that_a_vector_cannot_serve(opened: Any, mode: Any) -> None:
-    tasks = opened(SingleProcessVectorSampledTasks, ToySampler, toy_args(CountingTask, 2))
+    tasks = opened(sampled, envs_of(SPACES["text"]))
     with pytest.raises(ValueError, match="SameStep"):
         VectorEnv(tasks, autoreset_mode=mode)
+    with pytest.raises(ValueError, match="share one space"):
+        VectorEnv(tasks, observation_mode="different")
 
 
 def test_a_vector_in_lockstep_cannot_be_served(opened: Any) -> None:

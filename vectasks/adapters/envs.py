@@ -87,6 +87,11 @@ class GivenTasks:
         #: Whether every observation is made of arrays of a fixed shape.
         self.is_fixed = all(leaf.dtype is not None for leaf in leaves(self.observation_space))
         self._has_begun = vector.stats()["steps"] > 0
+        #: Whose episodes ended without the trainer having seen how their next ones begin.
+        self.over = np.zeros(self.num_envs, np.bool_)
+        self._held: Any = None  # the first observations of the next ones, a row a sampler of
+        self._held_rows: NDArray[np.int64] = np.flatnonzero(self.over)
+        self._shown: Any = None  # the observation that the trainer saw last
 
     # -- the episode ------------------------------------------------------------------------------
 
@@ -160,12 +165,79 @@ class GivenTasks:
 
     def ended(self, batch: StepBatch, row: int) -> Ended:
         """Take the info of a step that ended an episode apart."""
-        info = batch.infos[row]
+        info = dict(batch.infos[row])
         if "final_observation" not in info:
             # Its worker was begun anew: what the episode showed last is lost, so the next one's
             # first observation stands in for it.
-            return Ended(_row(batch.observation, row), info, {})
+            return Ended(own(_rows(batch.observation, row)), info, {})
         return Ended(info.pop("final_observation"), info, {})
+
+    # -- for trainers that want to see the last observation first ---------------------------------
+
+    def hold(self, batch: StepBatch) -> Any:
+        """The observation of a step, in which episodes that ended show their last one.
+
+        What their next ones show first is held until :meth:`completed` or :meth:`reset_held`.
+        """
+        observation = batch.observation
+        if np.count_nonzero(batch.done):
+            rows = np.flatnonzero(batch.done)
+            last = self.batch([self.ended(batch, row).observation for row in rows.tolist()])
+            self.over, self._held_rows = batch.done, rows
+            self._held = _rows(observation, rows)
+            observation = replaced(observation, rows, last)
+        self._shown = observation
+        return observation
+
+    def completed(self, batch: StepBatch | None, others: Sequence[int]) -> StepBatch:
+        """A step of all, in which those whose episodes are over begin their next ones.
+
+        Args:
+            batch: the step of the others; None where there are none.
+            others: their rows.
+        """
+        count, rows = self.num_envs, np.flatnonzero(self.over)
+        observation = replaced(self._shown, rows, self._first_of(rows))
+        reward = np.zeros(count, np.float32)
+        ends = [np.zeros(count, np.bool_) for _ in range(4)]
+        infos: list[dict[str, Any]] = [{} for _ in range(count)]
+        if batch is not None:
+            observation = replaced(observation, np.asarray(others), batch.observation)
+            reward[others] = batch.reward
+            flags = (batch.terminated, batch.truncated, batch.done, batch.exhausted)
+            for end, flag in zip(ends, flags, strict=True):
+                end[others] = flag
+            for row, info in zip(others, batch.infos, strict=True):
+                infos[row] = info
+        self.over = np.zeros(count, np.bool_)
+        terminated, truncated, done, exhausted = ends
+        samplers = np.array(self.vector.sampler_ids)
+        return StepBatch(
+            samplers, observation, reward, terminated, truncated, done, exhausted, infos
+        )
+
+    def _first_of(self, rows: NDArray[np.int64]) -> Any:
+        """What the next episodes of some samplers whose episodes are over show first."""
+        return _rows(self._held, np.searchsorted(self._held_rows, rows))
+
+    def reset_held(
+        self, starts: Sequence[Mapping[str, Any]], mask: NDArray[np.bool_] | None
+    ) -> tuple[Any, list[dict[str, Any]]]:
+        """As :meth:`reset`; where episodes are over, their next ones have begun already."""
+        chosen = np.ones_like(self.over) if mask is None else mask
+        is_told = any(start.get("seed") is not None or start.get("options") for start in starts)
+        kept = self.over & ~chosen
+        if mask is None or is_told or np.any(chosen & ~self.over):
+            observation, infos = self.reset(starts, mask)
+            rows = np.flatnonzero(kept)
+            if len(rows) > 0:
+                observation = replaced(observation, rows, _rows(self._shown, rows))
+        else:
+            rows = np.flatnonzero(chosen)
+            observation = replaced(self._shown, rows, self._first_of(rows))
+            infos = [{} for _ in starts]
+        self.over, self._shown = kept, observation
+        return observation, infos
 
     # -- reaching in ------------------------------------------------------------------------------
 
@@ -375,13 +447,24 @@ def original_of(error: RemoteError) -> BaseException:
     return error if cause is None or isinstance(cause, RemoteTraceback) else cause
 
 
-def _row(observation: Any, row: int) -> Any:
-    """One row of a batch, owned."""
+def _rows(observation: Any, rows: Any) -> Any:
+    """Some rows of a batch, or one."""
     if isinstance(observation, Mapping):
-        return {key: _row(part, row) for key, part in observation.items()}
+        return {key: _rows(part, rows) for key, part in observation.items()}
     if isinstance(observation, tuple):
-        return tuple(_row(part, row) for part in observation)
-    return own(observation[row])
+        return tuple(_rows(part, rows) for part in observation)
+    return observation[rows]
+
+
+def replaced(batch: Any, rows: NDArray[np.int64], values: Any) -> Any:
+    """A copy of a batch with other values in some rows."""
+    if isinstance(batch, Mapping):
+        return {key: replaced(part, rows, values[key]) for key, part in batch.items()}
+    if isinstance(batch, tuple):
+        return tuple(replaced(part, rows, value) for part, value in zip(batch, values, strict=True))
+    copy = batch.copy()
+    copy[rows] = values
+    return copy
 
 
 def _misfit(space: Any, observations: Sequence[Any]) -> str:

@@ -72,7 +72,8 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         observation_mode: "same", "different" (spaces that differ in their bounds), or the tuple
             (batched space, single space).
         autoreset_mode: when the episode after an ended one begins. None is the next step, or, for
-            a vector, the same step, which is the only mode that a vector serves.
+            a vector, the same step. A vector goes on in the same step, whatever the mode; in the
+            others, what it shows first is held back until its time.
         max_concurrency: so many environments step at once, at most.
         max_processes: so many processes, at most (None: one each; 0: none, all in this process).
 
@@ -109,23 +110,27 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             )
         _check_observation_mode(observation_mode)
         multiprocessing.get_context(context)  # a ValueError names the ones that there are
-        given = isinstance(env_fns, BaseVectorSampledTasks)
+        is_given = isinstance(env_fns, BaseVectorSampledTasks)
         if autoreset_mode is None:
-            autoreset_mode = AutoresetMode.SAME_STEP if given else AutoresetMode.NEXT_STEP
+            autoreset_mode = AutoresetMode.SAME_STEP if is_given else AutoresetMode.NEXT_STEP
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.copy = copy
         self.observations: Any = None
         self._pending: _Pending | None = None
         self._envs: GivenTasks
         if isinstance(env_fns, BaseVectorSampledTasks):
-            if self.autoreset_mode is not AutoresetMode.SAME_STEP or observation_mode != "same":
-                raise ValueError(
-                    f"autoreset_mode={self.autoreset_mode.value!r} and observation_mode="
-                    f"{observation_mode!r} were asked of a vector, whose samplers go on to the "
-                    "next task in the step that ends one, and share one space: give 'SameStep' "
-                    "and 'same', or functions that make environments."
-                )
             self._envs = GivenTasks(env_fns)
+            if observation_mode != "same":
+                raise ValueError(
+                    f"observation_mode={observation_mode!r} was asked of a vector, whose samplers "
+                    "share one space: give 'same', or functions that make environments."
+                )
+            if self.autoreset_mode is not AutoresetMode.SAME_STEP and not self._envs.is_fixed:
+                raise ValueError(
+                    f"autoreset_mode={self.autoreset_mode.value!r} was asked of a vector whose "
+                    f"observations {self._envs.observation_space} are not all arrays: give "
+                    "'SameStep', or functions that make environments."
+                )
         else:
             limits = [limit for limit in (max_processes, max_concurrency) if limit is not None]
             try:
@@ -151,6 +156,8 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         # Actions of these are sent as they are; Gymnasium itself takes others apart.
         self._is_plain = isinstance(self.single_action_space, (spaces.Box, spaces.Discrete))
         self._is_disabled = self.autoreset_mode is AutoresetMode.DISABLED
+        # Environments that were made here keep to the mode themselves; what others show is held.
+        self._holds = is_given and self.autoreset_mode is not AutoresetMode.SAME_STEP
 
     def _set_spaces(
         self, observation_mode: str | tuple[spaces.Space[Any], spaces.Space[Any]]
@@ -231,7 +238,8 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         """
         starts, mask = self._end_of("reset").arguments
         with self._time_limit(timeout):
-            observation, reset_infos = self._envs.reset(starts, mask)
+            reset = self._envs.reset_held if self._holds else self._envs.reset
+            observation, reset_infos = reset(starts, mask)
         if mask is None:
             self._unready[:] = False
         else:
@@ -259,14 +267,28 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             ValueError: there is not one action an environment; nothing was sent.
         """
         self._require_idle("step")
+        if self._holds and np.count_nonzero(self._envs.over):
+            self.step_async(actions)
+            return self.step_wait()
         batch = self._envs.vector.step_batch(self._sendable(actions), copy=self.copy)
         return self._result(batch)
 
     def step_async(self, actions: Any) -> None:
         """Begin a step, which :meth:`step_wait` ends."""
         self._require_idle("step_async")
-        self._envs.vector.send(self._sendable(actions))
-        self._pending = _Pending("step", ())
+        actions, ids = self._sendable(actions), self._envs.vector.sampler_ids
+        others = np.flatnonzero(~self._envs.over).tolist()
+        if len(others) < self.num_envs:  # the others have begun their next episode already
+            rows = list(actions)
+            if len(rows) != self.num_envs:
+                raise ValueError(
+                    f"{len(rows)} actions were given for {self.num_envs} environments: give one "
+                    "for each."
+                )
+            actions, ids = [rows[i] for i in others], [ids[i] for i in others]
+        if ids:
+            self._envs.vector.send(actions, ids)
+        self._pending = _Pending("step", (others,))
 
     @_raising_originals
     def step_wait(self, timeout: float | None = None) -> StepResult:
@@ -276,11 +298,14 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             TimeoutError: it takes longer than ``timeout`` seconds; waiting again is allowed.
         """
         pending = self._end_of("step")
+        (others,) = pending.arguments
         try:
-            batch = self._envs.vector.recv(timeout=timeout)
+            batch = self._envs.vector.recv(timeout=timeout) if others else None
         except TimeoutError:
             self._pending = pending
             raise
+        if batch is None or len(others) < self.num_envs:
+            batch = self._envs.completed(batch, others)
         return self._result(batch)
 
     def _sendable(self, actions: Any) -> Any:
@@ -309,7 +334,8 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             if self._is_disabled:
                 self._unready = batch.done
                 self._is_ready = not any(done)
-        self.observations = self._batched(batch.observation)
+        observation = self._envs.hold(batch) if self._holds else batch.observation
+        self.observations = self._batched(observation)
         reward = batch.reward.astype(np.float64)
         return self.observations, reward, batch.terminated, batch.truncated, infos
 

@@ -17,7 +17,6 @@ import numpy as np
 from gymnasium import spaces
 
 from vectasks.adapters.envs import GivenTasks, MadeEnvs
-from vectasks.batch import StepBatch
 from vectasks.vector import BaseVectorSampledTasks
 
 try:
@@ -80,9 +79,6 @@ class Env(EnvBase):  # type: ignore[misc]  # torchrl has no types
             raise
         self.is_closed = False
         self._seed: int | None = None
-        # The batch whose ended episodes' successors were not seen yet, and which rows these are.
-        self._begun: Any = None
-        self._over = np.zeros(envs.num_envs, np.bool_)
         self._is_ready = False
 
     def _set_specs(self, categorical: bool) -> None:
@@ -119,46 +115,31 @@ class Env(EnvBase):  # type: ignore[misc]  # torchrl has no types
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         if not self._is_ready:
             raise RuntimeError("The environments cannot be stepped yet: call reset() first.")
-        if self._begun is not None:
+        if np.count_nonzero(self._envs.over):
+            over = np.flatnonzero(self._envs.over).tolist()
             raise RuntimeError(
-                f"The episodes of environments {np.flatnonzero(self._over).tolist()} are over: "
+                f"The episodes of environments {over} are over: "
                 "reset them, by step_and_maybe_reset() or by reset() with a '_reset' entry."
             )
         actions = self._action_leaf.to_numpy(tensordict["action"], safe=False)
         if self._action_start is not None:
             actions = actions + self._action_start
         batch = self._envs.vector.step_batch(actions)
-        observation = batch.observation
-        if np.count_nonzero(batch.done):
-            self._begun, self._over = observation, batch.done
-            observation = self._with_last(batch)
-        entries = self._entries(observation)
+        entries = self._entries(self._envs.hold(batch))
         entries["reward"] = torch.from_numpy(batch.reward).unsqueeze(-1)
         for name in ("done", "terminated", "truncated"):
             entries[name] = torch.from_numpy(getattr(batch, name)).unsqueeze(-1)
         return TensorDict(entries, self.batch_size, device=self.device)
 
-    def _with_last(self, batch: StepBatch) -> Any:
-        """A copy of the observation in which episodes that are over show their last one."""
-        rows = np.flatnonzero(batch.done)
-        last = self._envs.batch([self._envs.ended(batch, row).observation for row in rows.tolist()])
-        return _replaced(batch.observation, rows, last)
-
     def _reset(self, tensordict: TensorDictBase | None = None, **kwargs: Any) -> TensorDictBase:
         wanted = None if tensordict is None else tensordict.get("_reset", None)
         mask = None if wanted is None else wanted.reshape(self._envs.num_envs).cpu().numpy()
         seed, self._seed = self._seed, None
-        observation = self._begun
-        is_told = seed is not None or bool(kwargs)
-        if observation is None or mask is None or is_told or np.any(mask & ~self._over):
-            starts = [
-                {**({} if seed is None else {"seed": seed + i}), **kwargs}
-                for i in range(self._envs.num_envs)
-            ]
-            observation, _ = self._envs.reset(starts, mask)
-        still_over = np.zeros_like(self._over) if mask is None else self._over & ~mask
-        self._over = still_over
-        self._begun = observation if still_over.any() else None
+        starts = [
+            {**({} if seed is None else {"seed": seed + i}), **kwargs}
+            for i in range(self._envs.num_envs)
+        ]
+        observation, _ = self._envs.reset_held(starts, mask)
         self._is_ready = self._is_ready or mask is None or bool(mask.all())
         return TensorDict(self._entries(observation), self.batch_size, device=self.device)
 
@@ -249,12 +230,3 @@ def _tensors(space: Any, value: Any, one_hot: bool) -> Any:
         columns = zip(tensor.unbind(-1), space.nvec.tolist(), strict=True)
         return torch.cat([torch.nn.functional.one_hot(part, n) for part, n in columns], -1)
     return tensor
-
-
-def _replaced(batch: Any, rows: Any, values: Any) -> Any:
-    """A copy of a batch with other values in some rows."""
-    if isinstance(batch, Mapping):
-        return {key: _replaced(part, rows, values[key]) for key, part in batch.items()}
-    copy = batch.copy()
-    copy[rows] = values
-    return copy
