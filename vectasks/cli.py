@@ -54,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code (0, 2 for bad use, 130 for Ctrl-C)."""
     try:
         args = _parser().parse_args(argv)
-        return _record(args)
+        code: int = args.run(args)
+        return code
     except (CommandError, VectasksError, OSError, ImportError) as error:
         print(f"vectasks: {_one_line(error)}", file=sys.stderr)
         return EXIT_BAD_USE
@@ -107,6 +108,10 @@ def _parser() -> argparse.ArgumentParser:
         "--fps", type=_at_least(1), default=30, metavar="N", help="frames a second (default: 30)"
     )
     record.add_argument("--captions", action="store_true", help="episode, return and step on tiles")
+    record.set_defaults(run=_record)
+    from vectasks.debug import replay_command
+
+    replay_command.add_to(commands)
     return parser
 
 

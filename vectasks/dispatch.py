@@ -26,9 +26,10 @@ import numpy as np
 from vectasks.batch import StepBatch
 from vectasks.errors import WaitTimeout
 from vectasks.host import HostPlan, HostReady
+from vectasks.journal import Journal
 from vectasks.ledger import Ledger, SamplerState
 from vectasks.messages import Command, Failure, Reply, Request, StepOutcome, TaskStart
-from vectasks.spaces import dispatch_rows
+from vectasks.spaces import dispatch_rows, own
 from vectasks.workers.base import Worker, WorkerEnded
 from vectasks.workers.inline import InlineWorker
 from vectasks.workers.lane import ParentLane, Steps, polls_before_blocking, yield_core
@@ -92,6 +93,7 @@ class Dispatcher:
         self.restarts = 0
         self.workers: Sequence[Worker] = workers
         self._plans = list(plans)
+        self.journal = Journal(plans)
         self._ledger = ledger
         self._restart_dead_workers = restart_dead_workers
         self._max_restarts = max_restarts
@@ -139,6 +141,8 @@ class Dispatcher:
         try:
             parcels = {worker: worker.pack(requests) for worker, requests in by_worker.items()}
             for worker, requests in by_worker.items():
+                for request in requests:
+                    self.journal.asked(*request[1:])
                 self._send_to(worker, requests, parcels[worker])
                 sent.add(worker)
         except BaseException:
@@ -224,6 +228,7 @@ class Dispatcher:
         workers = self._workers_of(ids)
         try:
             if self._actions_go_by_slab and isinstance(actions, np.ndarray):
+                self.journal.steps(ids, actions)
                 lane.ask(ids, actions, ticket)
                 self._ledger.open_step(ids)
                 for worker in workers:
@@ -238,6 +243,7 @@ class Dispatcher:
                 for worker in workers:
                     its = {i: by_id[i] for i in worker.sampler_ids if i in by_id}
                     parcels.append(worker.pack(Steps(ticket, its)))
+                self.journal.steps(ids, own(actions))
                 self._ledger.open_step(ids)
                 for worker, parcel in zip(workers, parcels, strict=True):
                     self._reach(worker, functools.partial(worker.post, parcel))
@@ -549,6 +555,8 @@ class Dispatcher:
         requests = [
             self._ledger.open(i, Command.SETUP, self.next_plan(i)) for i in worker.sampler_ids
         ]
+        for request in requests:
+            self.journal.made(request.sampler_id, request.data)
         try:
             worker.start()
             self._dead.pop(worker.number, None)

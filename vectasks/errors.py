@@ -19,6 +19,7 @@
     │   └── TaskError                 a command failed in a task or a sampler
     │       └── TaskAttributeError    (AttributeError) the attribute does not exist
     ├── WorkerDied                    (EOFError) a worker process ended
+    ├── RecordingError                (ValueError) a recording cannot be written or read
     └── WaitTimeout                   (TimeoutError, multiprocessing.TimeoutError)
 
 The names in brackets are the built-in exceptions that each can also be caught as.
@@ -27,6 +28,7 @@ The names in brackets are the built-in exceptions that each can also be caught a
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -75,7 +77,37 @@ class DisplayUnavailable(UsageError, RuntimeError):
     """A window was asked for where there is no screen."""
 
 
-class LayoutError(VectasksError, ValueError):
+class RecordingError(VectasksError, ValueError):
+    """A recording cannot be written or read."""
+
+
+class _Recorded:
+    """An error that carries what is needed to have the failed episodes again."""
+
+    #: Recordings by sampler id; one for each sampler that failed in the same call.
+    recordings: Mapping[int, Any] = {}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the recordings into a file: ``vectasks replay PATH`` has the failure again.
+
+        Raises:
+            RecordingError: there are none (the error was pickled, say), or they cannot be pickled.
+            OSError: the file cannot be written.
+        """
+        save = getattr(self.recordings, "save", None)
+        if save is None:
+            raise RecordingError(
+                "This error carries no recording: it was pickled, or it is of close(). Save it "
+                "where it was raised."
+            )
+        save(path)
+
+    def _state(self) -> dict[str, Any]:
+        """What goes along when the error is pickled: not what only cloudpickle could carry."""
+        return {name: value for name, value in vars(self).items() if name != "recordings"}
+
+
+class LayoutError(_Recorded, VectasksError, ValueError):
     """A value does not have the shape or dtype that its space declares.
 
     Attributes:
@@ -84,8 +116,11 @@ class LayoutError(VectasksError, ValueError):
 
     results: Mapping[int, Any] = {}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self._state())
 
-class RemoteError(VectasksError):
+
+class RemoteError(_Recorded, VectasksError):
     """The user's code raised where a sampler lives.
 
     Attributes:
@@ -105,7 +140,7 @@ class RemoteError(VectasksError):
         self.results: Mapping[int, Any] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.args, self.__dict__)
+        return _rebuild, (type(self), self.args, self._state())
 
 
 class SetupError(RemoteError):
@@ -120,7 +155,7 @@ class TaskAttributeError(TaskError, AttributeError):
     """The task or sampler has no such attribute."""
 
 
-class WorkerDied(VectasksError, EOFError):
+class WorkerDied(_Recorded, VectasksError, EOFError):
     """A worker ended without being asked to.
 
     Attributes:
@@ -140,7 +175,7 @@ class WorkerDied(VectasksError, EOFError):
         self.results: Mapping[int, Any] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.args, self.__dict__)
+        return _rebuild, (type(self), self.args, self._state())
 
 
 class WaitTimeout(VectasksError, TimeoutError, multiprocessing.TimeoutError):

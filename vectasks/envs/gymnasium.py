@@ -207,6 +207,19 @@ class GymnasiumTaskSampler(TaskSampler[GymnasiumTask]):
         return self._last_sampled_task
 
     @property
+    def episodes_are_independent(self) -> bool:  # type: ignore[override]
+        """Whether each episode can be had again by itself: where each has a seed of its own."""
+        return self.seed_each_episode
+
+    def skip_task(self, **kwargs: Any) -> None:
+        """Count one task and draw its seed; without one, its reset is made all the same."""
+        if not self.seed_each_episode:
+            self.next_task(**kwargs)
+        elif self.length > 0:
+            self._next_seed()
+            self._num_sampled += 1
+
+    @property
     def length(self) -> float:
         """Tasks left: ``inf`` without ``max_tasks``."""
         return math.inf if self.max_tasks is None else self.max_tasks - self._num_sampled

@@ -1,0 +1,222 @@
+"""``vectasks replay failure.vt``: have a recorded episode again, and look into it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import faulthandler
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vectasks.debug.replay import Outcome, Replay
+from vectasks.errors import InvalidArgument, RecordingError
+from vectasks.messages import Command
+from vectasks.recording import Recording, load, read_about
+
+EXIT_OTHERWISE = 1
+
+_DESCRIPTION = """\
+Make the sampler of a recording anew, in this process, and ask it what it was asked then: to the
+step that failed, and into the debugger there. FILE is what error.save(), recording.save() or
+recordings.save() wrote.
+
+Replaying a file executes the code in it: replay only files that you trust. --info executes nothing.
+"""
+
+_EPILOG = """\
+exit code: 0: it went as recorded; 1: it did not; 2: FILE cannot be replayed
+"""
+
+
+def add_to(commands: Any) -> None:
+    """Add the subcommand to the subparsers of the command line."""
+    replay = commands.add_parser(
+        "replay",
+        help="have a recorded episode or failure again, under the debugger if wanted",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    replay.add_argument("file", metavar="FILE", type=Path, help="the recording")
+    replay.add_argument(
+        "--sampler", type=int, metavar="ID", help="only this one of several (default: in turn)"
+    )
+    replay.add_argument(
+        "--pdb",
+        action="store_true",
+        help="stop in the debugger: where it raises or, if nothing was raised then (a worker that "
+        "died), at the last step",
+    )
+    replay.add_argument(
+        "--video", type=Path, metavar="OUT", help="film the last episode: .mp4 or .gif"
+    )
+    replay.add_argument("--info", action="store_true", help="say what is in FILE, and do no more")
+    replay.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Replay what ``args`` name; the exit code."""
+    if args.info:
+        about = read_about(args.file)
+        print(f"{args.file}: written by vectasks {about['vectasks']}, Python {about['python']}")
+        for line in about["recordings"]:
+            print(f"  {line}")
+        return 0
+    here = str(Path.cwd())
+    if here not in sys.path:  # the modules of the user's task sampler
+        sys.path.insert(0, here)
+    recordings = load(args.file)
+    if args.sampler is not None and args.sampler not in recordings:
+        raise InvalidArgument(
+            f"--sampler {args.sampler}: {args.file} holds samplers "
+            f"{', '.join(map(str, recordings))}."
+        )
+    chosen = list(recordings.values()) if args.sampler is None else [recordings[args.sampler]]
+    if args.video is not None and len(chosen) > 1:
+        raise InvalidArgument(
+            f"--video: {args.file} holds {len(chosen)} samplers; choose one by --sampler."
+        )
+    faulthandler.enable()  # a task that takes the process down says where
+    codes = []
+    for recording in chosen:
+        print(f"{args.file}: {recording.describe()}", flush=True)
+        if recording.gap is not None:
+            print(f"not recorded: {recording.gap}; the replay may differ for it")
+        codes.append(_replay(recording, args.pdb, args.video))
+    # One of those that were in a dead worker is to blame; the others do well, as they did then.
+    if any(recording.failure and recording.failure.died for recording in chosen):
+        return min(codes)
+    return max(codes)
+
+
+def _replay(recording: Recording, use_pdb: bool, video: Path | None) -> int:
+    import pdb
+
+    raises = recording.failure is not None and not (
+        recording.failure.died or recording.failure.type_name == "LayoutError"
+    )
+    debugger = pdb.Pdb() if use_pdb and not raises else None
+    with Replay(recording) as replay, _film(video) as film:
+        try:
+            outcome = replay.run(
+                on_frame=None if film is None else film.write,
+                last_step=None if debugger is None else debugger.runcall,
+            )
+        except KeyboardInterrupt as interrupt:
+            if not use_pdb:
+                raise
+            print("interrupted; where it was:")
+            _post_mortem(interrupt.__traceback__)
+            return EXIT_OTHERWISE
+        if outcome.error is not None:
+            traceback.print_exception(outcome.error, file=sys.stdout)
+            sys.stdout.flush()
+        agrees = _tell(replay, outcome)
+        if use_pdb and outcome.error is not None:
+            _post_mortem(outcome.error.__traceback__)
+    if video is not None and film is not None:
+        print(f"{video}: {film.num_frames} frames")
+    return 0 if agrees else EXIT_OTHERWISE
+
+
+def _tell(replay: Replay, outcome: Outcome) -> bool:
+    """Print how it went; whether as recorded."""
+    failure = replay.recording.failure
+    steps = f"replayed {outcome.num_steps} step{'' if outcome.num_steps == 1 else 's'}"
+    if outcome.divergence is not None:
+        print(f"{steps}; it went another way at {outcome.divergence.describe()}")
+        print("so the task depends on more than its seed and its actions")
+        return False
+    if failure is None or (outcome.error is None and _fails_later(replay)):
+        print(f"{steps}: as recorded")
+        return True
+    if outcome.error is None:
+        print(f"{steps}: it did not fail this time (then: {failure.describe()})")
+        return False
+    name = type(outcome.error).__qualname__
+    if name != failure.type_name:
+        print(f"{steps}: it failed, but not as recorded (then: {failure.describe()})")
+        return False
+    print(f"{steps}: it failed as recorded")
+    return True
+
+
+def _fails_later(replay: Replay) -> bool:
+    """Whether what failed then was no exception of the task, but an observation that misfits."""
+    failure = replay.recording.failure
+    if failure is None or failure.type_name != "LayoutError" or replay.host is None:
+        return False
+    last = replay.recording.calls[-1:]
+    if not last or last[0].command is not Command.STEP:
+        return False
+    return not replay.host.observation_space().contains(replay.host.observe())
+
+
+def _post_mortem(tb: TracebackType | None) -> None:
+    import pdb
+
+    pdb.post_mortem(tb)
+
+
+class _Film:
+    """One video of one task's images, opened at the first."""
+
+    def __init__(self, path: Path) -> None:
+        from vectasks.rendering.video import GifEncoder, Mp4Encoder
+
+        self._path = path
+        self._kind = {".mp4": Mp4Encoder, ".gif": GifEncoder}[path.suffix.lower()]
+        self._encoder: Any = None
+        self._shape: tuple[int, ...] = ()
+        self.num_frames = 0
+
+    def write(self, image: Any) -> None:
+        """Append an image; one of another size than the first is cut or padded to it."""
+        from fractions import Fraction
+
+        from vectasks.rendering.tiles import tile_images
+
+        frame: NDArray[np.uint8] = tile_images([image])
+        if self._encoder is None:
+            self._shape = frame.shape
+            self._encoder = self._kind(self._path, Fraction(30), *frame.shape[:2])
+        if frame.shape != self._shape:
+            canvas = np.zeros(self._shape, np.uint8)
+            height, width = np.minimum(frame.shape[:2], self._shape[:2])
+            canvas[:height, :width] = frame[:height, :width]
+            frame = canvas
+        self._encoder.write(frame)
+        self.num_frames += 1
+
+    def close(self) -> None:
+        """Finish the file."""
+        if self._encoder is not None:
+            self._encoder.close()
+
+
+@contextlib.contextmanager
+def _film(path: Path | None) -> Iterator[_Film | None]:
+    if path is None:
+        yield None
+        return
+    if path.suffix.lower() not in (".mp4", ".gif"):
+        raise InvalidArgument(f"--video {path}: the name must end in .mp4 or .gif")
+    try:
+        import av  # noqa: F401
+    except ImportError as error:
+        raise RecordingError(
+            f'--video needs PyAV ({error}): pip install "vectasks[video]"'
+        ) from error
+    film = _Film(path)
+    try:
+        yield film
+    finally:
+        film.close()
