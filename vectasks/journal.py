@@ -16,6 +16,7 @@ seed, is kept. The memory for it is bounded.
 
 from __future__ import annotations
 
+import contextlib
 from array import array
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -36,6 +37,8 @@ _LOOK_EVERY = 4096  # entries between two looks at what can be dropped
 _MAX_PASSED = 100_000
 _ENTRY_BYTES = 200  # of an entry's objects, beside what its arrays hold
 
+_RESULT_TYPES = frozenset({RLStepResult, StepOutcome})
+
 # Kinds of entries. Plain tuples, since two are made a step: (kind, ids, ...).
 _STEPS, _RESULTS, _CALL, _FAILED = range(4)
 
@@ -54,37 +57,69 @@ class _Track:
         self.is_independent = False
         self.episode = position  # where its current episode begins
         self.passed: list[Passed] = []  # what happened before that
-        self.since: list[Passed] = []  # what will have, once the next episode begins
+        self.num_resampled = 0  # and so many times autoreset, last
+        self.since: list[Passed] = []  # what will have happened once the next episode begins
         self.anchor = position  # where a replay must begin, unless episodes are independent
         self.num_passed_at_anchor = 0
         self.gap: str | None = None  # what is missing between the anchor and now
         self.is_passed_whole = True
         self.look: Call | None = None  # the last command that changed nothing
 
-    def start_of_replay(self) -> tuple[int, int]:
-        """The position of the first entry that counts, and how many of ``passed`` precede it."""
-        if self.is_independent:
-            return self.episode, len(self.passed)
-        return self.anchor, self.num_passed_at_anchor
+    def start_of_replay(self) -> int:
+        """The position of the first entry that counts for a replay."""
+        return self.episode if self.is_independent else self.anchor
+
+    def passed_before_replay(self) -> list[Passed]:
+        """What happened before that entry."""
+        self._write_down_resampled()
+        return self.passed[: None if self.is_independent else self.num_passed_at_anchor]
 
     def begin_episode(self, position: int) -> None:
         """A new episode begins with the entry at ``position``."""
         is_seeded = any(item.command is Command.SEED for item in self.since)
+        self._write_down_resampled()
         for item in self.since:
-            is_open = self.is_independent or len(self.passed) > self.num_passed_at_anchor
-            last = self.passed[-1] if self.passed and is_open else None
-            if last is not None and _equal(last[:2], item[:2]):
-                self.passed[-1] = last._replace(count=last.count + 1)
-            else:
-                self.passed.append(item)
+            self._pass(item)
         self.since = []
         self.episode = position
         if is_seeded or self.is_independent:
-            self.anchor, self.num_passed_at_anchor, self.gap = position, len(self.passed), None
+            self.begin_replay_at_episode()
+            self.gap = None
         if len(self.passed) > _MAX_PASSED:
-            del self.passed[: len(self.passed) // 2]
-            self.num_passed_at_anchor = min(self.num_passed_at_anchor, len(self.passed))
+            num_dropped = len(self.passed) // 2
+            del self.passed[:num_dropped]
+            self.num_passed_at_anchor = max(0, self.num_passed_at_anchor - num_dropped)
             self.is_passed_whole = False
+
+    def begin_next_episode(self, position: int) -> None:
+        """A new episode began by autoreset, just before the entry at ``position``."""
+        if self.since:
+            self.since.append(Passed(Command.NEXT_TASK))
+            self.begin_episode(position)
+            return
+        self.num_resampled += 1
+        self.episode = position
+        if self.is_independent:
+            self.gap = None
+
+    def begin_replay_at_episode(self) -> None:
+        """What was done in earlier episodes does not count any more."""
+        self._write_down_resampled()
+        self.anchor, self.num_passed_at_anchor = self.episode, len(self.passed)
+
+    def _write_down_resampled(self) -> None:
+        if self.num_resampled:
+            self._pass(Passed(Command.NEXT_TASK, None, self.num_resampled))
+            self.num_resampled = 0
+
+    def _pass(self, item: Passed) -> None:
+        """Append, or add to the last one; but leave those before the anchor as they are."""
+        if self.is_independent or len(self.passed) > self.num_passed_at_anchor:
+            last = self.passed[-1] if self.passed else None
+            if last is not None and _equal(last[:2], item[:2]):
+                self.passed[-1] = last._replace(times=last.times + item.times)
+                return
+        self.passed.append(item)
 
 
 class Journal:
@@ -174,21 +209,23 @@ class Journal:
 
     def answers_came(self, ids: Sequence[int], values: Mapping[int, Any]) -> None:
         """Commands' answers by id, one by one; those that are a step's results are kept."""
-        results = [values[i] for i in ids]
-        for value in results:
-            if type(value) is not RLStepResult and type(value) is not StepOutcome:
-                ids = [i for i in ids if type(values[i]) in (RLStepResult, StepOutcome)]
-                if not ids:
-                    return
-                results = [values[i] for i in ids]
-                break
+        results = list(map(values.__getitem__, ids))
+        kinds = set(map(type, results))
+        if not kinds <= _RESULT_TYPES:
+            ids = [i for i in ids if type(values[i]) in _RESULT_TYPES]
+            if not ids:
+                return
+            results = [values[i] for i in ids]
         rewards: Any = [result[1] for result in results]
-        try:
+        with contextlib.suppress(TypeError):  # several agents: lists of rewards
             rewards = array("f", rewards).tobytes()
-        except TypeError:
-            pass  # several agents: lists of rewards
         seen = self._recorders and self._observations(ids, lambda k: results[k][0])
-        flags = bytes([bool(result[2]) for result in results])
+        # What ended an episode is a StepOutcome; the task's own result says that it goes on.
+        flags = (
+            bytes([bool(result[2]) for result in results])
+            if StepOutcome in kinds
+            else bytes(len(ids))
+        )
         self._entries.append((_RESULTS, tuple(ids), rewards, flags, seen))
         if 1 in flags:
             self._ended((i, results[k][3]) for k, i in enumerate(ids) if flags[k])
@@ -203,9 +240,7 @@ class Journal:
             for recorder in self._recorders:
                 recorder._take(i)
             if self._auto_resample:
-                track = self._tracks[i]
-                track.since.append(Passed(Command.NEXT_TASK))
-                track.begin_episode(self._end)
+                self._tracks[i].begin_next_episode(self._end)
 
     def _observations(self, ids: Sequence[int], observation_at: Any) -> dict[int, Any] | None:
         wanted = {i for recorder in self._recorders for i in recorder.observed}
@@ -224,12 +259,12 @@ class Journal:
             with_look: whether the last command was one that changes nothing, and shall be included.
         """
         track = self._tracks[sampler_id]
-        start, num_passed = track.start_of_replay()
-        calls = self._calls(sampler_id, start)
+        calls = self._calls(sampler_id, track.start_of_replay())
         if with_look and track.look is not None:
             calls.append(track.look)
         gap = track.gap if track.is_passed_whole else "the seeds and resets of its first episodes"
-        return Recording(sampler_id, track.plan, track.passed[:num_passed], calls, failure, gap)
+        passed = track.passed_before_replay()
+        return Recording(sampler_id, track.plan, passed, calls, failure, gap)
 
     def recordings_of(self, failures: Mapping[int, tuple[Command, Any]]) -> Recordings:
         """A recording of each sampler that failed.
@@ -292,19 +327,19 @@ class Journal:
         """Drop what no sampler's replay needs; and what one does, where memory is used up."""
         self._num_bytes += sum(map(_size_bytes, self._entries[self._num_weighed :]))
         self._num_weighed = len(self._entries)
-        self._drop_before(min(track.start_of_replay()[0] for track in self._tracks))
+        self._drop_before(min(track.start_of_replay() for track in self._tracks))
         if self._num_bytes > self._max_bytes:
             for track in self._tracks:
-                if track.start_of_replay()[0] < track.episode:
-                    track.anchor, track.num_passed_at_anchor = track.episode, len(track.passed)
+                if track.start_of_replay() < track.episode:
+                    track.begin_replay_at_episode()
                     track.gap = "the actions of earlier episodes"
             self._drop_before(min(track.episode for track in self._tracks))
         if self._num_bytes > self._max_bytes:
             middle = self._dropped + len(self._entries) // 2
             for track in self._tracks:
                 if track.episode < middle:
-                    track.episode = track.anchor = middle
-                    track.num_passed_at_anchor = len(track.passed)
+                    track.episode = middle
+                    track.begin_replay_at_episode()
                     track.gap = "the beginning of the episode"
             self._drop_before(middle)
         self._next_look = len(self._entries) + _LOOK_EVERY
@@ -370,9 +405,7 @@ class EpisodeRecorder:
 
 def _failure(command: Command, value: Any) -> RecordedFailure:
     if isinstance(value, Failure):
-        return RecordedFailure(
-            command.label, value.type_name, value.message, value.traceback_text
-        )
+        return RecordedFailure(command.label, value.type_name, value.message, value.traceback_text)
     return RecordedFailure(command.label, "WorkerDied", value.describe(), died=True)
 
 

@@ -1,8 +1,8 @@
 """Recordings: all that is needed to have an episode again, in memory and in a file.
 
-A file is a zip of two members. ``about.json`` says in plain text what is in it; reading it executes
-nothing. ``recordings.pickle`` holds the recordings as cloudpickle writes them, functions and classes
-of ``__main__`` included: loading it executes code, so load only files that you trust.
+A file is a zip of two members. ``about.json`` says in plain text what is in it; reading that
+executes nothing. ``recordings.pickle`` holds the recordings as cloudpickle writes them, functions
+and classes of ``__main__`` included: loading it executes code, so load only files that you trust.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ class Call(NamedTuple):
 
 
 class Passed(NamedTuple):
-    """Commands before the first episode that is replayed: ``count`` times the same one."""
+    """Commands before the first episode that is replayed: ``times`` times the same one."""
 
     command: Command
     data: Any = None
-    count: int = 1
+    times: int = 1
 
 
 class RecordedFailure(NamedTuple):
@@ -245,8 +245,6 @@ def _checked_about(path: str | os.PathLike[str], archive: zipfile.ZipFile) -> Ma
             f"{FORMAT_VERSION}: replay it with the vectasks that wrote it."
         )
     return dict(about)
-
-
 
 
 def _python() -> str:

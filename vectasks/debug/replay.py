@@ -142,10 +142,10 @@ class Replay:
 
     def _make(self, keep_final_frame: bool) -> TaskHost:
         host = TaskHost(self.recording.plan._replace(keep_final_frame=keep_final_frame))
-        for command, data, count in self.recording.passed:
-            for k in range(count):
+        for command, data, times in self.recording.passed:
+            for k in range(times):
                 try:
-                    if command is Command.NEXT_TASK and k < count - 1:
+                    if command is Command.NEXT_TASK and k < times - 1:
                         host.pass_over(data)
                     else:
                         TaskHost.METHODS[command](host, data)
@@ -198,9 +198,7 @@ def _differing_leaves(path: str, then: Any, now: Any) -> Iterator[tuple[str, Any
         for name in then:
             yield from _differing_leaves(f"{path}[{name!r}]", then[name], now[name])
     elif (
-        isinstance(then, (tuple, list))
-        and isinstance(now, (tuple, list))
-        and len(then) == len(now)
+        isinstance(then, (tuple, list)) and isinstance(now, (tuple, list)) and len(then) == len(now)
     ):
         for k, (one, other) in enumerate(zip(then, now, strict=True)):
             yield from _differing_leaves(f"{path}[{k}]", one, other)
