@@ -10,8 +10,8 @@ step of any number of samplers costs one entry for their actions and one for wha
 
 An episode is had again from its sampler's arguments and seed, the tasks before it passed over and
 its actions. That is enough where a sampler says so (``episodes_are_independent``); otherwise what
-happened in earlier episodes counts, and everything since the sampler was made, or since its last
-seed, is kept. The memory for it is bounded.
+happened in earlier episodes counts, and everything is kept since the sampler was made or since a
+seed that its next task followed at once. The memory for it is bounded.
 """
 
 from __future__ import annotations
@@ -74,9 +74,8 @@ class _Track:
         self._write_down_resampled()
         return self.passed[: None if self.is_independent else self.num_passed_at_anchor]
 
-    def begin_episode(self, position: int) -> None:
-        """A new episode begins with the entry at ``position``."""
-        is_seeded = any(item.command is Command.SEED for item in self.since)
+    def begin_episode(self, position: int, is_seeded: bool = False) -> None:
+        """A new episode begins with the entry at ``position``, perhaps with a new random state."""
         self._write_down_resampled()
         for item in self.since:
             self._pass(item)
@@ -179,7 +178,7 @@ class Journal:
         else:
             data = own(data)
             if command in _STARTS:
-                track.begin_episode(self._end)
+                track.begin_episode(self._end, self._is_seeded(sampler_id))
             self._entries.append((_CALL, (sampler_id,), command, data))
             if command in _STARTS or command in _LASTING:
                 track.since.append(Passed(command, data))
@@ -231,6 +230,19 @@ class Journal:
             self._ended((i, results[k][3]) for k, i in enumerate(ids) if flags[k])
         if len(self._entries) >= self._next_look:
             self._tidy_up()
+
+    def _is_seeded(self, sampler_id: int) -> bool:
+        """Whether a sampler was seeded and did not step since: steps may draw from the new state."""
+        track = self._tracks[sampler_id]
+        if not any(item.command is Command.SEED for item in track.since):
+            return False
+        for entry in reversed(self._entries):
+            if sampler_id in entry[1]:
+                if entry[0] == _CALL and entry[2] is Command.SEED:
+                    return True
+                if entry[0] == _STEPS:
+                    return False
+        return False
 
     def _ended(self, episodes: Any) -> None:
         for i, info in episodes:
