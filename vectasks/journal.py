@@ -232,7 +232,7 @@ class Journal:
             self._tidy_up()
 
     def _is_seeded(self, sampler_id: int) -> bool:
-        """Whether a sampler was seeded and did not step since: steps may draw from the new state."""
+        """Whether a sampler was seeded and did not step since, which may have used the seed up."""
         track = self._tracks[sampler_id]
         if not any(item.command is Command.SEED for item in track.since):
             return False

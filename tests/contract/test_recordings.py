@@ -139,7 +139,7 @@ def test_lockstep(make: Any) -> None:
         assert recording.num_steps == 3
 
 
-# -- failures -------------------------------------------------------------------------------------
+# -- failures ----------------------------------------------------------------------------------
 
 
 def test_a_failed_step(every_kind: Any, tmp_path: Path) -> None:
@@ -169,11 +169,15 @@ def test_a_failed_step(every_kind: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("place", ["render", "metrics", "get_observations", "next_task"])
 def test_failures_elsewhere(make: Any, place: str) -> None:
     tasks = make(FailingTask, count=1, fail_at=place, fail_step=2, max_steps=3)
-    with pytest.raises(TaskError) as caught:
+
+    def go_on() -> None:
         for _ in range(3):
             tasks.step([0])
             if place == "render":
                 tasks.render("rgb_array")
+
+    with pytest.raises(TaskError) as caught:
+        go_on()
     with Replay(caught.value.recordings[0]) as replay:
         outcome = replay.run()
     assert isinstance(outcome.error, ToyError)
@@ -245,9 +249,12 @@ def test_a_recording_can_be_had_while_a_step_is_out(processes: Any) -> None:
 
 
 def test_a_pickled_error_leaves_its_recording_behind(kind: Any, tmp_path: Path) -> None:
-    with kind.make(lambda **k: ToySampler(**k), toy_args(FailingTask, 1, fail_step=1)) as tasks:
-        with pytest.raises(TaskError) as caught:
-            tasks.step([0])
+    arguments = toy_args(FailingTask, 1, fail_step=1)
+    with (
+        kind.make(lambda **options: ToySampler(**options), arguments) as tasks,
+        pytest.raises(TaskError) as caught,
+    ):
+        tasks.step([0])
     copy = pickle.loads(pickle.dumps(caught.value))
     assert copy.sampler_id == 0
     with pytest.raises(RecordingError, match="pickled"):
@@ -255,7 +262,7 @@ def test_a_pickled_error_leaves_its_recording_behind(kind: Any, tmp_path: Path) 
     caught.value.save(tmp_path / "failure.vt")
 
 
-# -- differing replays ------------------------------------------------------------------------------
+# -- differing replays -------------------------------------------------------------------------
 
 
 class Moody(CountingTask):
@@ -282,10 +289,12 @@ def test_a_replay_that_differs_says_where(monkeypatch: Any, leaf: str) -> None:
     from vectasks import SingleProcessVectorSampledTasks
 
     arguments = toy_args(Moody, 1, max_steps=4, leaf=leaf)
-    with SingleProcessVectorSampledTasks(ToySampler, arguments) as tasks:
-        with tasks.record_episodes(observations=True) as recorder:
-            for k in range(8):
-                (tasks.step if k % 2 else tasks.step_batch)([1])
+    with (
+        SingleProcessVectorSampledTasks(ToySampler, arguments) as tasks,
+        tasks.record_episodes(observations=True) as recorder,
+    ):
+        for k in range(8):
+            (tasks.step if k % 2 else tasks.step_batch)([1])
     recording = recorder.recordings[1]
     with Replay(recording) as replay:
         assert replay.run().divergence is None
@@ -310,7 +319,7 @@ def test_the_leaf_of_a_nested_observation_is_named(make: Any) -> None:
         assert replay.run().divergence.leaf == "observation['pose'][0]"
 
 
-# -- episodes on demand -----------------------------------------------------------------------------
+# -- episodes on demand ------------------------------------------------------------------------
 
 
 def test_record_episodes_keeps_whole_ones(make: Any) -> None:

@@ -9,7 +9,6 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ from numpy.typing import NDArray
 
 from vectasks.debug.replay import Outcome, Replay
 from vectasks.errors import InvalidArgument, RecordingError
-from vectasks.messages import Command
 from vectasks.recording import Recording, load, read_about
 
 EXIT_OTHERWISE = 1
@@ -84,7 +82,9 @@ def run(args: argparse.Namespace) -> int:
         raise InvalidArgument(
             f"--video: {args.file} holds {len(chosen)} samplers; choose one by --sampler."
         )
-    faulthandler.enable()  # a task that takes the process down says where
+    if not faulthandler.is_enabled():
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # a stderr that is no file
+            faulthandler.enable()  # a task that takes the process down says where
     codes = []
     for recording in chosen:
         print(f"{args.file}: {recording.describe()}", flush=True)
@@ -100,70 +100,75 @@ def run(args: argparse.Namespace) -> int:
 def _replay(recording: Recording, use_pdb: bool, video: Path | None) -> int:
     import pdb
 
-    raises = recording.failure is not None and not (
-        recording.failure.died or recording.failure.type_name == "LayoutError"
-    )
+    # Nothing was raised in a task whose worker died: there is no frame to look at afterwards.
+    raises = recording.failure is not None and not (recording.failure.died or _misfits(recording))
     debugger = pdb.Pdb() if use_pdb and not raises else None
+
+    def step_into(task: Any, action: Any) -> None:
+        assert debugger is not None
+        debugger.runcall(task.step, action)
+
     with Replay(recording) as replay, _film(video) as film:
         try:
             outcome = replay.run(
                 on_frame=None if film is None else film.write,
-                last_step=None if debugger is None else debugger.runcall,
+                last_step=None if debugger is None else step_into,
             )
         except KeyboardInterrupt as interrupt:
             if not use_pdb:
                 raise
             print("interrupted; where it was:")
-            _post_mortem(interrupt.__traceback__)
+            _post_mortem(interrupt)
             return EXIT_OTHERWISE
         if outcome.error is not None:
-            traceback.print_exception(outcome.error, file=sys.stdout)
-            sys.stdout.flush()
-        agrees = _tell(replay, outcome)
+            traceback.print_exception(_from_host_on(outcome.error), file=sys.stdout)
+        agrees = debugger is not None and outcome.error is None
+        if not agrees:
+            verdict, agrees = _judged(recording, outcome)
+            steps = "1 step" if outcome.num_steps == 1 else f"{outcome.num_steps} steps"
+            print(f"replayed {steps}: {verdict}", flush=True)
         if use_pdb and outcome.error is not None:
-            _post_mortem(outcome.error.__traceback__)
-    if video is not None and film is not None:
+            _post_mortem(outcome.error)
+    if film is not None:
         print(f"{video}: {film.num_frames} frames")
     return 0 if agrees else EXIT_OTHERWISE
 
 
-def _tell(replay: Replay, outcome: Outcome) -> bool:
-    """Print how it went; whether as recorded."""
-    failure = replay.recording.failure
-    steps = f"replayed {outcome.num_steps} step{'' if outcome.num_steps == 1 else 's'}"
+def _judged(recording: Recording, outcome: Outcome) -> tuple[str, bool]:
+    """How a replay went, in words; and whether as recorded."""
+    failure = recording.failure
     if outcome.divergence is not None:
-        print(f"{steps}; it went another way at {outcome.divergence.describe()}")
-        print("so the task depends on more than its seed and its actions")
-        return False
-    if failure is None or (outcome.error is None and _fails_later(replay)):
-        print(f"{steps}: as recorded")
-        return True
+        return (
+            f"it differs from the recording.\n{outcome.divergence.describe()}\n"
+            "So the task depends on more than its arguments, its seed and its actions.",
+            False,
+        )
+    if failure is None:
+        return "as recorded", True
+    if outcome.error is None and _misfits(recording):
+        return f"as recorded; what it gave does not fit ({failure.message})", True
     if outcome.error is None:
-        print(f"{steps}: it did not fail this time (then: {failure.describe()})")
-        return False
-    name = type(outcome.error).__qualname__
-    if name != failure.type_name:
-        print(f"{steps}: it failed, but not as recorded (then: {failure.describe()})")
-        return False
-    print(f"{steps}: it failed as recorded")
-    return True
+        return f"it did not fail this time (then: {failure.describe()})", False
+    if type(outcome.error).__qualname__ != failure.type_name:
+        return f"it failed, but not as recorded (then: {failure.describe()})", False
+    return "it failed as recorded", True
 
 
-def _fails_later(replay: Replay) -> bool:
-    """Whether what failed then was no exception of the task, but an observation that misfits."""
-    failure = replay.recording.failure
-    if failure is None or failure.type_name != "LayoutError" or replay.host is None:
-        return False
-    last = replay.recording.calls[-1:]
-    if not last or last[0].command is not Command.STEP:
-        return False
-    return not replay.host.observation_space().contains(replay.host.observe())
+def _misfits(recording: Recording) -> bool:
+    """Whether the task raised nothing, but gave what does not fit its space."""
+    return recording.failure is not None and recording.failure.type_name == "LayoutError"
 
 
-def _post_mortem(tb: TracebackType | None) -> None:
+def _from_host_on(error: BaseException) -> BaseException:
+    """The error without the frames of the replay itself."""
+    tb = error.__traceback__
+    return error.with_traceback(tb.tb_next if tb is not None and tb.tb_next is not None else tb)
+
+
+def _post_mortem(error: BaseException) -> None:
     import pdb
 
-    pdb.post_mortem(tb)
+    pdb.post_mortem(error.__traceback__)
 
 
 class _Film:
