@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
+from vectasks import cli_replay
 from vectasks.errors import VectasksError
 
 if TYPE_CHECKING:
@@ -109,9 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     record.add_argument("--captions", action="store_true", help="episode, return and step on tiles")
     record.set_defaults(run=_record)
-    from vectasks.debug import replay_command
-
-    replay_command.add_to(commands)
+    cli_replay.add_to(commands)
     return parser
 
 

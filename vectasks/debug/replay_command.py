@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import faulthandler
+import pdb
 import sys
 import traceback
 from collections.abc import Iterator
@@ -19,45 +20,6 @@ from vectasks.errors import InvalidArgument, RecordingError
 from vectasks.recording import Recording, load, read_about
 
 EXIT_OTHERWISE = 1
-
-_DESCRIPTION = """\
-Make the sampler of a recording anew, in this process, and ask it what it was asked then: to the
-step that failed, and into the debugger there. FILE is what error.save(), recording.save() or
-recordings.save() wrote.
-
-Replaying a file executes the code in it: replay only files that you trust. --info executes nothing.
-"""
-
-_EPILOG = """\
-exit code: 0: it went as recorded; 1: it did not; 2: FILE cannot be replayed
-"""
-
-
-def add_to(commands: Any) -> None:
-    """Add the subcommand to the subparsers of the command line."""
-    replay = commands.add_parser(
-        "replay",
-        help="have a recorded episode or failure again, under the debugger if wanted",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    replay.add_argument("file", metavar="FILE", type=Path, help="the recording")
-    replay.add_argument(
-        "--sampler", type=int, metavar="ID", help="only this one of several (default: in turn)"
-    )
-    replay.add_argument(
-        "--pdb",
-        action="store_true",
-        help="stop in the debugger: where it raises or, if nothing was raised then (a worker that "
-        "died), at the last step",
-    )
-    replay.add_argument(
-        "--video", type=Path, metavar="OUT", help="film the last episode: .mp4 or .gif"
-    )
-    replay.add_argument("--info", action="store_true", help="say what is in FILE, and do no more")
-    replay.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -85,34 +47,53 @@ def run(args: argparse.Namespace) -> int:
     if not faulthandler.is_enabled():
         with contextlib.suppress(OSError, ValueError, AttributeError):  # a stderr that is no file
             faulthandler.enable()  # a task that takes the process down says where
+    if len(chosen) > 1:
+        print(f"{args.file}: {len(chosen)} samplers failed in the same call; each in turn")
     codes = []
     for recording in chosen:
         print(f"{args.file}: {recording.describe()}", flush=True)
         if recording.gap is not None:
             print(f"not recorded: {recording.gap}; the replay may differ for it")
-        codes.append(_replay(recording, args.pdb, args.video))
+        try:
+            codes.append(_replay(recording, args.pdb, args.video))
+        except _Quit:
+            return 0
     # One of those that were in a dead worker is to blame; the others do well, as they did then.
     if any(recording.failure and recording.failure.died for recording in chosen):
         return min(codes)
     return max(codes)
 
 
-def _replay(recording: Recording, use_pdb: bool, video: Path | None) -> int:
-    import pdb
+class _Quit(Exception):
+    """The user left the debugger."""
 
+
+class _Debugger(pdb.Pdb):
+    """Steps into a task, not into what stands before it; and tells when it was left by ``q``."""
+
+    def __init__(self) -> None:
+        super().__init__(skip=["vectasks.task"])
+        self.was_left = False
+
+    def set_quit(self) -> None:
+        """Leave."""
+        self.was_left = True
+        super().set_quit()
+
+    def step_into(self, task: Any, action: Any) -> None:
+        """Take a step, stopping at its first line."""
+        self.runcall(task.step, action)
+
+
+def _replay(recording: Recording, use_pdb: bool, video: Path | None) -> int:
     # Nothing was raised in a task whose worker died: there is no frame to look at afterwards.
     raises = recording.failure is not None and not (recording.failure.died or _misfits(recording))
-    debugger = pdb.Pdb() if use_pdb and not raises else None
-
-    def step_into(task: Any, action: Any) -> None:
-        assert debugger is not None
-        debugger.runcall(task.step, action)
-
+    debugger = _Debugger() if use_pdb and not raises else None
     with Replay(recording) as replay, _film(video) as film:
         try:
             outcome = replay.run(
                 on_frame=None if film is None else film.write,
-                last_step=None if debugger is None else step_into,
+                last_step=None if debugger is None else debugger.step_into,
             )
         except KeyboardInterrupt as interrupt:
             if not use_pdb:
@@ -120,6 +101,8 @@ def _replay(recording: Recording, use_pdb: bool, video: Path | None) -> int:
             print("interrupted; where it was:")
             _post_mortem(interrupt)
             return EXIT_OTHERWISE
+        if debugger is not None and debugger.was_left:
+            raise _Quit
         if outcome.error is not None:
             traceback.print_exception(_from_host_on(outcome.error), file=sys.stdout)
         agrees = debugger is not None and outcome.error is None
@@ -166,8 +149,6 @@ def _from_host_on(error: BaseException) -> BaseException:
 
 
 def _post_mortem(error: BaseException) -> None:
-    import pdb
-
     pdb.post_mortem(error.__traceback__)
 
 
