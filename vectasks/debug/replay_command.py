@@ -121,8 +121,10 @@ def _judged(recording: Recording, outcome: Outcome) -> tuple[str, bool]:
     """How a replay went, in words; and whether as recorded."""
     failure = recording.failure
     if outcome.divergence is not None:
+        failed = failure is not None and type(outcome.error).__qualname__ == failure.type_name
         return (
-            f"it differs from the recording.\n{outcome.divergence.describe()}\n"
+            f"it differs from the recording{', but failed all the same' if failed else ''}.\n"
+            f"{outcome.divergence.describe()}\n"
             "So the task depends on more than its arguments, its seed and its actions.",
             False,
         )
