@@ -502,6 +502,8 @@ class Dispatcher:
 
     def _settle(self, reply: Reply) -> None:
         request = self._ledger.settle(reply)
+        if request is not None and isinstance(reply.value, HostReady):
+            self.journal.ready(reply.sampler_id, reply.value)
         if request is not None and isinstance(reply.value, (HostReady, TaskStart)):
             self._owed.pop(reply.sampler_id, None)
             if isinstance(reply.value, HostReady) and reply.sampler_id in self._restarting:

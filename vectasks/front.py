@@ -156,8 +156,6 @@ class Front:
         ids = list(range(count))
         started = self._dispatcher.start(ids, self._start_timeout_s)
         ready: dict[int, HostReady] = self._unwrap(ids, Command.SETUP, started)
-        for i in ids:
-            self._journal.set_independent(i, ready[i].episodes_are_independent)
         self._observation_spaces = [ready[i].observation_space for i in ids]
         self._action_spaces = [ready[i].action_space for i in ids]
         if not self._heterogeneous:

@@ -48,6 +48,7 @@ class HostReady(NamedTuple):
     action_space: Any
     observation: Any
     episodes_are_independent: bool = False
+    initial_seed: int | None = None  # where the plan has none, what the sampler drew for itself
 
 
 class TaskHost:
@@ -65,6 +66,7 @@ class TaskHost:
         self._finished: StepOutcome | None = None  # set while a done task waits for its mates
         self._sampler = _make_sampler(plan)
         try:
+            initial_seed = getattr(self._sampler, "initial_seed", None)
             if plan.seed is not None:
                 self._sampler.set_seed(plan.seed)
             start = self.next_task()
@@ -78,6 +80,7 @@ class TaskHost:
                 self.action_space(),
                 start.observation,
                 bool(getattr(self._sampler, "episodes_are_independent", False)),
+                initial_seed,
             )
         except BaseException:
             self.close()

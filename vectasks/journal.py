@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vectasks.host import HostPlan
+from vectasks.host import HostPlan, HostReady
 from vectasks.messages import Command, Failure, StepOutcome
 from vectasks.recording import Call, Passed, RecordedFailure, Recording, Recordings
 from vectasks.spaces import dispatch_rows, own
@@ -146,13 +146,14 @@ class Journal:
 
     def made(self, sampler_id: int, plan: HostPlan) -> None:
         """A sampler is made (anew): what was before does not count for it."""
-        fresh = _Track(plan, self._end)
-        fresh.is_independent = self._tracks[sampler_id].is_independent
-        self._tracks[sampler_id] = fresh
+        self._tracks[sampler_id] = _Track(plan, self._end)
 
-    def set_independent(self, sampler_id: int, is_independent: bool) -> None:
-        """Whether a sampler's episodes do not depend on what happened in earlier ones."""
-        self._tracks[sampler_id].is_independent = is_independent
+    def ready(self, sampler_id: int, ready: HostReady) -> None:
+        """A sampler was made, and says what it takes to have its episodes again."""
+        track = self._tracks[sampler_id]
+        track.is_independent = ready.episodes_are_independent
+        if track.plan.seed is None:
+            track.plan = track.plan._replace(seed=ready.initial_seed)
 
     def steps(self, ids: Sequence[int], actions: Any) -> None:
         """Some samplers are stepped.

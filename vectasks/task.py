@@ -230,6 +230,10 @@ class TaskSampler(abc.ABC, Generic[TaskT]):
     #: only. (A sampler that can pass over a task at less cost may have ``skip_task(**kwargs)``.)
     episodes_are_independent: bool = False
 
+    #: A seed that a sampler which was given none drew for itself: ``set_seed(initial_seed)`` on a
+    #: new one gives the same tasks. None: a recording of it can be had again only if it is seeded.
+    initial_seed: int | None = None
+
     def reset(self) -> None:
         """Start the stream of tasks anew; the random state stays as it is."""
 

@@ -127,6 +127,17 @@ def test_gymnasium_seeded_once_or_for_every_episode(kind: Any, seed_each_episode
                 assert replay.task.task_info == task_info
 
 
+def test_unseeded_environments_are_had_again(processes: Any) -> None:
+    with processes.make(GymnasiumTaskSampler, [{"env": "CartPole-v1"}] * 2) as tasks:
+        for _ in range(60):
+            tasks.step([1, 1])
+        first = assert_replays(tasks, 0)
+        assert first.plan.seed != assert_replays(tasks, 1).plan.seed
+        tasks.restart_at(0)
+        tasks.step([1, 1])
+        assert assert_replays(tasks, 0).plan.seed != first.plan.seed
+
+
 def test_lockstep(make: Any) -> None:
     tasks = make(
         RandomWalk, count=2, max_steps=[2, 4], vector={"auto_resample_when_done": False, "seed": 1}

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vectasks.host import HostPlan
+from vectasks.host import HostPlan, HostReady
 from vectasks.journal import Journal
 from vectasks.messages import Command
 from vectasks.recording import Passed
 from vectasks.task import RLStepResult
 
 PLAN = HostPlan(dict, {})
+INDEPENDENT = HostReady(None, None, None, episodes_are_independent=True)
 IDS = [0, 1]
 
 
@@ -32,7 +33,7 @@ def steps(journal: Journal, count: int, episode: int, **options: Any) -> None:
 def test_independent_episodes_need_no_more_than_themselves() -> None:
     journal = Journal([PLAN] * 2)
     for i in IDS:
-        journal.set_independent(i, True)
+        journal.ready(i, INDEPENDENT)
     for k in range(50_003):
         step(journal, k, (0, 1) if k % 100 == 99 else ())
     assert len(journal._entries) < 10_000
@@ -62,7 +63,7 @@ def test_dependent_episodes_are_kept_until_memory_is_used_up() -> None:
 
 def test_a_new_episode_of_its_own_closes_the_gap() -> None:
     journal = Journal([PLAN] * 2, max_bytes=1_000_000)
-    journal.set_independent(0, True)
+    journal.ready(0, INDEPENDENT)
     steps(journal, 12_000, episode=12_000)
     step(journal, 7)
     assert journal.recording(0).gap is None
@@ -91,7 +92,7 @@ def test_a_seed_counts_only_if_the_next_task_follows_at_once() -> None:
 
 def test_equal_commands_are_counted_not_listed() -> None:
     journal = Journal([PLAN] * 2)
-    journal.set_independent(0, True)
+    journal.ready(0, INDEPENDENT)
     for _ in range(300):
         journal.asked(0, Command.NEXT_TASK, {"force": True})
     passed = journal.recording(0).passed

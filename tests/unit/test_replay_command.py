@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from vectasks import RecordingError, SingleProcessVectorSampledTasks, TaskError,
 from vectasks.debug import Recordings, load, read_about
 from vectasks.recording import RecordedFailure
 from vectasks.testing import toy_args
-from vectasks.testing.toys import CountingTask, FailingTask, ImageTask, ToySampler
+from vectasks.testing.toys import CountingTask, FailingTask, ImageTask, RandomWalk, ToySampler
 
 
 @pytest.fixture
@@ -33,12 +35,12 @@ def failure(tmp_path: Path) -> Path:
     return path
 
 
-def recorded(path: Path, task_class: Any, **options: Any) -> Path:
+def recorded(path: Path, task_class: Any, action: Any = 1, **options: Any) -> Path:
     """A file with two steps of an episode that nothing happened in."""
     arguments = toy_args(task_class, 1, max_steps=3, **options)
     with SingleProcessVectorSampledTasks(ToySampler, arguments) as tasks:
-        tasks.step([1])
-        tasks.step([2])
+        tasks.step([action])
+        tasks.step([action])
         tasks.recording_at(0).save(path)
     return path
 
@@ -105,7 +107,7 @@ def test_the_debugger_stops_at_the_last_step_of_one(tmp_path: Path) -> None:
     path = recorded(tmp_path / "episode.vt", CountingTask)
     done = command(path, "--pdb", stdin="p action, self.step_number\nc\n")
     assert done.returncode == 0, done.stderr
-    assert "(Pdb) (2, 1)" in done.stdout
+    assert "(Pdb) (1, 1)" in done.stdout
 
 
 def test_a_death_is_had_again_or_stopped_before(tmp_path: Path) -> None:
@@ -127,6 +129,35 @@ def test_a_death_is_had_again_or_stopped_before(tmp_path: Path) -> None:
     stopped = command(tmp_path / "death.vt", "--sampler", 1, "--pdb", stdin="p action\nq\n")
     assert stopped.returncode == 0, stopped.stderr
     assert "(Pdb) 2" in stopped.stdout
+
+
+def test_ctrl_c_opens_the_debugger_where_it_hangs(tmp_path: Path) -> None:
+    class HangingTask(CountingTask):
+        def move(self, action: Any) -> None:
+            if (tmp_path / "hang").exists() and self.step_number == 2:
+                (tmp_path / "began").touch()
+                threading.Event().wait(60)
+
+    path = recorded(tmp_path / "hang.vt", HangingTask)
+    (tmp_path / "hang").touch()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vectasks", "replay", str(path), "--pdb"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    process.stdin.write("c\n")  # it stands before the last step
+    process.stdin.flush()
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "began").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate("w\nq\n", timeout=30)
+    assert process.returncode == 1
+    assert "interrupted; where it was" in out
+    assert "move()\n-> threading.Event().wait(60)" in out
 
 
 def test_another_end_than_recorded(
@@ -151,6 +182,12 @@ def test_a_difference_is_named(
     monkeypatch.setattr(CountingTask, "reward", lambda self, action: 9.0)
     assert cli.main(["replay", str(path)]) == 1
     assert "step 1 of episode 0: reward was 1.125 and is 9.0\n" in capsys.readouterr().out
+
+
+def test_a_missing_seed_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = recorded(tmp_path / "episode.vt", RandomWalk, seed=None, action=[0.5, 0.5])
+    assert cli.main(["replay", str(path)]) == 1
+    assert "without a seed; make it with seed=" in capsys.readouterr().out
 
 
 def test_info_executes_nothing(

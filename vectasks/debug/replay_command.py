@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from vectasks.debug.replay import Outcome, Replay
 from vectasks.errors import InvalidArgument, RecordingError
+from vectasks.messages import Command
 from vectasks.recording import Recording, load, read_about
 
 EXIT_OTHERWISE = 1
@@ -72,7 +73,8 @@ class _Debugger(pdb.Pdb):
     """Steps into a task, not into what stands before it; and tells when it was left by ``q``."""
 
     def __init__(self) -> None:
-        super().__init__(skip=["vectasks.task"])
+        # Ctrl-C ends what it hangs in: left to pdb, it waits for the next line, which never comes.
+        super().__init__(skip=["vectasks.task"], nosigint=True)
         self.was_left = False
 
     def set_quit(self) -> None:
@@ -124,8 +126,7 @@ def _judged(recording: Recording, outcome: Outcome) -> tuple[str, bool]:
         failed = failure is not None and type(outcome.error).__qualname__ == failure.type_name
         return (
             f"it differs from the recording{', but failed all the same' if failed else ''}.\n"
-            f"{outcome.divergence.describe()}\n"
-            "So the task depends on more than its arguments, its seed and its actions.",
+            f"{outcome.divergence.describe()}\n{_why(recording)}",
             False,
         )
     if failure is None:
@@ -137,6 +138,15 @@ def _judged(recording: Recording, outcome: Outcome) -> tuple[str, bool]:
     if type(outcome.error).__qualname__ != failure.type_name:
         return f"it failed, but not as recorded (then: {failure.describe()})", False
     return "it failed as recorded", True
+
+
+def _why(recording: Recording) -> str:
+    if recording.gap is not None:
+        return f"Not everything was recorded: {recording.gap} had to go."
+    seeds = [recording.plan.seed, *(p for p in recording.passed if p.command is Command.SEED)]
+    if seeds == [None]:
+        return "The vector was made without a seed; make it with seed=..., and record it again."
+    return "So the task depends on more than its arguments, its seed and its actions."
 
 
 def _misfits(recording: Recording) -> bool:
