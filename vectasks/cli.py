@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-from vectasks.commands import check
+from vectasks.commands import check, replay
 from vectasks.commands.common import CommandError, see_current_directory
 from vectasks.errors import VectasksError
 
@@ -108,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     record.add_argument("--captions", action="store_true", help="episode, return and step on tiles")
     record.set_defaults(run=_record)
     check.register(commands)
+    replay.register(commands)
     return parser
 
 

@@ -27,10 +27,11 @@ from vectasks.batch import StepBatch
 from vectasks.errors import ResourceLimit, WaitTimeout
 from vectasks.guard import ctrl_c
 from vectasks.host import HostPlan, HostReady
+from vectasks.journal import Journal
 from vectasks.ledger import Ledger, SamplerState
 from vectasks.messages import Command, Failure, Reply, Request, StepOutcome, TaskStart
 from vectasks.restarts import Death, RestartLimit
-from vectasks.spaces import dispatch_rows
+from vectasks.spaces import dispatch_rows, own
 from vectasks.workers import stacks
 from vectasks.workers.base import Unreadable, Worker, WorkerEnded
 from vectasks.workers.inline import InlineWorker
@@ -71,6 +72,7 @@ class Dispatcher:
         self.restarts = 0
         self.workers: Sequence[Worker] = workers
         self._plans = list(plans)
+        self.journal = Journal(plans)
         self._ledger = ledger
         self._restart_dead_workers = restart_dead_workers
         self._restart_limit = RestartLimit(max_restarts)
@@ -124,6 +126,8 @@ class Dispatcher:
         try:
             parcels = {worker: worker.pack(requests) for worker, requests in by_worker.items()}
             for worker, requests in by_worker.items():
+                for request in requests:
+                    self.journal.asked(*request[1:])
                 self._send_to(worker, requests, parcels[worker])
                 sent.add(worker)
         except BaseException:
@@ -219,6 +223,7 @@ class Dispatcher:
         workers = self._workers_of(ids)
         try:
             if self._actions_go_by_slab and isinstance(actions, np.ndarray):
+                self.journal.steps(ids, actions)
                 lane.ask(ids, actions, ticket)
                 self._ledger.open_step(ids)
                 for worker in workers:
@@ -233,6 +238,7 @@ class Dispatcher:
                 for worker in workers:
                     its = {i: by_id[i] for i in worker.sampler_ids if i in by_id}
                     parcels.append(worker.pack(Steps(ticket, its)))
+                self.journal.steps(ids, own(actions))
                 self._ledger.open_step(ids)
                 for worker, parcel in zip(workers, parcels, strict=True):
                     self._reach(worker, functools.partial(worker.post, parcel))
@@ -541,6 +547,8 @@ class Dispatcher:
 
     def _settle(self, reply: Reply) -> None:
         request = self._ledger.settle(reply)
+        if request is not None and isinstance(reply.value, HostReady):
+            self.journal.ready(reply.sampler_id, reply.value)
         if request is not None and isinstance(reply.value, (HostReady, TaskStart)):
             self._owed.pop(reply.sampler_id, None)
         if request is not None and request.command is Command.SETUP:
@@ -605,6 +613,8 @@ class Dispatcher:
             self._ledger.open(i, Command.SETUP, plans.get(i) or self.next_plan(i))
             for i in worker.sampler_ids
         ]
+        for request in requests:
+            self.journal.made(request.sampler_id, request.data)
         try:
             worker.start()
             self._dead.pop(worker.number, None)

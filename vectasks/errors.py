@@ -20,6 +20,7 @@
     │       └── TaskAttributeError    (AttributeError) the attribute does not exist
     ├── WorkerDied                    (EOFError) a worker process ended
     ├── ResourceLimit                 (OSError) the system grants too little to start workers
+    ├── RecordingError                (ValueError) a recording cannot be written or read
     └── WaitTimeout                   (TimeoutError, multiprocessing.TimeoutError)
 
 The names in brackets are the built-in exceptions that each can also be caught as.
@@ -28,6 +29,7 @@ The names in brackets are the built-in exceptions that each can also be caught a
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -76,7 +78,37 @@ class DisplayUnavailable(UsageError, RuntimeError):
     """A window was asked for where there is no screen."""
 
 
-class LayoutError(VectasksError, ValueError):
+class RecordingError(VectasksError, ValueError):
+    """A recording cannot be written or read."""
+
+
+class _Recorded:
+    """An error that carries what is needed to have the failed episodes again."""
+
+    #: Recordings by sampler id; one for each sampler that failed in the same call.
+    recordings: Mapping[int, Any] = {}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the recordings into a file: ``vectasks replay PATH`` has the failure again.
+
+        Raises:
+            RecordingError: there are none (the error was pickled, say), or they cannot be pickled.
+            OSError: the file cannot be written.
+        """
+        save = getattr(self.recordings, "save", None)
+        if save is None:
+            raise RecordingError(
+                "This error carries no recording: it was pickled, or it is of close(). Save it "
+                "where it was raised."
+            )
+        save(path)
+
+    def _state(self) -> dict[str, Any]:
+        """What goes along when the error is pickled: not what only cloudpickle could carry."""
+        return {name: value for name, value in vars(self).items() if name != "recordings"}
+
+
+class LayoutError(_Recorded, VectasksError, ValueError):
     """A value does not have the shape or dtype that its space declares.
 
     Attributes:
@@ -85,8 +117,11 @@ class LayoutError(VectasksError, ValueError):
 
     results: Mapping[int, Any] = {}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self._state())
 
-class RemoteError(VectasksError):
+
+class RemoteError(_Recorded, VectasksError):
     """The user's code raised where a sampler lives.
 
     Attributes:
@@ -106,7 +141,7 @@ class RemoteError(VectasksError):
         self.results: Mapping[int, Any] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.args, self.__dict__)
+        return _rebuild, (type(self), self.args, self._state())
 
 
 class SetupError(RemoteError):
@@ -121,7 +156,7 @@ class TaskAttributeError(TaskError, AttributeError):
     """The task or sampler has no such attribute."""
 
 
-class WorkerDied(VectasksError, EOFError):
+class WorkerDied(_Recorded, VectasksError, EOFError):
     """A worker ended without being asked to.
 
     Attributes:
@@ -141,7 +176,7 @@ class WorkerDied(VectasksError, EOFError):
         self.results: Mapping[int, Any] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.args, self.__dict__)
+        return _rebuild, (type(self), self.args, self._state())
 
 
 class ResourceLimit(VectasksError, OSError):

@@ -25,9 +25,16 @@ from vectasks.arguments import (
 )
 from vectasks.batch import StepBatch
 from vectasks.dispatch import Dispatcher
-from vectasks.errors import InvalidArgument, RemoteError, VectasksError, WorkerDied
+from vectasks.errors import (
+    InvalidArgument,
+    LayoutError,
+    RemoteError,
+    VectasksError,
+    WorkerDied,
+)
 from vectasks.guard import Guard
 from vectasks.host import HostPlan, HostReady
+from vectasks.journal import KEPT
 from vectasks.ledger import Ledger, SamplerState
 from vectasks.messages import Command, Failure, StepOutcome, TaskStart
 from vectasks.restarts import Death
@@ -140,6 +147,7 @@ class Front:
             restart_dead_workers=on_worker_death == "restart",
             max_restarts=max_restarts,
         )
+        self._journal = self._dispatcher.journal
         _LIVE.add(self)
         try:
             self._set_up(count)
@@ -221,11 +229,12 @@ class Front:
         if isinstance(batch, dict):
             if not counted:
                 self._unwrap(ids, Command.STEP, batch)
-            raise_failures(ids, Command.STEP, batch)
+            self._raise_failures(ids, Command.STEP, batch)
             raise AssertionError("a batch is given as outcomes only if one of them failed")
         if not counted:
             self._num_steps += len(ids)
             self._num_episodes += int(np.count_nonzero(batch.done))
+            self._journal.batch_came(ids, batch.reward, batch.done, batch.infos, batch.observation)
         return batch
 
     def _count(self, sampler_id: int, outcome: StepOutcome) -> None:
@@ -265,7 +274,7 @@ class Front:
             for i, outcome in outcomes.items()
         }
         try:
-            raise_failures(running, Command.NEXT_TASK, starts)
+            self._raise_failures(running, Command.NEXT_TASK, starts)
         except (RemoteError, WorkerDied) as error:
             # The step itself is done: what it gave goes with the error.
             error.results = {
@@ -450,7 +459,7 @@ class Front:
         self, ids: Sequence[int], commands: Command | Mapping[int, Command], values: dict[int, Any]
     ) -> dict[int, Any]:
         """The values by id, counted; or the error that one of them stands for."""
-        clean = True
+        failed = []
         for i in ids:
             value = values[i]
             if type(value) is RLStepResult:
@@ -458,10 +467,28 @@ class Front:
             elif type(value) is StepOutcome:
                 self._count(i, value)
             elif isinstance(value, (Failure, Death)):
-                clean = False
-        if not clean:
-            raise_failures(ids, commands, values)
+                failed.append(i)
+        if commands is Command.STEP or type(commands) is dict:
+            self._journal.answers_came(ids, values)
+        if failed:
+            self._raise_failures(ids, commands, values)
         return values
+
+    def _raise_failures(
+        self, ids: Sequence[int], commands: Command | Mapping[int, Command], values: dict[int, Any]
+    ) -> None:
+        """Raise the error that the first failure stands for, with what can be replayed of each."""
+        failures = {
+            i: (commands if isinstance(commands, Command) else commands[i], values[i])
+            for i in ids
+            if isinstance(values[i], (Failure, Death))
+        }
+        self._journal.failed(i for i, (command, _) in failures.items() if command in KEPT)
+        try:
+            raise_failures(ids, commands, values)
+        except (LayoutError, RemoteError, WorkerDied) as error:
+            error.recordings = self._journal.recordings_of(failures)
+            raise
 
     def _timeout(self, timeout_s: float | None) -> float | None:
         return self.read_timeout if timeout_s is None else timeout_s

@@ -47,6 +47,8 @@ class HostReady(NamedTuple):
     observation_space: Any
     action_space: Any
     observation: Any
+    episodes_are_independent: bool = False
+    initial_seed: int | None = None  # where the plan has none, what the sampler drew for itself
 
 
 class TaskHost:
@@ -64,6 +66,7 @@ class TaskHost:
         self._finished: StepOutcome | None = None  # set while a done task waits for its mates
         self._sampler = _make_sampler(plan)
         try:
+            initial_seed = getattr(self._sampler, "initial_seed", None)
             if plan.seed is not None:
                 self._sampler.set_seed(plan.seed)
             start = self.next_task()
@@ -72,7 +75,13 @@ class TaskHost:
                     "the task sampler had no first task (its next_task() returned None). "
                     "A sampler needs at least one task; leave this one out."
                 )
-            self.ready = HostReady(self.observation_space(), self.action_space(), start.observation)
+            self.ready = HostReady(
+                self.observation_space(),
+                self.action_space(),
+                start.observation,
+                bool(getattr(self._sampler, "episodes_are_independent", False)),
+                initial_seed,
+            )
         except BaseException:
             self.close()
             raise
@@ -179,7 +188,22 @@ class TaskHost:
         """Seed the tasks that are sampled from now on."""
         self._sampler.set_seed(seed)
 
+    def pass_over(self, arguments: Mapping[str, Any] | None = None) -> None:
+        """Leave the sampler's next task out, as if its episode had been played."""
+        skip = getattr(self._sampler, "skip_task", self._sampler.next_task)
+        skip(**(arguments or {}))
+
     # -- looking and reaching into the task and the sampler ------------------------------------
+
+    @property
+    def task(self) -> Any:
+        """The current task; None where the sampler is exhausted."""
+        return self._task
+
+    @property
+    def sampler(self) -> Any:
+        """The sampler."""
+        return self._sampler
 
     def render(self, arguments: tuple[Sequence[Any], Mapping[str, Any]] | None = None) -> Any:
         """The task's image."""
@@ -315,7 +339,9 @@ def _share_spaces(ready: HostReady, others: Iterable[HostReady]) -> HostReady:
         if spaces_equal(ready.observation_space, other.observation_space) and spaces_equal(
             ready.action_space, other.action_space
         ):
-            return HostReady(other.observation_space, other.action_space, ready.observation)
+            return ready._replace(
+                observation_space=other.observation_space, action_space=other.action_space
+            )
     return ready
 
 

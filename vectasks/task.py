@@ -225,6 +225,15 @@ class TaskSampler(abc.ABC, Generic[TaskT]):
         """Whether every task of this sampler has the same observation space."""
         return True
 
+    #: Whether an episode depends on the sampler's arguments, seed and earlier ``next_task`` calls
+    #: alone, not on what was done in earlier episodes. Then a recording of it needs its own actions
+    #: only. (A sampler that can pass over a task at less cost may have ``skip_task(**kwargs)``.)
+    episodes_are_independent: bool = False
+
+    #: A seed that a sampler which was given none drew for itself: ``set_seed(initial_seed)`` on a
+    #: new one gives the same tasks. None: a recording of it can be had again only if it is seeded.
+    initial_seed: int | None = None
+
     def reset(self) -> None:
         """Start the stream of tasks anew; the random state stays as it is."""
 

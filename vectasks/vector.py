@@ -16,8 +16,10 @@ from vectasks.batch import StepBatch
 from vectasks.errors import InvalidArgument, NothingPending, SamplerIndexError
 from vectasks.front import Front
 from vectasks.guard import also_named, exclusive
+from vectasks.journal import EpisodeRecorder
 from vectasks.ledger import SamplerState
 from vectasks.messages import Command
+from vectasks.recording import Recording
 from vectasks.task import RLStepResult
 from vectasks.workers.base import Worker
 from vectasks.workers.inline import InlineWorker
@@ -430,6 +432,47 @@ class BaseVectorSampledTasks(Front):
         names = self._names("attr_names", attr_names, ids)
         pairs = list(zip(names, one_each("values", values, ids), strict=True))
         self._ask(Command.SET_ATTR, ids, pairs)
+
+    # -- having an episode again ----------------------------------------------------------------
+
+    @_takes_index_process
+    @exclusive
+    def recording_at(self, sampler_index: int) -> Recording:
+        """What one sampler's episode was so far; saved, ``vectasks replay`` has it again.
+
+        Allowed while a step is out: of a task that hangs, say.
+        """
+        return self._journal.recording(self._ledger.id_at(sampler_index))
+
+    @exclusive
+    def record_episodes(
+        self,
+        samplers: Sequence[int] | None = None,
+        *,
+        observations: bool = False,
+        max_episodes: int | None = 100,
+    ) -> EpisodeRecorder:
+        """Keep every episode that ends, for replay: ``with tasks.record_episodes() as recorder:``.
+
+        Args:
+            samplers: ids of the samplers to record (None: all of them).
+            observations: keep copies of the observations, so that a replay compares them too;
+                rewards and ends of episodes are always compared.
+            max_episodes: how many are kept, the latest ones (None: all).
+
+        Returns:
+            A recorder: ``recorder.recordings`` holds the ended episodes, whole ones also where they
+            began before; leaving the ``with`` block, or ``recorder.close()``, ends it.
+        """
+        everyone = range(len(self.sampler_fn_args))
+        ids = list(everyone) if samplers is None else [operator.index(i) for i in samplers]
+        unknown = [i for i in ids if i not in everyone]
+        if unknown:
+            raise SamplerIndexError(
+                f"record_episodes: samplers={ids} must be sampler ids, which go from 0 to "
+                f"{len(everyone) - 1}."
+            )
+        return EpisodeRecorder(self._journal, ids, observations, max_episodes)
 
     # -- seeing -------------------------------------------------------------------------------
 

@@ -20,6 +20,8 @@ LAYERS = [
     ["arguments", "guard", "spaces", "rendering.tiles", "rendering.captions", "rendering.window"],
     ["host", "ledger", "restarts"],
     ["workers", "rendering"],
+    ["recording"],
+    ["journal"],
     ["dispatch"],
     ["answers"],
     ["front"],

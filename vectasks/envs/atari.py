@@ -161,7 +161,18 @@ class AtariTaskSampler(TaskSampler[AtariTask]):
         self.action_space = spaces.Discrete(len(self._actions))
         self._frameskip = frameskip
         self._num_sampled = 0
+        if seed is None:
+            seed = int(np.random.SeedSequence().generate_state(1)[0])
+        #: What ``set_seed`` must be given to have this sampler's episodes again.
+        self.initial_seed = seed
         self._rng = np.random.default_rng(seed)
+
+    episodes_are_independent = True
+
+    def skip_task(self, **kwargs: Any) -> None:
+        """Count one episode and draw its seed, but load nothing."""
+        self._rng.integers(_SEED_LIMIT)
+        self._num_sampled += 1
 
     def next_task(self, **kwargs: Any) -> AtariTask:
         """Begin the next episode; keywords that other samplers understand are ignored."""

@@ -174,8 +174,12 @@ class GymnasiumTaskSampler(TaskSampler[GymnasiumTask]):
         self.reset_options = reset_options
         self._num_sampled = 0
         self._last_sampled_task: GymnasiumTask | None = None
-        self._rng = np.random.default_rng(seed)
         self._pending_seed = seed
+        if seed is None and seed_each_episode:
+            seed = int(np.random.SeedSequence().generate_state(1)[0])
+        #: What ``set_seed`` must be given to have this sampler's episodes again; None: nothing can.
+        self.initial_seed = seed
+        self._rng = np.random.default_rng(seed)
         self.env = _make_env(env, make_kwargs or {})
         spec = self.env.spec
         self._env_id = type(self.env.unwrapped).__name__ if spec is None else spec.id
@@ -205,6 +209,19 @@ class GymnasiumTaskSampler(TaskSampler[GymnasiumTask]):
         )
         self._num_sampled += 1
         return self._last_sampled_task
+
+    @property
+    def episodes_are_independent(self) -> bool:  # type: ignore[override]
+        """Whether each episode can be had again by itself: where each has a seed of its own."""
+        return self.seed_each_episode
+
+    def skip_task(self, **kwargs: Any) -> None:
+        """Count one task and draw its seed; without one, its reset is made all the same."""
+        if not self.seed_each_episode:
+            self.next_task(**kwargs)
+        elif self.length > 0:
+            self._next_seed()
+            self._num_sampled += 1
 
     @property
     def length(self) -> float:

@@ -1,0 +1,141 @@
+"""The journal's memory is bounded, and it says so where something is missing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vectasks.host import HostPlan, HostReady
+from vectasks.journal import Journal
+from vectasks.messages import Command
+from vectasks.recording import Passed
+from vectasks.task import RLStepResult
+
+PLAN = HostPlan(dict, {})
+INDEPENDENT = HostReady(None, None, None, episodes_are_independent=True)
+IDS = [0, 1]
+
+
+def step(journal: Journal, action: int, ended: tuple[int, ...] = ()) -> None:
+    journal.steps(IDS, np.full(2, action))
+    done = np.isin(IDS, ended)
+    journal.batch_came(IDS, np.full(2, action, np.float32), done, [{}, {}], None)
+
+
+def steps(journal: Journal, count: int, episode: int, **options: Any) -> None:
+    """``count`` steps, in which sampler 0's episodes have a length, and sampler 1's do not end."""
+    for k in range(count):
+        step(journal, k, (0,) if (k + 1) % episode == 0 else ())
+
+
+def test_independent_episodes_need_no_more_than_themselves() -> None:
+    journal = Journal([PLAN] * 2)
+    for i in IDS:
+        journal.ready(i, INDEPENDENT)
+    for k in range(50_003):
+        step(journal, k, (0, 1) if k % 100 == 99 else ())
+    assert len(journal._entries) < 10_000
+    recording = journal.recording(1)
+    assert recording.actions == [50_000, 50_001, 50_002]
+    assert recording.passed == [Passed(Command.NEXT_TASK, None, 500)]
+    assert recording.gap is None
+
+
+def test_dependent_episodes_are_kept_until_memory_is_used_up() -> None:
+    journal = Journal([PLAN] * 2, max_bytes=3_000_000)
+    steps(journal, 5_000, episode=500)
+    assert len(journal.recording(0).calls) == 5_000
+    assert journal.recording(0).gap is None
+    steps(journal, 15_003, episode=500)
+    assert len(journal._entries) < 20_000
+    recording = journal.recording(0)
+    assert recording.actions == [15_000, 15_001, 15_002]
+    assert recording.gap == "the actions of earlier episodes"
+    assert recording.passed[0][:2] == (Command.NEXT_TASK, None)
+    assert sum(item.times for item in recording.passed) <= 40
+    endless = journal.recording(1)
+    assert endless.gap == "the beginning of the episode"
+    assert [call.data for call in endless.calls[-2:]] == [15_001, 15_002]
+    assert [call.reward for call in endless.calls[-2:]] == [15_001.0, 15_002.0]
+
+
+def test_a_new_episode_of_its_own_closes_the_gap() -> None:
+    journal = Journal([PLAN] * 2, max_bytes=1_000_000)
+    journal.ready(0, INDEPENDENT)
+    steps(journal, 12_000, episode=12_000)
+    step(journal, 7)
+    assert journal.recording(0).gap is None
+    assert journal.recording(0).actions == [7]
+    assert journal.recording(1).gap == "the beginning of the episode"
+    journal.asked(1, Command.SEED, 5)
+    journal.asked(1, Command.NEXT_TASK, {})
+    step(journal, 8)
+    assert journal.recording(1).gap is None
+    assert journal.recording(1).actions == [8]
+
+
+def test_a_seed_counts_only_if_the_next_task_follows_at_once() -> None:
+    journal = Journal([PLAN] * 2)
+    step(journal, 1)
+    journal.asked(0, Command.SEED, 5)
+    journal.asked(0, Command.RESET, None)
+    step(journal, 2)
+    assert [call.command for call in journal.recording(0).calls] == [Command.RESET, Command.STEP]
+    assert journal.recording(0).passed == [Passed(Command.SEED, 5)]
+    journal.asked(0, Command.SEED, 6)
+    step(journal, 3)  # draws from what was just seeded, perhaps
+    journal.asked(0, Command.RESET, None)
+    assert len(journal.recording(0).calls) == 5
+
+
+def test_equal_commands_are_counted_not_listed() -> None:
+    journal = Journal([PLAN] * 2)
+    journal.ready(0, INDEPENDENT)
+    for _ in range(300):
+        journal.asked(0, Command.NEXT_TASK, {"force": True})
+    passed = journal.recording(0).passed
+    assert passed == [Passed(Command.NEXT_TASK, {"force": True}, 299)]
+
+
+def test_made_anew_forgets_what_was_and_ignores_what_was_out() -> None:
+    journal = Journal([PLAN] * 2)
+    step(journal, 1)
+    journal.steps(IDS, np.array([2, 2]))
+    journal.made(0, PLAN._replace(seed=4))
+    cut = RLStepResult(None, 0.0, True, {"worker_restarted": "died"})
+    journal.answers_came([0], {0: cut})
+    journal.answers_came([1], {1: RLStepResult(None, 9.0, False, {})})
+    step(journal, 3)
+    recording = journal.recording(0)
+    assert recording.plan.seed == 4
+    assert [(c.data, c.reward) for c in recording.calls] == [(3, 3.0)]
+    assert [(c.data, c.reward) for c in journal.recording(1).calls] == [
+        (1, 1.0),
+        (2, 9.0),
+        (3, 3.0),
+    ]
+
+
+def test_failed_commands_are_marked() -> None:
+    journal = Journal([PLAN] * 2)
+    step(journal, 1)
+    journal.steps([0], [2])
+    journal.failed([0])
+    journal.asked(0, Command.NEXT_TASK, {})
+    journal.steps([0], [3])
+    assert [(call.data, call.failed) for call in journal.recording(0).calls] == [
+        (1, False),
+        (2, True),
+        ({}, False),
+        (3, False),
+    ]
+
+
+@pytest.mark.parametrize("reward", [[1.0, 2.0], 1e300])
+def test_rewards_of_any_form(reward: Any) -> None:
+    journal = Journal([PLAN] * 2)
+    journal.steps([0], [2])
+    journal.answers_came([0], {0: RLStepResult(None, reward, False, None)})
+    assert journal.recording(0).calls[0].reward == (reward if reward != 1e300 else np.inf)

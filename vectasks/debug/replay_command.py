@@ -1,0 +1,220 @@
+"""``vectasks replay failure.vt``: have a recorded episode again, and look into it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import faulthandler
+import pdb
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vectasks.debug.replay import Outcome, Replay
+from vectasks.errors import InvalidArgument, RecordingError
+from vectasks.messages import Command
+from vectasks.recording import Recording, load, read_about
+
+EXIT_OTHERWISE = 1
+
+
+def run(args: argparse.Namespace) -> int:
+    """Replay what ``args`` name; the exit code."""
+    if args.info:
+        about = read_about(args.file)
+        print(f"{args.file}: written by vectasks {about['vectasks']}, Python {about['python']}")
+        for line in about["recordings"]:
+            print(f"  {line}")
+        return 0
+    here = str(Path.cwd())
+    if here not in sys.path:  # the modules of the user's task sampler
+        sys.path.insert(0, here)
+    recordings = load(args.file)
+    if args.sampler is not None and args.sampler not in recordings:
+        raise InvalidArgument(
+            f"--sampler {args.sampler}: {args.file} holds samplers "
+            f"{', '.join(map(str, recordings))}."
+        )
+    chosen = list(recordings.values()) if args.sampler is None else [recordings[args.sampler]]
+    if args.video is not None and len(chosen) > 1:
+        raise InvalidArgument(
+            f"--video: {args.file} holds {len(chosen)} samplers; choose one by --sampler."
+        )
+    if not faulthandler.is_enabled():
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # a stderr that is no file
+            faulthandler.enable()  # a task that takes the process down says where
+    if len(chosen) > 1:
+        print(f"{args.file}: {len(chosen)} samplers failed in the same call; each in turn")
+    codes = []
+    for recording in chosen:
+        print(f"{args.file}: {recording.describe()}", flush=True)
+        if recording.gap is not None:
+            print(f"not recorded: {recording.gap}; the replay may differ for it")
+        try:
+            codes.append(_replay(recording, args.pdb, args.video))
+        except _Quit:
+            return 0
+    # One of those that were in a dead worker is to blame; the others do well, as they did then.
+    if any(recording.failure and recording.failure.died for recording in chosen):
+        return min(codes)
+    return max(codes)
+
+
+class _Quit(Exception):
+    """The user left the debugger."""
+
+
+class _Debugger(pdb.Pdb):
+    """Steps into a task, not into what stands before it; and tells when it was left by ``q``."""
+
+    def __init__(self) -> None:
+        # Ctrl-C ends what it hangs in: left to pdb, it waits for the next line, which never comes.
+        super().__init__(skip=["vectasks.task"], nosigint=True)
+        self.was_left = False
+
+    def set_quit(self) -> None:
+        """Leave."""
+        self.was_left = True
+        super().set_quit()
+
+    def step_into(self, task: Any, action: Any) -> None:
+        """Take a step, stopping at its first line."""
+        self.runcall(task.step, action)
+
+
+def _replay(recording: Recording, use_pdb: bool, video: Path | None) -> int:
+    # Nothing was raised in a task whose worker died: there is no frame to look at afterwards.
+    raises = recording.failure is not None and not (recording.failure.died or _misfits(recording))
+    debugger = _Debugger() if use_pdb and not raises else None
+    with Replay(recording) as replay, _film(video) as film:
+        try:
+            outcome = replay.run(
+                on_frame=None if film is None else film.write,
+                last_step=None if debugger is None else debugger.step_into,
+            )
+        except KeyboardInterrupt as interrupt:
+            if not use_pdb:
+                raise
+            print("interrupted; where it was:")
+            _post_mortem(interrupt)
+            return EXIT_OTHERWISE
+        if debugger is not None and debugger.was_left:
+            raise _Quit
+        if outcome.error is not None:
+            traceback.print_exception(_from_host_on(outcome.error), file=sys.stdout)
+        agrees = debugger is not None and outcome.error is None
+        if not agrees:
+            verdict, agrees = _judged(recording, outcome)
+            steps = "1 step" if outcome.num_steps == 1 else f"{outcome.num_steps} steps"
+            print(f"replayed {steps}: {verdict}", flush=True)
+        if use_pdb and outcome.error is not None:
+            _post_mortem(outcome.error)
+    if film is not None:
+        print(f"{video}: {film.num_frames} frames")
+    return 0 if agrees else EXIT_OTHERWISE
+
+
+def _judged(recording: Recording, outcome: Outcome) -> tuple[str, bool]:
+    """How a replay went, in words; and whether as recorded."""
+    failure = recording.failure
+    if outcome.divergence is not None:
+        failed = failure is not None and type(outcome.error).__qualname__ == failure.type_name
+        return (
+            f"it differs from the recording{', but failed all the same' if failed else ''}.\n"
+            f"{outcome.divergence.describe()}\n{_why(recording)}",
+            False,
+        )
+    if failure is None:
+        return "as recorded", True
+    if outcome.error is None and _misfits(recording):
+        return f"as recorded; what it gave does not fit ({failure.message})", True
+    if outcome.error is None:
+        return f"it did not fail this time (then: {failure.describe()})", False
+    if type(outcome.error).__qualname__ != failure.type_name:
+        return f"it failed, but not as recorded (then: {failure.describe()})", False
+    return "it failed as recorded", True
+
+
+def _why(recording: Recording) -> str:
+    if recording.gap is not None:
+        return f"Not everything was recorded: {recording.gap} had to go."
+    seeds = [recording.plan.seed, *(p for p in recording.passed if p.command is Command.SEED)]
+    if seeds == [None]:
+        return "The vector was made without a seed; make it with seed=..., and record it again."
+    return "So the task depends on more than its arguments, its seed and its actions."
+
+
+def _misfits(recording: Recording) -> bool:
+    """Whether the task raised nothing, but gave what does not fit its space."""
+    return recording.failure is not None and recording.failure.type_name == "LayoutError"
+
+
+def _from_host_on(error: BaseException) -> BaseException:
+    """The error without the frames of the replay itself."""
+    tb = error.__traceback__
+    return error.with_traceback(tb.tb_next if tb is not None and tb.tb_next is not None else tb)
+
+
+def _post_mortem(error: BaseException) -> None:
+    pdb.post_mortem(error.__traceback__)
+
+
+class _Film:
+    """One video of one task's images, opened at the first."""
+
+    def __init__(self, path: Path) -> None:
+        from vectasks.rendering.encoders import encoder_class_for
+
+        self._path = path
+        self._kind = encoder_class_for(path)
+        self._encoder: Any = None
+        self._shape: tuple[int, ...] = ()
+        self.num_frames = 0
+
+    def write(self, image: Any) -> None:
+        """Append an image; one of another size than the first is cut or padded to it."""
+        from fractions import Fraction
+
+        from vectasks.rendering.tiles import tile_images
+
+        frame: NDArray[np.uint8] = tile_images([image])
+        if self._encoder is None:
+            self._shape = frame.shape
+            self._encoder = self._kind(self._path, Fraction(30), *frame.shape[:2])
+        if frame.shape != self._shape:
+            canvas = np.zeros(self._shape, np.uint8)
+            height, width = np.minimum(frame.shape[:2], self._shape[:2])
+            canvas[:height, :width] = frame[:height, :width]
+            frame = canvas
+        self._encoder.write(frame)
+        self.num_frames += 1
+
+    def close(self) -> None:
+        """Finish the file."""
+        if self._encoder is not None:
+            self._encoder.close()
+
+
+@contextlib.contextmanager
+def _film(path: Path | None) -> Iterator[_Film | None]:
+    if path is None:
+        yield None
+        return
+    if path.suffix.lower() not in (".mp4", ".gif"):
+        raise InvalidArgument(f"--video {path}: the name must end in .mp4 or .gif")
+    try:
+        import av  # noqa: F401
+    except ImportError as error:
+        raise RecordingError(
+            f'--video needs PyAV ({error}): pip install "vectasks[video]"'
+        ) from error
+    film = _Film(path)
+    try:
+        yield film
+    finally:
+        film.close()
