@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +40,9 @@ from vectasks.spaces import (
     split_actions,
 )
 from vectasks.task import RLStepResult
+from vectasks.timing import TimedDispatcher
 from vectasks.workers.base import Worker
+from vectasks.workers.board import Board
 from vectasks.workers.slab import Layout, SharedMemory
 
 logger = logging.getLogger("vectasks")
@@ -82,6 +85,8 @@ class Front:
         close_grace_s: float,
         mp_ctx: BaseContext | None,
         multiprocessing_start_method: str | None,
+        timing: bool,
+        name: str | None,
         make_workers: Callable[[int, SharedMemory | None], Sequence[Worker]],
         shares_memory: bool,
     ) -> None:
@@ -122,7 +127,7 @@ class Front:
             if memory is not None:
                 memory.close()
             raise
-        self._dispatcher = Dispatcher(
+        self._dispatcher = (TimedDispatcher if timing else Dispatcher)(
             workers,
             [
                 HostPlan(
@@ -142,12 +147,48 @@ class Front:
         )
         _LIVE.add(self)
         try:
+            self._open_board(timing, name)
             self._set_up(count)
+            self._tell()
         except BaseException:
             self._end()
             raise
         if should_log:
             logger.info("%d samplers in %d workers", count, len(self._dispatcher.workers))
+
+    def _open_board(self, timing: bool, name: str | None) -> None:
+        workers = self._dispatcher.workers
+        self._board = Board(
+            [worker.sampler_ids for worker in workers], timed=timing, name=name or "vectasks"
+        )
+        if isinstance(self._dispatcher, TimedDispatcher):
+            self._dispatcher.record_spans(self._board)
+            for worker, ring in zip(workers, self._board.rings, strict=False):
+                worker.record_spans(ring)
+
+    def _tell(self, error: BaseException | None = None) -> None:
+        """Bring the board up to date, for whoever looks."""
+        if self._ledger.closed:
+            return
+        states = self._ledger.states.values()
+        pids = [worker.pid or os.getpid() for worker in self._dispatcher.workers]
+        self._board.tell(
+            self._num_steps, self._num_episodes, self._dispatcher.restarts, list(states), pids
+        )
+        if error is not None:
+            self._board.tell_error(error)
+
+    def _raise_failures(
+        self,
+        ids: Sequence[int],
+        commands: Command | Mapping[int, Command],
+        values: dict[int, Any],
+    ) -> None:
+        try:
+            raise_failures(ids, commands, values)
+        except VectasksError as error:
+            self._tell(error)
+            raise
 
     def _set_up(self, count: int) -> None:
         ids = list(range(count))
@@ -176,6 +217,7 @@ class Front:
             self._dispatcher.open_lane(
                 layout, use=self._transport != "pipe", strict=self._transport == "slab"
             )
+            self._board.show_tickets(self._dispatcher.tickets_at())
 
     # -- the way of a step ------------------------------------------------------------------
 
@@ -221,7 +263,7 @@ class Front:
         if isinstance(batch, dict):
             if not counted:
                 self._unwrap(ids, Command.STEP, batch)
-            raise_failures(ids, Command.STEP, batch)
+            self._raise_failures(ids, Command.STEP, batch)
             raise AssertionError("a batch is given as outcomes only if one of them failed")
         if not counted:
             self._num_steps += len(ids)
@@ -265,7 +307,7 @@ class Front:
             for i, outcome in outcomes.items()
         }
         try:
-            raise_failures(running, Command.NEXT_TASK, starts)
+            self._raise_failures(running, Command.NEXT_TASK, starts)
         except (RemoteError, WorkerDied) as error:
             # The step itself is done: what it gave goes with the error.
             error.results = {
@@ -307,7 +349,11 @@ class Front:
     def _end(self) -> list[tuple[int, Failure]]:
         if self._ledger.closed:
             return []
-        failures = self._dispatcher.close(self._close_grace_s)
+        try:
+            failures = self._dispatcher.close(self._close_grace_s)
+        finally:
+            if "_board" in self.__dict__:  # otherwise there was no memory for it
+                self._board.close()
         self._ledger.step_ids = None
         self._ledger.closed = True
         _LIVE.discard(self)
@@ -348,6 +394,8 @@ class Front:
     def _require_idle(self, what: str) -> None:
         self._ledger.require_idle(what)
         self._dispatcher.take_in_late()
+        if self._board.call_came():
+            self._tell()
 
     def _require(self, command: Command, ids: Sequence[int]) -> None:
         """Refuse ``command`` unless every sampler can take it, once their restarts are over."""
@@ -460,7 +508,7 @@ class Front:
             elif isinstance(value, (Failure, Death)):
                 clean = False
         if not clean:
-            raise_failures(ids, commands, values)
+            self._raise_failures(ids, commands, values)
         return values
 
     def _timeout(self, timeout_s: float | None) -> float | None:

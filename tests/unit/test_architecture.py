@@ -21,7 +21,7 @@ LAYERS = [
     ["host", "ledger", "restarts"],
     ["workers", "rendering"],
     ["dispatch"],
-    ["answers"],
+    ["answers", "timing"],
     ["front"],
     ["vector"],
     ["suggest"],
