@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
+from vectasks.debug import top
 from vectasks.errors import VectasksError
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code (0, 2 for bad use, 130 for Ctrl-C)."""
     try:
         args = _parser().parse_args(argv)
-        return _record(args)
+        run: Callable[[argparse.Namespace], int] = args.run
+        return run(args)
     except (CommandError, VectasksError, OSError, ImportError) as error:
         print(f"vectasks: {_one_line(error)}", file=sys.stderr)
         return EXIT_BAD_USE
@@ -107,6 +109,8 @@ def _parser() -> argparse.ArgumentParser:
         "--fps", type=_at_least(1), default=30, metavar="N", help="frames a second (default: 30)"
     )
     record.add_argument("--captions", action="store_true", help="episode, return and step on tiles")
+    record.set_defaults(run=_record)
+    top.add_command(commands)
     return parser
 
 

@@ -1,0 +1,1 @@
+"""Looking into what runs, and into what went wrong."""
