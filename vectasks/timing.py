@@ -7,6 +7,7 @@ import math
 import os
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ class TimedDispatcher(Dispatcher):
 
     def record_spans(self, board: Board) -> None:
         """Write to this board; called before anything else."""
-        self._record = board.parent_recorder().record
+        self._record: Callable[[int, float, float], None] = board.parent_recorder().record
         self._step_bytes = self._pipe_bytes = 0
         self._off_slab: list[str] = []
 
@@ -83,6 +84,7 @@ class TimedDispatcher(Dispatcher):
     def close(self, grace_s: float) -> list[tuple[int, Failure]]:
         """End every worker; what was recorded stays."""
         self.traffic(0)
+        self._record = lambda code, begin_s, end_s: None  # lets go of the memory
         return super().close(grace_s)
 
 
@@ -160,9 +162,8 @@ def write_trace(board: Board, path: str | os.PathLike[str], steps: int) -> None:
 
     def name(pid: int, tid: int | None, text: str) -> None:
         what = "process_name" if tid is None else "thread_name"
-        events.append(
-            {"ph": "M", "name": what, "pid": pid, "tid": tid or 0, "args": {"name": text}}
-        )
+        event = {"ph": "M", "name": what, "pid": pid, "tid": tid or 0, "args": {"name": text}}
+        events.append(event)
 
     def span(pid: int, tid: int, text: str, begin_s: float, end_s: float) -> None:
         ts, dur = (begin_s - spans.begin_s) * 1e6, (end_s - begin_s) * 1e6
