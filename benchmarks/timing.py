@@ -7,13 +7,21 @@ fastest counts: whatever else the machine does only makes them slower.
 
 from __future__ import annotations
 
+import functools
 import time
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
 import numpy as np
 
-from vectasks import RLStepResult, Task, TaskSampler, VectorSampledTasks
+from vectasks import (
+    RLStepResult,
+    SingleProcessVectorSampledTasks,
+    Task,
+    TaskSampler,
+    VectorSampledTasks,
+)
 
 _NUM_SAMPLERS, _NUM_PROCESSES = 8, 2
 _ROUNDS = 40
@@ -56,51 +64,44 @@ class SpinningSampler(TaskSampler[SpinningTask]):
         return SpinningTask(self._work_s)
 
 
-def measure(work_s: float) -> tuple[float, float]:
-    """Microseconds of one step of all samplers, without and with timing."""
-    arguments = [{"work_s": work_s}] * _NUM_SAMPLERS
+def measure(make: Callable[..., Any], work_s: float, clock: Callable[[], float]) -> str:
+    """What a step of all samplers takes, without and with timing."""
     actions = np.zeros(_NUM_SAMPLERS, np.int64)
-    vectors = [
-        VectorSampledTasks(
-            SpinningSampler,
-            arguments,
-            max_processes=_NUM_PROCESSES,
-            should_log=False,
-            timing=timing,
-        )
-        for timing in (False, True)
-    ]
-    rounds: list[list[float]] = [[], []]
+    arguments = [{"work_s": work_s}] * _NUM_SAMPLERS
+    vectors = [make(SpinningSampler, arguments, should_log=False, timing=t) for t in (False, True)]
+    best_s = [float("inf")] * 2
     try:
         for number in range(_ROUNDS):
             for which in (0, 1) if number % 2 else (1, 0):
-                rounds[which].append(_round(vectors[which], actions))
+                best_s[which] = min(best_s[which], _round(vectors[which], actions, clock))
     finally:
         for vector in vectors:
             vector.close()
-    off, on = (min(times) * 1e6 for times in rounds)
-    return off, on
+    off, on = best_s
+    return f"{off * 1e6:8.1f} us without, {on * 1e6:8.1f} us with timing: {on / off - 1:+.1%}"
 
 
-def _round(vector: Any, actions: Any) -> float:
-    """Seconds of the fastest step of a round."""
-    best_s, begin_s = float("inf"), time.perf_counter()
-    while (now_s := time.perf_counter()) - begin_s < _ROUND_S:
+def _round(vector: Any, actions: Any, clock: Callable[[], float]) -> float:
+    """Seconds of the fastest ten steps of a round, each."""
+    best_s, end_s = float("inf"), time.perf_counter() + _ROUND_S
+    while time.perf_counter() < end_s:
+        begin_s = clock()
         for _ in range(10):
             vector.step_batch(actions)
-        best_s = min(best_s, (time.perf_counter() - now_s) / 10)
+        best_s = min(best_s, (clock() - begin_s) / 10)
     return best_s
 
 
 def main() -> None:
     """Measure and print."""
-    print(f"{_NUM_SAMPLERS} samplers in {_NUM_PROCESSES} processes, one step_batch:")
-    for work_s in (0.0, 20e-6, 100e-6, 500e-6):
-        off, on = measure(work_s)
-        print(
-            f"  a task of {work_s * 1e6:4.0f} us: {off:8.1f} us without timing, "
-            f"{on:8.1f} us with it: {on / off - 1:+.1%}"
-        )
+    in_processes = functools.partial(VectorSampledTasks, max_processes=_NUM_PROCESSES)
+    for title, make, clock in (
+        ("in this process, CPU time", SingleProcessVectorSampledTasks, time.thread_time),
+        (f"in {_NUM_PROCESSES} processes, wall time", in_processes, time.perf_counter),
+    ):
+        print(f"one step_batch of {_NUM_SAMPLERS} samplers {title}:")
+        for work_s in (0.0, 20e-6, 100e-6, 500e-6):
+            print(f"  a task of {work_s * 1e6:3.0f} us: {measure(make, work_s, clock)}")
 
 
 if __name__ == "__main__":
