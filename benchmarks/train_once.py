@@ -89,9 +89,8 @@ def sb3(workload: str, vector: str, steps: int) -> dict[str, float]:
 
 def _ours(env_fns: list[Callable[[], Any]]) -> Any:
     """Our adapter over what ``suggest_max_processes`` suggests."""
-    from vectasks.adapters.sb3 import VecEnv
-
     from vectasks import SingleProcessVectorSampledTasks, VectorSampledTasks, suggest_max_processes
+    from vectasks.adapters.sb3 import VecEnv
     from vectasks.envs import GymnasiumTaskSampler
 
     arguments = [{"env_fn": env_fn} for env_fn in env_fns]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from vectasks import SingleProcessVectorSampledTasks, TaskError, VectorSampledTasks, cli
-from vectasks.debug import top
+from vectasks.commands import top
 from vectasks.errors import InvalidArgument
 from vectasks.ledger import SamplerState
 from vectasks.testing.toys import CountingTask, FailingTask, ToySampler, toy_args

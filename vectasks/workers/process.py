@@ -197,15 +197,24 @@ class ProcessWorker(Worker):
         return [(self._channel.fileno(), self._channel.events), end]
 
     def _exitcode(self) -> int | None:
-        # The channel may close a moment before the process has ended. Joining could block here: the
-        # sentinel, which it waits for first, is closed too where a task closed all descriptors.
+        """The exit code of a worker that hung up; None where it went on and had to be ended."""
+        exitcode = self._await_end()  # it may hang up a moment before it has ended
+        if exitcode is None:  # its task closed the channel: it is out of reach, yet it goes on
+            self._process.kill()
+            self._await_end()  # so that it writes nothing beside its successor
+        return exitcode
+
+    def _await_end(self) -> int | None:
+        """The exit code, waited for a while.
+
+        Joining could block: the sentinel, which it waits for first, is closed too where a task
+        closed all descriptors.
+        """
         deadline = time.monotonic() + _LONGEST_EXIT_S
         exitcode: int | None = self._process.exitcode
         while exitcode is None and time.monotonic() < deadline:
             time.sleep(_NAP_S)
             exitcode = self._process.exitcode
-        if exitcode is None:  # its task closed the channel: it is out of reach, yet it goes on
-            self._process.kill()
         return exitcode
 
     def ask_to_end(self) -> None:

@@ -299,7 +299,7 @@ def _bar(line: SamplerLine, slowest_s: float) -> str:
 # -- the command ------------------------------------------------------------------------------
 
 
-def add_command(commands: Any) -> None:
+def register(commands: Any) -> None:
     """Add ``top`` to the command line's commands."""
     parser = commands.add_parser(
         "top",

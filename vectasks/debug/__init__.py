@@ -1,1 +1,0 @@
-"""Looking into what runs, and into what went wrong."""
