@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-from vectasks.commands import check, replay
+from vectasks.commands import check, replay, top
 from vectasks.commands.common import CommandError, see_current_directory
 from vectasks.errors import VectasksError
 
@@ -109,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     record.set_defaults(run=_record)
     check.register(commands)
     replay.register(commands)
+    top.register(commands)
     return parser
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -46,7 +47,9 @@ from vectasks.spaces import (
     split_actions,
 )
 from vectasks.task import RLStepResult
+from vectasks.timing import TimedDispatcher
 from vectasks.workers.base import Worker
+from vectasks.workers.board import Board
 from vectasks.workers.slab import Layout, SharedMemory
 
 logger = logging.getLogger("vectasks")
@@ -89,6 +92,8 @@ class Front:
         close_grace_s: float,
         mp_ctx: BaseContext | None,
         multiprocessing_start_method: str | None,
+        timing: bool,
+        name: str | None,
         make_workers: Callable[[int, SharedMemory | None], Sequence[Worker]],
         shares_memory: bool,
     ) -> None:
@@ -129,7 +134,7 @@ class Front:
             if memory is not None:
                 memory.close()
             raise
-        self._dispatcher = Dispatcher(
+        self._dispatcher = (TimedDispatcher if timing else Dispatcher)(
             workers,
             [
                 HostPlan(
@@ -150,12 +155,36 @@ class Front:
         self._journal = self._dispatcher.journal
         _LIVE.add(self)
         try:
+            self._open_board(timing, name)
             self._set_up(count)
+            self._tell()
         except BaseException:
             self._end()
             raise
         if should_log:
             logger.info("%d samplers in %d workers", count, len(self._dispatcher.workers))
+
+    def _open_board(self, timing: bool, name: str | None) -> None:
+        workers = self._dispatcher.workers
+        self._board = Board(
+            [worker.sampler_ids for worker in workers], timed=timing, name=name or "vectasks"
+        )
+        if isinstance(self._dispatcher, TimedDispatcher):
+            self._dispatcher.record_spans(self._board)
+            for worker, ring in zip(workers, self._board.rings, strict=False):
+                worker.record_spans(ring)
+
+    def _tell(self, error: BaseException | None = None) -> None:
+        """Bring the board up to date, for whoever looks."""
+        if self._ledger.closed:
+            return
+        states = self._ledger.states.values()
+        pids = [worker.pid or os.getpid() for worker in self._dispatcher.workers]
+        self._board.tell(
+            self._num_steps, self._num_episodes, self._dispatcher.restarts, list(states), pids
+        )
+        if error is not None:
+            self._board.tell_error(error)
 
     def _set_up(self, count: int) -> None:
         ids = list(range(count))
@@ -184,6 +213,7 @@ class Front:
             self._dispatcher.open_lane(
                 layout, use=self._transport != "pipe", strict=self._transport == "slab"
             )
+            self._board.show_tickets(self._dispatcher.tickets_at())
 
     # -- the way of a step ------------------------------------------------------------------
 
@@ -316,7 +346,11 @@ class Front:
     def _end(self) -> list[tuple[int, Failure]]:
         if self._ledger.closed:
             return []
-        failures = self._dispatcher.close(self._close_grace_s)
+        try:
+            failures = self._dispatcher.close(self._close_grace_s)
+        finally:
+            if "_board" in self.__dict__:  # otherwise there was no memory for it
+                self._board.close()
         self._ledger.step_ids = None
         self._ledger.closed = True
         _LIVE.discard(self)
@@ -357,6 +391,8 @@ class Front:
     def _require_idle(self, what: str) -> None:
         self._ledger.require_idle(what)
         self._dispatcher.take_in_late()
+        if self._board.call_came():
+            self._tell()
 
     def _require(self, command: Command, ids: Sequence[int]) -> None:
         """Refuse ``command`` unless every sampler can take it, once their restarts are over."""
@@ -488,6 +524,7 @@ class Front:
             raise_failures(ids, commands, values)
         except (LayoutError, RemoteError, WorkerDied) as error:
             error.recordings = self._journal.recordings_of(failures)
+            self._tell(error)
             raise
 
     def _timeout(self, timeout_s: float | None) -> float | None:

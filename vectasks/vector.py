@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import os
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.context import BaseContext
 from typing import Any, Literal
@@ -21,6 +22,7 @@ from vectasks.ledger import SamplerState
 from vectasks.messages import Command
 from vectasks.recording import Recording
 from vectasks.task import RLStepResult
+from vectasks.timing import TimedDispatcher, figures, write_trace
 from vectasks.workers.base import Worker
 from vectasks.workers.inline import InlineWorker
 from vectasks.workers.process import (
@@ -100,12 +102,47 @@ class BaseVectorSampledTasks(Front):
         return [self._action_spaces[i] for i in self._ledger.unpaused]
 
     def stats(self) -> dict[str, Any]:
-        """Counts since the start: samplers' ``steps``, ``episodes`` ended, worker ``restarts``."""
-        return {
+        """Counts since the start and, with ``timing=True``, where the time goes.
+
+        Returns:
+            ``steps`` of samplers, ``episodes`` ended, worker ``restarts``. With timing also, of the
+            last 1024 steps: ``steps_per_s``; ``latency_s``, for each sampler id the ``p50``,
+            ``p95`` and ``p99`` of a step in its worker; ``time_s``, the seconds of that ``window``
+            in which this process was ``waiting``, and those that all workers together were
+            ``in_tasks`` and that results were ``copying``; ``stragglers``, ids of samplers whose
+            mean step takes over twice the median's, slowest first. And since the start:
+            ``lane_bytes``, by ``slab`` and by ``pipe``; ``off_slab``, names of observation leaves
+            that go by the pipe.
+        """
+        counts = {
             "steps": self._num_steps,
             "episodes": self._num_episodes,
             "restarts": self._dispatcher.restarts,
         }
+        if not isinstance(self._dispatcher, TimedDispatcher):
+            return counts
+        return {
+            **counts,
+            **figures(self._board, len(self.sampler_fn_args)),
+            **self._dispatcher.traffic(self._num_steps),
+        }
+
+    @exclusive
+    def trace(self, path: str | os.PathLike[str], steps: int = 100) -> None:
+        """Write a timeline of the last steps, for ui.perfetto.dev or chrome://tracing.
+
+        Args:
+            path: of the JSON file, which is overwritten.
+            steps: how many of them; 1024 are kept at most.
+
+        Raises:
+            InvalidArgument: the vector was not made with ``timing=True``.
+        """
+        if not self._board.is_timed:
+            raise InvalidArgument("trace: nothing was recorded; make the vector with timing=True.")
+        if operator.index(steps) < 1:
+            raise InvalidArgument(f"trace: steps must be at least 1, got {steps}.")
+        write_trace(self._board, path, steps)
 
     # -- stepping -----------------------------------------------------------------------------
 
@@ -208,6 +245,8 @@ class BaseVectorSampledTasks(Front):
         """
         if self._ledger.step_ids is not None or self._ledger.closed:
             self._ledger.require_idle("send")
+        if self._board.call_came():
+            self._tell()
         self._require_batches("send")
         if not self.auto_resample_when_done:
             raise InvalidArgument(
@@ -331,12 +370,14 @@ class BaseVectorSampledTasks(Front):
         sampler_id = self._ledger.id_at(sampler_index)
         self._dispatcher.await_restarts([sampler_id], self._start_timeout_s)
         self._ledger.pause(sampler_id)
+        self._tell()
 
     @exclusive
     def resume_all(self) -> None:
         """Bring every paused sampler back, in the original order."""
         self._require_idle("resume_all")
         self._ledger.resume_all()
+        self._tell()
 
     # -- reaching into tasks and samplers -------------------------------------------------------
 
@@ -554,6 +595,8 @@ class VectorSampledTasks(BaseVectorSampledTasks):
         start_timeout_s: seconds for the start of all workers together.
         close_grace_s: seconds that the workers have to close their tasks.
         daemon: make workers daemonic; they may then start no processes of their own.
+        timing: record how long everything takes, for :meth:`stats` and :meth:`trace`.
+        name: what ``vectasks top --name`` finds it by.
 
     Raises:
         InvalidArgument: an argument has a value that it cannot take.
@@ -585,6 +628,8 @@ class VectorSampledTasks(BaseVectorSampledTasks):
         start_timeout_s: float | None = 300,
         close_grace_s: float = 5.0,
         daemon: bool = False,
+        timing: bool = False,
+        name: str | None = None,
     ) -> None:
         if max_processes is not None and max_processes < 1:
             raise InvalidArgument(f"max_processes must be at least 1, got {max_processes!r}.")
@@ -620,6 +665,8 @@ class VectorSampledTasks(BaseVectorSampledTasks):
             max_restarts=max_restarts,
             start_timeout_s=start_timeout_s,
             close_grace_s=close_grace_s,
+            timing=timing,
+            name=name,
             mp_ctx=context,
             multiprocessing_start_method=context.get_start_method(),
             make_workers=make_workers,
@@ -658,6 +705,8 @@ class SingleProcessVectorSampledTasks(BaseVectorSampledTasks):
         start_timeout_s: float | None = 300,
         close_grace_s: float = 5.0,
         daemon: bool = False,
+        timing: bool = False,
+        name: str | None = None,
     ) -> None:
         super().__init__(
             make_sampler_fn=make_sampler_fn,
@@ -674,6 +723,8 @@ class SingleProcessVectorSampledTasks(BaseVectorSampledTasks):
             max_restarts=max_restarts,
             start_timeout_s=start_timeout_s,
             close_grace_s=close_grace_s,
+            timing=timing,
+            name=name,
             mp_ctx=None,
             multiprocessing_start_method=None,
             make_workers=lambda count, _: [InlineWorker(0, range(count))],

@@ -23,7 +23,7 @@ LAYERS = [
     ["recording"],
     ["journal"],
     ["dispatch"],
-    ["answers"],
+    ["answers", "timing"],
     ["front"],
     ["vector"],
     ["suggest", "adapters"],

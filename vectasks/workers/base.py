@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from vectasks.messages import Failure, Reply, Request
+from vectasks.workers.board import Ring
 from vectasks.workers.lane import ParentLane, Steps
 
 
@@ -48,6 +49,15 @@ class Worker(abc.ABC):
     def pid(self) -> int | None:
         """The id of the process that can be late; None where it is this one."""
         return None
+
+    @property
+    def channel_bytes(self) -> int:
+        """Bytes that went through its channel, both ways."""
+        return 0
+
+    @abc.abstractmethod
+    def record_spans(self, ring: Ring) -> None:
+        """Record from the start on how long everything takes."""
 
     @abc.abstractmethod
     def start(self) -> None:

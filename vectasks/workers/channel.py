@@ -51,6 +51,7 @@ class Channel:
         self._outbox: deque[memoryview] = deque()
         self._messages: deque[Any] = deque()
         self._ended = False
+        self.num_bytes = 0  # sent and received
         self._reader = self._read_messages()
         self._wanted = next(self._reader)
 
@@ -195,6 +196,7 @@ class Channel:
             except OSError:
                 outbox.clear()
                 raise
+            self.num_bytes += sent
             if sent == len(outbox[0]):
                 outbox.popleft()
             else:
@@ -208,6 +210,7 @@ class Channel:
                 return
             except OSError:  # reset by the other end
                 count = 0
+            self.num_bytes += count
             if count == 0:
                 self._ended = True
             elif count == len(self._wanted):

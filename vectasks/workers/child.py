@@ -24,6 +24,7 @@ import cloudpickle
 from vectasks.host import HostGroup
 from vectasks.messages import Reply, Request
 from vectasks.workers import stacks
+from vectasks.workers.board import Recorder, Ring, TimedHostGroup
 from vectasks.workers.channel import Channel, unsendable
 from vectasks.workers.lane import Attach, Steps, WorkerLane
 from vectasks.workers.slab import SharedMemory
@@ -37,13 +38,19 @@ _LOOK_FOR_ADOPTION_MS = 1000
 logger = logging.getLogger("vectasks.worker")
 
 
-def run(end: socket.socket, memory: SharedMemory | None, registrations: bytes | None) -> None:
+def run(
+    end: socket.socket,
+    memory: SharedMemory | None,
+    registrations: bytes | None,
+    ring: Ring | None = None,
+) -> None:
     """Carry out what arrives until END or the parent's end, then close every task and sampler.
 
     Args:
         end: the socket to the parent.
         memory: where the slab will be, once its layout is known; None: steps come by the socket.
         registrations: what to register with Gymnasium.
+        ring: where to record how long everything takes; None: nowhere.
     """
     # Ctrl-C is the parent's to handle; SIGTERM ends a worker even where the parent caught it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -58,7 +65,10 @@ def run(end: socket.socket, memory: SharedMemory | None, registrations: bytes | 
         target=_end_with_parent, args=(end,), name="vectasks-watchdog", daemon=True
     ).start()
     channel = Channel(end)
-    group = HostGroup()
+    group: HostGroup = HostGroup()
+    if ring is not None:
+        group = TimedHostGroup(Recorder(ring))
+        ring.memory.close()
     try:
         if registrations is not None:
             adopt_registrations(registrations)
@@ -92,6 +102,8 @@ def _serve(channel: Channel, group: HostGroup, memory: SharedMemory | None) -> N
         elif isinstance(message, Attach):
             assert memory is not None
             lane = WorkerLane(message, memory.map(), channel, group)
+            if isinstance(group, TimedHostGroup):
+                group.time_writes(lane.desks.writers)
             memory.close()
             # What imports and set-up left in memory stays: the collector need not look again.
             gc.collect()

@@ -10,6 +10,7 @@ from vectasks.messages import Failure, Reply, Request, StepOutcome
 from vectasks.spaces import own
 from vectasks.task import RLStepResult
 from vectasks.workers.base import Unreadable, Worker
+from vectasks.workers.board import Recorder, Ring, TimedHostGroup
 from vectasks.workers.lane import Outcome, ParentLane, Steps, is_batch, run_step
 
 
@@ -18,10 +19,14 @@ class InlineWorker(Worker):
 
     def __init__(self, number: int, sampler_ids: Sequence[int]) -> None:
         super().__init__(number, sampler_ids)
-        self._group = HostGroup()
+        self._group: HostGroup = HostGroup()
         self._replies: list[Reply | Unreadable] = []
         self._failures: list[tuple[int, Failure]] = []
         self._lane: ParentLane | None = None
+
+    def record_spans(self, ring: Ring) -> None:
+        """Record how long everything takes."""
+        self._group = TimedHostGroup(Recorder(ring))
 
     def start(self) -> None:
         """Nothing to begin: this process is running."""

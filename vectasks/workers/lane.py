@@ -192,7 +192,7 @@ class WorkerLane:
         self._channel = channel
         self._group = group
         self._ids = attach.sampler_ids
-        self._desks = Desks.of(slab, attach.sampler_ids, attach.strict)
+        self.desks = Desks.of(slab, attach.sampler_ids, attach.strict)
         self._step_bell = _words(slab["step_bell"][w])
         self._message_bell = _words(slab["message_bell"][w])
         self._asleep = _words(slab["asleep"][w])
@@ -262,7 +262,7 @@ class WorkerLane:
 
     def _run(self, ticket: int, ids: Sequence[int], actions: Iterable[Any]) -> None:
         """Step samplers and announce them together, or one by one where that is wanted."""
-        group, writer = self._group, self._desks.at(ticket)
+        group, writer = self._group, self.desks.at(ticket)
         one_by_one = ticket & _ONE_BY_ONE
         extras: list[Extra] = []
         for i, action in zip(ids, actions, strict=True):
@@ -324,6 +324,7 @@ class ParentLane:
         self._extras: dict[int, Extra] = {}
         self._outcomes: dict[int, Outcome] = {}
         self._warned = strict
+        self.detoured: list[str] = []  # names of leaves that the user was warned of
         self._detoured: list[str] = []  # names of leaves that the user is to be warned of
         self._all_ids = list(range(layout.num_samplers))
         self._id_array = np.arange(layout.num_samplers)
@@ -465,6 +466,7 @@ class ParentLane:
         names, self._detoured = self._detoured, []
         if names:
             self._warned = True
+            self.detoured = names
             warnings.warn(
                 f"{', '.join(names)} left the shared-memory lane for the slower pipe: the task "
                 "gives it as another type, dtype or shape than its space declares (or than at "

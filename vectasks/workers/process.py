@@ -22,6 +22,7 @@ from vectasks.guard import ctrl_c
 from vectasks.messages import Failure, Reply, Request
 from vectasks.workers import child, stacks
 from vectasks.workers.base import Unreadable, Worker, WorkerEnded
+from vectasks.workers.board import Ring
 from vectasks.workers.channel import Channel, channel_pair
 from vectasks.workers.lane import ParentLane, StepExtras, Steps
 from vectasks.workers.slab import SharedMemory
@@ -71,6 +72,8 @@ class ProcessWorker(Worker):
     ) -> None:
         super().__init__(number, sampler_ids)
         self._memory = memory
+        self._ring: Ring | None = None
+        self._past_bytes = 0  # through channels that are closed
         self._lane: ParentLane | None = None
         self._context = context
         self._daemon = daemon
@@ -83,6 +86,15 @@ class ProcessWorker(Worker):
     def pid(self) -> int | None:
         """The process id, or None before the start."""
         return None if self._process is None else self._process.pid
+
+    def record_spans(self, ring: Ring) -> None:
+        """Let the child record how long everything takes."""
+        self._ring = ring
+
+    @property
+    def channel_bytes(self) -> int:
+        """Bytes that went through its channels, both ways."""
+        return self._past_bytes + (0 if self._channel is None else self._channel.num_bytes)
 
     def start(self) -> None:
         """Start the process; it is not waited for."""
@@ -100,7 +112,7 @@ class ProcessWorker(Worker):
         )
         process = self._context.Process(  # type: ignore[attr-defined]  # typeshed: on its subclasses
             target=child.run,
-            args=(there, self._memory, registrations),
+            args=(there, self._memory, registrations, self._ring),
             name=f"vectasks-worker-{self.number}",
             daemon=self._daemon,
         )
@@ -256,6 +268,7 @@ class ProcessWorker(Worker):
 
     def _close_channel(self) -> None:
         if self._channel is not None:
+            self._past_bytes += self._channel.num_bytes
             self._channel.close()
             self._channel = None
 

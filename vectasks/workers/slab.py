@@ -232,9 +232,9 @@ class SharedMemory:
     descriptor goes to children when they start, and the size is settled later.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "vectasks") -> None:
         if hasattr(os, "memfd_create"):
-            self.fd = os.memfd_create("vectasks")
+            self.fd = os.memfd_create(name)
         else:
             with tempfile.TemporaryFile() as file:
                 self.fd = os.dup(file.fileno())
@@ -292,6 +292,10 @@ class Slab:
     def get(self, name: str) -> NDArray[Any] | None:
         """An array of the slab, or None."""
         return self._arrays.get(name)
+
+    def offset_of(self, name: str) -> int:
+        """Where an array begins, in bytes."""
+        return self._offsets[name]
 
     def row(self, number: int) -> list[NDArray[Any] | None]:
         """A row's array for each leaf. Each is an object of its own: views of it refer to it."""
