@@ -15,6 +15,8 @@ EXTRAS = {
     "video": ["av", "gymnasium[classic-control]"],
     "minigrid": ["minigrid"],
     "atari": ["ale-py"],
+    "sb3": ["stable-baselines3>=2.3"],
+    "torchrl": ["torchrl>=0.9"],
 }
 EXTRAS["all"] = sorted(requirement for extra in EXTRAS.values() for requirement in extra)
 EXTRAS["test"] = [*EXTRAS["all"], "hypothesis", "psutil", "pytest", "pytest-timeout"]
@@ -42,7 +44,7 @@ setup(
     packages=find_packages(include=["vectasks", "vectasks.*"]),
     package_data={"vectasks": ["py.typed"]},
     python_requires=">=3.10",
-    install_requires=["cloudpickle", "gymnasium>=1.0", "numpy", "opencv-python", "rich"],
+    install_requires=["cloudpickle", "gymnasium>=1.1", "numpy", "opencv-python", "rich"],
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["vectasks = vectasks.cli:main"]},
 )

@@ -11,17 +11,14 @@ import platform
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks import environments, report
+from benchmarks import environments, processes, report
 from benchmarks.contenders import CONTENDERS, CORES, REAL, TOYS, Cell, Contender
 
-ROOT = Path(__file__).resolve().parent.parent
-_TIMEOUT_S = 300
 _QUICK_BUDGET_S = 105.0
 _QUICK_CELLS = [Cell("W1", 32), Cell("W3", 8), Cell("W5", 32)]
 _FULL_CELLS = [
@@ -55,8 +52,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement")
     parser.add_argument("--workloads", nargs="+", metavar="W", help="only these")
     parser.add_argument("--contenders", nargs="+", metavar="TEXT", help="only names with this")
-    parser.add_argument("--env-dir", type=Path,
-                        default=Path.home() / ".cache" / "vectasks-benchmarks")  # fmt: skip
+    parser.add_argument("--env-dir", type=Path, default=environments.DEFAULT_DIR)
     parser.add_argument("--retry-installs", action="store_true", help="of what failed before")
     parser.add_argument("--out", type=Path, default=Path("build", "benchmarks.json"),
                         help="the JSON; a plot lies beside it")  # fmt: skip
@@ -77,19 +73,16 @@ class _Job(NamedTuple):
     seconds: float = 0.2
     cycles: int = 0
 
-    def request(self, out: Path) -> str:
+    def request(self) -> dict[str, Any]:
         """What ``benchmarks.measure`` takes."""
         cores = min(_num_cores(), self.cell.num_envs)
-        return json.dumps(
-            {
-                "adapter": self.contender.adapter,
-                "options": {k: cores if v == CORES else v for k, v in self.options.items()},
-                **self.cell._asdict(),
-                "seconds": self.seconds,
-                "cycles": self.cycles,
-                "out": str(out),
-            }
-        )
+        return {
+            "adapter": self.contender.adapter,
+            "options": {k: cores if v == CORES else v for k, v in self.options.items()},
+            **self.cell._asdict(),
+            "seconds": self.seconds,
+            "cycles": self.cycles,
+        }
 
 
 def _jobs(options: argparse.Namespace) -> Iterator[_Job]:
@@ -157,7 +150,8 @@ def _measure_all(options: argparse.Namespace) -> None:
         if time.monotonic() > deadline:
             answer: dict[str, Any] = {"error": "left out: the time of --quick was up"}
         else:
-            answer = _measure(job, options.env_dir)
+            python = environments.python_of(options.env_dir, job.contender.env)
+            answer = processes.answer_of(python, "benchmarks.measure", job.request())
         results["measurements"].append(
             {
                 "contender": job.contender.name,
@@ -174,36 +168,6 @@ def _measure_all(options: argparse.Namespace) -> None:
             f"{job.contender.name}: {outcome}\n"
         )
         options.out.write_text(json.dumps(results, indent=1))
-
-
-def _measure(job: _Job, env_dir: Path) -> dict[str, Any]:
-    """Run one measurement in a process of its own, with whatever it starts; its answer."""
-    with tempfile.TemporaryDirectory() as directory:
-        out = Path(directory) / "answer.json"
-        python = str(environments.python_of(env_dir, job.contender.env))
-        with (Path(directory) / "stderr").open("w+") as stderr:
-            process = subprocess.Popen(
-                [python, "-m", "benchmarks.measure", job.request(out)],
-                cwd=ROOT,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-                stdout=subprocess.DEVNULL,
-                stderr=stderr,
-                start_new_session=True,
-            )
-            try:
-                process.wait(_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                return {"error": f"took longer than {_TIMEOUT_S} s"}
-            finally:
-                with contextlib.suppress(ProcessLookupError):  # mostly nobody is left
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-            if out.exists():
-                return json.loads(out.read_text())
-            stderr.seek(0)
-            said = stderr.read().strip().splitlines()
-            reason = said[-1] if said else f"ended with status {process.returncode}"
-            return {"error": reason[:300]}
 
 
 def _machine() -> dict[str, Any]:
@@ -231,7 +195,7 @@ def _plot(options: argparse.Namespace, source: Path) -> None:
         return
     path = (options.docs or source).with_suffix(".png")
     paths = [str(source.resolve()), str(path.resolve())]
-    subprocess.run([str(python), "-m", "benchmarks.plot", *paths], cwd=ROOT, check=False)
+    subprocess.run([str(python), "-m", "benchmarks.plot", *paths], cwd=processes.ROOT, check=False)
 
 
 if __name__ == "__main__":

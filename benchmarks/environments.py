@@ -13,6 +13,7 @@ from pathlib import Path
 
 from benchmarks.contenders import ENVIRONMENTS
 
+DEFAULT_DIR = Path.home() / ".cache" / "vectasks-benchmarks"
 _CONSTRAINTS = Path(__file__).with_name("constraints.txt")
 _INSTALL_TIMEOUT_S = 1200
 _AT_A_TIME = 3

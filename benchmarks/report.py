@@ -217,14 +217,19 @@ def render(results: Mapping[str, Any]) -> str:
 
 def write_into(page: Path, text: str) -> None:
     """Put the report between the marks of a page, with the plot that lies beside it."""
-    before, found, rest = page.read_text().partition(BEGIN)
-    _, closed, after = rest.partition(END)
-    if not (found and closed):
-        raise ValueError(f"{page} has no lines {BEGIN} and {END}.")
     plot = page.with_suffix(".png")
     if plot.exists():
         text += f"\n\n![Environment steps a second, a panel a workload]({plot.name})"
-    page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
+    write_between(page, text, BEGIN, END)
+
+
+def write_between(page: Path, text: str, begin: str, end: str) -> None:
+    """Put text between two marks of a page."""
+    before, found, rest = page.read_text().partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise ValueError(f"{page} has no lines {begin} and {end}.")
+    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
 
 
 def _ratios(table: Table) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vectasks.dispatch import Death
 from vectasks.errors import (
     LayoutError,
     RemoteError,
@@ -16,6 +15,7 @@ from vectasks.errors import (
     WorkerDied,
 )
 from vectasks.messages import Command, Failure, StepOutcome, TaskStart
+from vectasks.restarts import Death
 from vectasks.task import RLStepResult
 
 #: Commands that reach for something by its name, which may not be there.
@@ -28,6 +28,7 @@ _AFTER_DEATH = (
     "Its samplers are FAILED; restart_at() begins it anew, and on_worker_death='restart' would do "
     "so by itself."
 )
+_AFTER_REFUSAL = "Its samplers are FAILED, and it was not begun anew: {}. restart_at() does it."
 _AFTER_RESTART = (
     "It was begun anew; the next step of each of its samplers comes back truncated and says so."
 )
@@ -44,6 +45,8 @@ def remote_error(
     sampler_id: int, command: Command | str, failure: Failure, also_failed: Sequence[int]
 ) -> RemoteError:
     """The error that a failure stands for; ``also_failed`` are mentioned."""
+    if failure.in_setup:
+        command = Command.SETUP
     label = command.label if isinstance(command, Command) else command
     kind: type[RemoteError] = TaskError
     if command is Command.SETUP:
@@ -68,6 +71,12 @@ def remote_error(
     return error
 
 
+def _what_follows(death: Death) -> str:
+    if death.restarted:
+        return _AFTER_RESTART
+    return _AFTER_REFUSAL.format(death.refusal) if death.refusal else _AFTER_DEATH
+
+
 def raise_failures(
     ids: Sequence[int], commands: Command | Mapping[int, Command], values: Mapping[int, Any]
 ) -> None:
@@ -80,7 +89,7 @@ def raise_failures(
     error: LayoutError | RemoteError | WorkerDied
     if isinstance(value, Death):
         error = WorkerDied(
-            f"{value.describe()}. {_AFTER_RESTART if value.restarted else _AFTER_DEATH}",
+            f"{value.describe()}. {_what_follows(value)}",
             worker=value.worker,
             sampler_ids=value.sampler_ids,
             exitcode=value.exitcode,

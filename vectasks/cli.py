@@ -21,7 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-from vectasks import cli_replay
+from vectasks.commands import check, replay
+from vectasks.commands.common import CommandError, see_current_directory
 from vectasks.errors import VectasksError
 
 if TYPE_CHECKING:
@@ -47,16 +48,12 @@ class Policy(Protocol):
         """One action a sampler; all three lists have one entry a sampler, in the same order."""
 
 
-class CommandError(Exception):
-    """Something the user can put right; its message is the line that they see."""
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code (0, 2 for bad use, 130 for Ctrl-C)."""
+    """Run the command line and return its exit code (1: failed checks, 2: bad use, 130: Ctrl-C)."""
     try:
         args = _parser().parse_args(argv)
-        code: int = args.run(args)
-        return code
+        exit_code: int = args.run(args)
+        return exit_code
     except (CommandError, VectasksError, OSError, ImportError) as error:
         print(f"vectasks: {_one_line(error)}", file=sys.stderr)
         return EXIT_BAD_USE
@@ -110,7 +107,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     record.add_argument("--captions", action="store_true", help="episode, return and step on tiles")
     record.set_defaults(run=_record)
-    cli_replay.add_to(commands)
+    check.register(commands)
+    replay.register(commands)
     return parser
 
 
@@ -134,7 +132,7 @@ def _at_least(minimum: int) -> Callable[[str], int]:
 
 def _record(args: argparse.Namespace) -> int:
     _quieten_native_libraries()
-    _see_current_directory()
+    see_current_directory()
     _require("av", "video")
     _check_output(args.out)
     _check_environment(args.env_id)
@@ -146,7 +144,9 @@ def _record(args: argparse.Namespace) -> int:
     with (
         _whole_or_nothing(args.out) as partial_path,
         _start_samplers(args.env_id, args.samplers, args.processes, seed) as tasks,
-        VideoRecorder(tasks, partial_path, fps=args.fps, captions=args.captions) as recorder,
+        VideoRecorder(
+            tasks, partial_path, fps=args.fps, captions=args.captions, on_error="raise"
+        ) as recorder,
         _progress() as progress,
         _stop_on_interrupt() as is_interrupted,
     ):
@@ -362,13 +362,6 @@ def _quieten_native_libraries() -> None:
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
-
-
-def _see_current_directory() -> None:
-    """Let the modules that a user names be found here, as an installed command does not."""
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
 
 
 def _described(error: BaseException) -> str:

@@ -16,21 +16,24 @@ from __future__ import annotations
 import functools
 import logging
 import select
-import signal
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from vectasks.batch import StepBatch
-from vectasks.errors import WaitTimeout
+from vectasks.errors import ResourceLimit, WaitTimeout
+from vectasks.guard import ctrl_c
 from vectasks.host import HostPlan, HostReady
 from vectasks.journal import Journal
 from vectasks.ledger import Ledger, SamplerState
 from vectasks.messages import Command, Failure, Reply, Request, StepOutcome, TaskStart
+from vectasks.restarts import Death, RestartLimit
 from vectasks.spaces import dispatch_rows, own
-from vectasks.workers.base import Worker, WorkerEnded
+from vectasks.workers import stacks
+from vectasks.workers.base import Unreadable, Worker, WorkerEnded
 from vectasks.workers.inline import InlineWorker
 from vectasks.workers.lane import ParentLane, Steps, polls_before_blocking, yield_core
 from vectasks.workers.slab import Layout, SharedMemory
@@ -44,30 +47,6 @@ _FIRST_NAP_S, _LONGEST_NAP_S = 0.005, 0.2
 _REVIVING = frozenset({Command.NEXT_TASK, Command.RESET, Command.SETUP})
 
 
-class Death(NamedTuple):
-    """What came instead of a reply: the worker that should have given it died."""
-
-    worker: int
-    sampler_ids: tuple[int, ...]
-    exitcode: int | None
-    restarted: bool
-
-    def describe(self) -> str:
-        """One line: who died, how, and which samplers lived there."""
-        if self.exitcode is None:
-            how = "ended without an exit code"
-        elif self.exitcode < 0:
-            try:
-                name = signal.Signals(-self.exitcode).name
-            except ValueError:
-                name = f"signal {-self.exitcode}"
-            how = f"was killed by {name}"
-        else:
-            how = f"exited with code {self.exitcode}"
-        mates = ", ".join(map(str, self.sampler_ids))
-        return f"worker {self.worker} (samplers {mates}) {how}"
-
-
 class Dispatcher:
     """The workers of one vector, and the requests that they are at.
 
@@ -77,7 +56,7 @@ class Dispatcher:
         ledger: is told of every request and every reply.
         memory: where the slab will be; the workers were given it. None: steps are requests.
         restart_dead_workers: whether a dead worker is begun anew by itself.
-        max_restarts: how often, all workers together.
+        max_restarts: how often within five minutes, all workers together.
     """
 
     def __init__(
@@ -96,13 +75,13 @@ class Dispatcher:
         self.journal = Journal(plans)
         self._ledger = ledger
         self._restart_dead_workers = restart_dead_workers
-        self._max_restarts = max_restarts
+        self._restart_limit = RestartLimit(max_restarts)
         self._worker_of = {i: worker for worker in workers for i in worker.sampler_ids}
         self._dead: dict[int, Death] = {}  # by worker number
         self._wanted: set[int] = set()  # samplers whose reply somebody will take
         self._arrived: dict[int, Any] = {}
         self._interrupted: dict[int, tuple[Request, Death]] = {}  # restarted in the midst of these
-        self._restarting: dict[int, Death] = {}
+        self._restarting: dict[int, Death] = {}  # being made anew, not because the user asked
         self._owed: dict[int, Death] = {}  # begun anew, and the user was not told by a step
         self._generation = [0] * len(self._plans)
         self._memory = memory
@@ -116,7 +95,13 @@ class Dispatcher:
     def start(self, ids: Sequence[int], timeout_s: float | None) -> dict[int, Any]:
         """Start every worker and set every host up, side by side; what each set-up gave."""
         for worker in self.workers:
-            worker.start()
+            try:
+                worker.start()
+            except (OSError, EOFError) as error:
+                raise ResourceLimit(
+                    f"Worker {worker.number} of {len(self.workers)} could not be started: {error}. "
+                    "None is left running; give a smaller max_processes, or raise the limit."
+                ) from error
         self.send([(i, Command.SETUP, self._plans[i]) for i in ids])
         self.wait(ids, timeout_s, "start_timeout_s")
         return self.take(ids)
@@ -161,7 +146,8 @@ class Dispatcher:
             # Only commands that revive are allowed on the samplers of a dead worker.
             for request in requests:
                 self._interrupted[request.sampler_id] = (request, death)
-            self._begin_anew(worker)
+            asked = {r.sampler_id: r.data for r in requests if r.command is Command.SETUP}
+            self._begin_anew(worker, asked)
             return
         self._reach(worker, functools.partial(worker.post, parcel))
 
@@ -176,12 +162,21 @@ class Dispatcher:
             strict: whether a leaf that does not fit it is an error.
 
         Raises:
-            OSError: there is not enough memory.
+            ResourceLimit: there is not enough memory, and ``strict``; otherwise steps are requests.
         """
         mapped = None
         if self._memory is not None:
-            self._memory.resize(layout.size_bytes())
-            mapped = self._memory.map()
+            try:
+                self._memory.resize(layout.size_bytes())
+                mapped = self._memory.map()
+            except OSError as error:
+                told = f"There is no shared memory of {layout.size_bytes()} bytes: {error}."
+                if strict:
+                    raise ResourceLimit(told) from error
+                use = False
+                warnings.warn(
+                    f"{told} Steps go by pipes, which is slower.", RuntimeWarning, stacklevel=2
+                )
         lane = self._lane = ParentLane(layout, mapped, strict)
         self._slab_is_reached = use
         self._actions_go_by_slab = layout.action is not None and all(
@@ -392,26 +387,46 @@ class Dispatcher:
     # -- waiting ----------------------------------------------------------------------------------
 
     def wait(
-        self, ids: Sequence[int], timeout_s: float | None, limit: str = "read_timeout"
+        self,
+        ids: Sequence[int],
+        timeout_s: float | None,
+        limit: str = "read_timeout",
+        deadline: float | None = None,
     ) -> None:
         """Wait until each of these samplers has answered: one deadline for all of them.
+
+        Args:
+            ids: whose answers.
+            timeout_s: for how long.
+            limit: the name of the option that says so.
+            deadline: when the time is over, where it began to run before this call.
 
         Raises:
             WaitTimeout: some have not; nothing is lost, and waiting again is allowed.
         """
-        self._wait_for(ids, len(ids), timeout_s, limit)
+        self._wait_for(ids, len(ids), timeout_s, limit, deadline)
 
     def _wait_for(
-        self, ids: Sequence[int], count: int, timeout_s: float | None, limit: str
+        self,
+        ids: Sequence[int],
+        count: int,
+        timeout_s: float | None,
+        limit: str,
+        deadline: float | None = None,
     ) -> None:
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        if deadline is None and timeout_s is not None:
+            deadline = time.monotonic() + timeout_s
         while True:
             missing = [i for i in ids if i not in self._arrived]
             if len(ids) - len(missing) >= count:
                 return
             workers = {self._worker_of[i]: None for i in missing}
-            remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
-            self._wait_for_news(workers, remaining)
+            # Looked at again now and then: where a child of a task's holds all that its dead worker
+            # held, nothing tells of the death but the exit code.
+            nap_s = _LONGEST_NAP_S
+            if deadline is not None:
+                nap_s = min(nap_s, max(0.0, deadline - time.monotonic()))
+            self._wait_for_news(workers, nap_s)
             for worker in workers:
                 self._take_in(worker)
             if deadline is not None and time.monotonic() >= deadline:
@@ -419,7 +434,28 @@ class Dispatcher:
                 if len(ids) - len(missing) < count:
                     raise self._timeout(missing, timeout_s or 0.0, limit)
 
-    def _wait_for_news(self, workers: Iterable[Worker], timeout_s: float | None) -> None:
+    def await_restarts(self, ids: Iterable[int], timeout_s: float | None) -> None:
+        """Wait until those of these samplers are there again that are being made anew unasked.
+
+        Raises:
+            WaitTimeout: some are not; they go on, and nothing was sent.
+        """
+        if not self._restarting:
+            return
+        ids = list(ids)
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while late := [i for i in ids if i in self._restarting]:
+            nap_s = _LONGEST_NAP_S
+            if deadline is not None:
+                nap_s = min(nap_s, deadline - time.monotonic())
+            if nap_s <= 0:
+                raise self._timeout(late, timeout_s or 0.0, "start_timeout_s")
+            workers = self._workers_of(late)
+            self._wait_for_news(workers, nap_s)
+            for worker in workers:
+                self._take_in(worker)
+
+    def _wait_for_news(self, workers: Iterable[Worker], timeout_s: float) -> None:
         poll = select.poll()
         for worker in workers:
             descriptors = worker.descriptors()
@@ -427,21 +463,30 @@ class Dispatcher:
                 return
             for descriptor, events in descriptors:
                 poll.register(descriptor, events)
-        poll.poll(None if timeout_s is None else timeout_s * 1000)
+        with ctrl_c:
+            poll.poll(timeout_s * 1000)
 
     def _timeout(self, missing: list[int], timeout_s: float, limit: str) -> WaitTimeout:
         late = []
+        is_step = True
         for sampler_id in missing:
             request = self._ledger.outstanding(sampler_id)
             name = request.command.label if request is not None else "its reply"
+            is_step &= request is not None and request.command is Command.STEP
             late.append(
                 f"sampler {sampler_id} ({name}, worker {self._worker_of[sampler_id].number})"
             )
+        collected = " A late step can still be collected by wait_step() or recv()."
+        workers = self._workers_of(missing)
+        pids = {worker.number: worker.pid for worker in workers if worker.pid is not None}
+        looks = stacks.look_at(pids, timeout_s)
         return WaitTimeout(
-            f"No answer within {timeout_s:g} s from {', '.join(late)}. A late step can still be "
-            f"collected by wait_step(); {limit} sets how long is waited.",
+            f"No answer within {timeout_s:g} s from {', '.join(late)}."
+            f"{collected if is_step else ''} {limit} sets how long is waited.\n"
+            f"{stacks.describe(looks, pids)}".rstrip(),
             sampler_ids=missing,
             timeout_s=timeout_s,
+            stacks={number: look.stack for number, look in looks.items() if look.stack},
         )
 
     def take(self, ids: Iterable[int]) -> dict[int, Any]:
@@ -478,11 +523,11 @@ class Dispatcher:
         except WorkerEnded as ended:
             self._bury(worker, ended.exitcode)
             return
-        except Exception as error:  # user code: what a class does when it is unpickled
-            self._settle_unreadable(worker, error)
-            return
         for reply in replies:
-            self._settle(reply)
+            if isinstance(reply, Unreadable):
+                self._settle_unreadable(worker, reply.error)
+            else:
+                self._settle(reply)
 
     def _settle_unreadable(self, worker: Worker, error: Exception) -> None:
         """A worker's message was lost: it holds something that cannot be rebuilt here."""
@@ -506,8 +551,10 @@ class Dispatcher:
             self.journal.ready(reply.sampler_id, reply.value)
         if request is not None and isinstance(reply.value, (HostReady, TaskStart)):
             self._owed.pop(reply.sampler_id, None)
-            if isinstance(reply.value, HostReady) and reply.sampler_id in self._restarting:
-                self._owed[reply.sampler_id] = self._restarting.pop(reply.sampler_id)
+        if request is not None and request.command is Command.SETUP:
+            death = self._restarting.pop(reply.sampler_id, None)
+            if death is not None and isinstance(reply.value, HostReady):
+                self._owed[reply.sampler_id] = death
         if request is None or reply.sampler_id not in self._wanted:
             return
         value = reply.value
@@ -524,8 +571,11 @@ class Dispatcher:
             self._ledger.fail(sampler_id)
         # A worker that dies while it is set up would die again and again.
         starting = any(request is not None and request.command is Command.SETUP for request in out)
-        restart = self._restart_dead_workers and not starting and self.restarts < self._max_restarts
-        death = Death(worker.number, worker.sampler_ids, exitcode, restart)
+        refusal = ""
+        if self._restart_dead_workers:
+            refusal = "it died while it was set up" if starting else self._restart_limit.refusal()
+        restart = self._restart_dead_workers and not refusal
+        death = Death(worker.number, worker.sampler_ids, exitcode, restart, refusal)
         self._dead[worker.number] = death
         logger.warning("%s", death.describe())
         for request in out:
@@ -544,6 +594,9 @@ class Dispatcher:
             else:
                 self._interrupted.pop(request.sampler_id, None)
                 self._arrived[request.sampler_id] = death
+        for sampler_id in worker.sampler_ids:
+            self._restarting.pop(sampler_id, None)
+            self._owed.pop(sampler_id, None)
         if restart:
             self._restarting.update(dict.fromkeys(worker.sampler_ids, death))
             self._begin_anew(worker)
@@ -552,10 +605,13 @@ class Dispatcher:
     def _has_come(lane: ParentLane, sampler_id: int) -> bool:
         return lane.has_answered(sampler_id) and not lane.needs_extra(sampler_id)
 
-    def _begin_anew(self, worker: Worker) -> None:
+    def _begin_anew(self, worker: Worker, plans: Mapping[int, HostPlan] | None = None) -> None:
+        """Start a dead worker and set its samplers up, by these plans or else their next ones."""
         self.restarts += 1
+        plans = plans or {}
         requests = [
-            self._ledger.open(i, Command.SETUP, self.next_plan(i)) for i in worker.sampler_ids
+            self._ledger.open(i, Command.SETUP, plans.get(i) or self.next_plan(i))
+            for i in worker.sampler_ids
         ]
         for request in requests:
             self.journal.made(request.sampler_id, request.data)
@@ -595,7 +651,10 @@ class Dispatcher:
     def _after_restart(self, sampler_id: int, value: Any) -> Any:
         """What the interrupted command gives, now that its sampler was made anew."""
         request, death = self._interrupted.pop(sampler_id)
-        if isinstance(value, Failure) or request.command is Command.SETUP:
+        if isinstance(value, Failure) and request.command is not Command.SETUP:
+            message = f"{value.message} (it was made anew because {death.describe()})"
+            return value._replace(message=message, in_setup=True)
+        if request.command is Command.SETUP:
             return value
         observation = value.observation if isinstance(value, HostReady) else value
         if request.command in (Command.STEP, Command.NEXT_TASK, Command.RESET):
@@ -620,25 +679,30 @@ class Dispatcher:
         busy = [i for i in self._worker_of if self._ledger.state_of(i) is SamplerState.BUSY]
         if busy:
             logger.debug("closing while samplers %s are busy", busy)
-        for worker in self.workers:
-            worker.ask_to_end()
-        remaining = _join(self.workers, grace_s)
-        for worker in remaining:
-            logger.warning("worker %d did not end within %g s", worker.number, grace_s)
-            worker.terminate()
-        remaining = _join(remaining, _TERMINATE_GRACE_S)
-        for worker in remaining:
-            worker.kill()
-        _join(remaining, _TERMINATE_GRACE_S)
-        failures = [failure for worker in self.workers for failure in worker.release()]
-        # The mapping, which holds a descriptor, goes with the last array on it.
-        self._lane, self.workers, self._worker_of = None, (), {}
-        if self._memory is not None:
-            self._memory.close()
+        failures = []
+        try:
+            for worker in self.workers:
+                worker.ask_to_end()
+            remaining = self._join(self.workers, grace_s)
+            for worker in remaining:
+                logger.warning("worker %d did not end within %g s", worker.number, grace_s)
+                worker.terminate()
+            self._join(remaining, _TERMINATE_GRACE_S)
+        finally:  # Ctrl-C too: whoever cannot wait leaves nothing behind either
+            for worker in self.workers:
+                failures += worker.release()
+            # The mapping, which holds a descriptor, goes with the last array on it.
+            self._lane, self.workers, self._worker_of = None, (), {}
+            if self._memory is not None:
+                self._memory.close()
         return failures
 
-
-def _join(workers: Sequence[Worker], timeout_s: float) -> list[Worker]:
-    """Wait for the end of these workers, with one deadline; those that have not ended."""
-    deadline = time.monotonic() + timeout_s
-    return [worker for worker in workers if not worker.join(max(0.0, deadline - time.monotonic()))]
+    def _join(self, workers: Sequence[Worker], timeout_s: float) -> list[Worker]:
+        """Wait for the end of these workers, side by side; those that have not ended."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            left = [worker for worker in workers if not worker.has_ended()]
+            remaining = deadline - time.monotonic()
+            if not left or remaining <= 0:
+                return left
+            self._wait_for_news(left, remaining)

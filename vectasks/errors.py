@@ -19,6 +19,7 @@
     │   └── TaskError                 a command failed in a task or a sampler
     │       └── TaskAttributeError    (AttributeError) the attribute does not exist
     ├── WorkerDied                    (EOFError) a worker process ended
+    ├── ResourceLimit                 (OSError) the system grants too little to start workers
     ├── RecordingError                (ValueError) a recording cannot be written or read
     └── WaitTimeout                   (TimeoutError, multiprocessing.TimeoutError)
 
@@ -178,18 +179,32 @@ class WorkerDied(_Recorded, VectasksError, EOFError):
         return _rebuild, (type(self), self.args, self._state())
 
 
+class ResourceLimit(VectasksError, OSError):
+    """The system grants too few descriptors, processes or memory; nothing is left running."""
+
+
 class WaitTimeout(VectasksError, TimeoutError, multiprocessing.TimeoutError):
     """The samplers did not answer in time; nothing changed, and waiting again is allowed.
 
     Attributes:
         sampler_ids: the samplers that are awaited.
         timeout_s: how long was waited.
+        stacks: the Python stack of each late worker, innermost call first, by the worker's number;
+            one that is stopped, or still starts, has none. Not asked for by a wait of 0 seconds.
     """
 
-    def __init__(self, message: str, *, sampler_ids: Sequence[int], timeout_s: float) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        sampler_ids: Sequence[int],
+        timeout_s: float,
+        stacks: Mapping[int, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.sampler_ids = tuple(sampler_ids)
         self.timeout_s = timeout_s
+        self.stacks: dict[int, str] = dict(stacks or {})
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.args, self.__dict__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.context import BaseContext
@@ -23,7 +24,7 @@ from vectasks.arguments import (
     one_seed_each,
 )
 from vectasks.batch import StepBatch
-from vectasks.dispatch import Death, Dispatcher
+from vectasks.dispatch import Dispatcher
 from vectasks.errors import (
     InvalidArgument,
     LayoutError,
@@ -36,6 +37,7 @@ from vectasks.host import HostPlan, HostReady
 from vectasks.journal import KEPT
 from vectasks.ledger import Ledger, SamplerState
 from vectasks.messages import Command, Failure, StepOutcome, TaskStart
+from vectasks.restarts import Death
 from vectasks.spaces import (
     action_batch,
     dispatch_rows,
@@ -112,20 +114,23 @@ class Front:
         self._heterogeneous = heterogeneous
         self._start_timeout_s = start_timeout_s
         self._close_grace_s = close_grace_s
-        self._guard = Guard()
+        self._guard = Guard(holds_ctrl_c=mp_ctx is not None)
         self._shared_action_space: Any = None  # the one of all samplers, if they share one
         self._joint: _JointResample | None = None
         self._num_steps = 0
         self._num_episodes = 0
         self._ledger = Ledger(count)
         self._transport = observation_transport
-        memory = (
-            SharedMemory()
-            if shares_memory and observation_transport != "pipe" and not heterogeneous
-            else None
-        )
+        uses_slab = shares_memory and observation_transport != "pipe" and not heterogeneous
+        memory = SharedMemory() if uses_slab else None
+        try:
+            workers = make_workers(count, memory)
+        except BaseException:
+            if memory is not None:
+                memory.close()
+            raise
         self._dispatcher = Dispatcher(
-            make_workers(count, memory),
+            workers,
             [
                 HostPlan(
                     make_sampler_fn,
@@ -186,7 +191,7 @@ class Front:
         """Send one action to each unpaused sampler; their ids."""
         ids = self._ledger.unpaused
         prepared = self._prepared(ids, actions)
-        self._ledger.require(Command.STEP, ids)
+        self._require(Command.STEP, ids)
         self._dispatcher.send_step(ids, prepared, as_batch=as_batch, to_hand_out=to_hand_out)
         self._ledger.step_ids = ids = list(ids)
         return ids
@@ -249,6 +254,7 @@ class Front:
         Raises:
             WaitTimeout: something is late; the step stays out, and another call collects it.
         """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
         if self._joint is None:
             self._dispatcher.wait_step(ids, len(ids), timeout_s)
             self._ledger.step_ids = None
@@ -260,7 +266,7 @@ class Front:
             self._ledger.step_ids = list(ids)
             self._joint = _JointResample(outcomes, running)
         outcomes, running = self._joint
-        self._dispatcher.wait(running, timeout_s)
+        self._dispatcher.wait(running, timeout_s, deadline=deadline)
         self._ledger.step_ids = self._joint = None
         starts = self._dispatcher.take(running)
         resampled = {
@@ -352,17 +358,22 @@ class Front:
         self._ledger.require_idle(what)
         self._dispatcher.take_in_late()
 
+    def _require(self, command: Command, ids: Sequence[int]) -> None:
+        """Refuse ``command`` unless every sampler can take it, once their restarts are over."""
+        self._dispatcher.await_restarts(ids, self._start_timeout_s)
+        self._ledger.require(command, ids)
+
     def _open_all(self, what: str, command: Command) -> list[int]:
         """The ids of the unpaused samplers, all of which can take the command."""
         self._require_idle(what)
-        self._ledger.require(command, self._ledger.unpaused)
+        self._require(command, self._ledger.unpaused)
         return self._ledger.unpaused
 
     def _open_at(self, what: str, sampler_index: int, command: Command) -> int:
         """The id of one unpaused sampler, which can take the command."""
         self._require_idle(what)
         sampler_id = self._ledger.id_at(sampler_index)
-        self._ledger.require(command, [sampler_id])
+        self._require(command, [sampler_id])
         return sampler_id
 
     def _ask(
@@ -370,22 +381,23 @@ class Front:
         command: Command,
         ids: Sequence[int],
         data: Sequence[Any],
-        timeout_s: float | None = None,
     ) -> dict[int, Any]:
         orders = [(i, command, datum) for i, datum in zip(ids, data, strict=True)]
-        return self._ask_prepared(orders, command, timeout_s)
+        return self._ask_prepared(orders, command)
 
     def _ask_prepared(
         self,
         orders: Sequence[tuple[int, Command, Any]],
         command: Command | None = None,
-        timeout_s: float | None = None,
     ) -> dict[int, Any]:
         """Send, wait and unwrap; what is late after the timeout is dropped when it comes."""
         ids = [sampler_id for sampler_id, _, _ in orders]
         self._dispatcher.send(orders)
         try:
-            self._dispatcher.wait(ids, self._timeout(timeout_s))
+            if command is Command.SETUP:
+                self._dispatcher.wait(ids, self._start_timeout_s, "start_timeout_s")
+            else:
+                self._dispatcher.wait(ids, self.read_timeout)
         except BaseException:
             self._dispatcher.abandon(ids)
             raise

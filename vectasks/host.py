@@ -255,7 +255,9 @@ class TaskHost:
             try:
                 if closable is not None and hasattr(closable, "close"):
                     closable.close()
-            except Exception as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # user code; sys.exit() ends nothing that is ending
                 failures.append(Failure.of(error))
         self._task = None
         return failures
@@ -285,7 +287,10 @@ class HostGroup:
         self._hosts: dict[int, TaskHost] = {}
 
     def execute(self, request: Request) -> Reply:
-        """Carry out one request. An Exception of the user's code comes back as a Failure."""
+        """Carry out one request. What the user's code raises comes back as a Failure.
+
+        KeyboardInterrupt and SystemExit pass through: they ask for the end of the program.
+        """
         try:
             if request.command is Command.SETUP:
                 value: Any = self._set_up(request.sampler_id, request.data)
@@ -294,7 +299,9 @@ class HostGroup:
                 if host is None:
                     raise RuntimeError("this sampler could not be made; try restart_at().")
                 value = TaskHost.METHODS[request.command](host, request.data)
-        except Exception as error:  # user code: whatever it raises is an answer
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # user code: whatever else it raises is an answer
             value = Failure.of(error)
         return Reply(request.seq, request.sampler_id, value)
 
@@ -304,7 +311,9 @@ class HostGroup:
         """Step one host; the step lane's way to what ``execute`` does for a STEP request."""
         try:
             return self._hosts[sampler_id].step(action, place)
-        except Exception as error:  # user code
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # user code
             return Failure.of(error)
 
     def _set_up(self, sampler_id: int, plan: HostPlan) -> HostReady:

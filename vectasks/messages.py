@@ -92,13 +92,17 @@ class TaskStart(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """An exception, in a form that always travels."""
+    """An exception, in a form that always travels.
+
+    ``in_setup`` where a sampler could not be made anew, whatever it was then asked for.
+    """
 
     type_name: str
     message: str
     traceback_text: str
     exception_pickle: bytes | None
     is_attribute_error: bool = False
+    in_setup: bool = False
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
@@ -118,7 +122,9 @@ class Failure(NamedTuple):
             return None
         try:
             error = pickle.loads(self.exception_pickle)
-        except Exception:  # user code: a class that cannot be built here is told by its text
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # user code: a class that cannot be built here is told by its text
             return None
         return error if isinstance(error, BaseException) else None
 
@@ -126,7 +132,9 @@ class Failure(NamedTuple):
 def _safe_str(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:  # user code: __str__ may raise
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # user code: __str__ may raise
         return "(its message could not be formatted)"
 
 
@@ -135,6 +143,8 @@ def _pickle_if_it_survives(error: BaseException) -> bytes | None:
         data = cloudpickle.dumps(error, protocol=5)
         copy = pickle.loads(data)
         faithful = type(copy) is type(error) and _safe_str(copy) == _safe_str(error)
-    except Exception:  # user code: two-argument constructors, locks, __reduce__ that explodes
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # user code: two-argument constructors, locks, __reduce__ that explodes
         return None
     return data if faithful else None

@@ -23,7 +23,12 @@ from vectasks.recording import Recording
 from vectasks.task import RLStepResult
 from vectasks.workers.base import Worker
 from vectasks.workers.inline import InlineWorker
-from vectasks.workers.process import DEFAULT_START_METHOD, ProcessWorker, start_context
+from vectasks.workers.process import (
+    DEFAULT_START_METHOD,
+    ProcessWorker,
+    require_descriptors,
+    start_context,
+)
 from vectasks.workers.slab import SharedMemory
 
 _RENDER_MODES = ("human", "rgb_array", "raw_rgb_list")
@@ -150,7 +155,7 @@ class BaseVectorSampledTasks(Front):
         """Step one sampler; a list of its one result."""
         self._require_idle("step_at")
         ids = [self._ledger.id_at(sampler_index)]
-        self._ledger.require(Command.STEP, ids)
+        self._require(Command.STEP, ids)
         self._dispatcher.send_step(ids, self._prepared(ids, [action]), as_batch=False)
         self._ledger.step_ids = ids
         return self.wait_step()
@@ -220,7 +225,7 @@ class BaseVectorSampledTasks(Front):
                     f"send: samplers={ids} must be ids of unpaused samplers, each once; unpaused "
                     f"are {unpaused}."
                 )
-        self._ledger.require(Command.STEP, ids)
+        self._require(Command.STEP, ids)
         prepared = self._prepared(ids, actions)
         self._dispatcher.send_step(ids, prepared, as_batch=True, one_by_one=True)
         self._ledger.sent.update(ids)
@@ -309,11 +314,12 @@ class BaseVectorSampledTasks(Front):
         """
         self._require_idle("restart_at")
         sampler_id = self._ledger.id_at(sampler_index)
+        self._dispatcher.await_restarts([sampler_id], self._start_timeout_s)
         if self._ledger.state_of(sampler_id) is SamplerState.BUSY:
             self._dispatcher.replace_worker(sampler_id)
-        self._ledger.require(Command.SETUP, [sampler_id])
+        self._require(Command.SETUP, [sampler_id])
         plan = self._dispatcher.next_plan(sampler_id)
-        self._ask(Command.SETUP, [sampler_id], [plan], self._start_timeout_s)
+        self._ask(Command.SETUP, [sampler_id], [plan])
 
     # -- pausing ------------------------------------------------------------------------------
 
@@ -322,7 +328,9 @@ class BaseVectorSampledTasks(Front):
     def pause_at(self, sampler_index: int) -> None:
         """Leave a sampler out until :meth:`resume_all`; later indices shift down by one."""
         self._require_idle("pause_at")
-        self._ledger.pause(self._ledger.id_at(sampler_index))
+        sampler_id = self._ledger.id_at(sampler_index)
+        self._dispatcher.await_restarts([sampler_id], self._start_timeout_s)
+        self._ledger.pause(sampler_id)
 
     @exclusive
     def resume_all(self) -> None:
@@ -355,7 +363,7 @@ class BaseVectorSampledTasks(Front):
         kinds = [command_named(item) for item in one_each("commands", commands, ids)]
         data = [None] * len(ids) if data_list is None else one_each("data_list", data_list, ids)
         for sampler_id, kind in zip(ids, kinds, strict=True):
-            self._ledger.require(kind, [sampler_id])
+            self._require(kind, [sampler_id])
         return self._command(ids, kinds, data)
 
     @_takes_index_process
@@ -539,7 +547,8 @@ class VectorSampledTasks(BaseVectorSampledTasks):
         check_actions: refuse actions outside the action space.
         observation_transport: "auto", "slab" (shared memory) or "pipe".
         on_worker_death: "raise" WorkerDied, or "restart" the worker.
-        max_restarts: how many restarts, all workers together, before a death is raised after all.
+        max_restarts: how many restarts within any five minutes, all workers together; a death
+            beyond them, or of a worker that is being set up, is raised after all.
         preload: modules that the forkserver imports before it forks the first worker.
         rerun_main: let workers import the script that is ``__main__`` again, as CPython does.
         start_timeout_s: seconds for the start of all workers together.
@@ -549,6 +558,7 @@ class VectorSampledTasks(BaseVectorSampledTasks):
     Raises:
         InvalidArgument: an argument has a value that it cannot take.
         SetupError: a sampler could not be made or has no first task; nothing is left running.
+        ResourceLimit: there are too few descriptors for so many workers; nothing was started.
     """
 
     @also_named(sampler_fn_args_list="sampler_fn_args", callback_sensor_suite="callback_sensors")
@@ -582,6 +592,7 @@ class VectorSampledTasks(BaseVectorSampledTasks):
 
         def make_workers(count: int, memory: SharedMemory | None) -> Sequence[Worker]:
             num_workers = count if max_processes is None else min(max_processes, count)
+            require_descriptors(num_workers)
             return [
                 ProcessWorker(
                     number,

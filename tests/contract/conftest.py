@@ -19,21 +19,25 @@ class Kind:
     Attributes:
         start_method: None for the twin.
         max_processes: None for one process a sampler.
+        transport: the lane that steps take.
     """
 
     start_method: str | None = None
     max_processes: int | None = None
+    transport: str = "auto"
 
     @property
     def is_twin(self) -> bool:
         return self.start_method is None
 
     def __str__(self) -> str:
-        return "twin" if self.is_twin else f"{self.start_method}-{self.max_processes or 'N'}"
+        kind = "twin" if self.is_twin else f"{self.start_method}-{self.max_processes or 'N'}"
+        return kind if self.transport == "auto" else f"{kind}-{self.transport}"
 
     def make(self, make_sampler_fn: Any, sampler_fn_args: Any, **options: Any) -> Any:
         """A vector of this kind."""
         options.setdefault("should_log", False)
+        options.setdefault("observation_transport", self.transport)
         if self.is_twin:
             return SingleProcessVectorSampledTasks(make_sampler_fn, sampler_fn_args, **options)
         if "mp_ctx" not in options:
@@ -59,11 +63,24 @@ EVERY = (
     SPAWN,
     Kind("fork", 2),
 )
+LANES = (Kind(transport="pipe"), Kind("forkserver", 2, "pipe"), Kind("forkserver", 2, "slab"))
 
 
 @pytest.fixture(scope="module", params=EVERY, ids=str)
 def every_kind(request: pytest.FixtureRequest) -> Kind:
     """Every kind of worker."""
+    return request.param
+
+
+@pytest.fixture(params=EVERY + LANES, ids=str)
+def every_lane(request: pytest.FixtureRequest) -> Kind:
+    """Every kind of worker, and every lane that steps can take."""
+    return request.param
+
+
+@pytest.fixture(params=QUICK + LANES[:2], ids=str)
+def quick_lane(request: pytest.FixtureRequest) -> Kind:
+    """The quick kinds, on either lane."""
     return request.param
 
 
@@ -76,6 +93,18 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 @pytest.fixture(params=EVERY[1:], ids=str)
 def process_kind(request: pytest.FixtureRequest) -> Kind:
     """Every kind of worker that is a process."""
+    return request.param
+
+
+@pytest.fixture(params=EVERY[1:] + LANES[1:], ids=str)
+def process_lane(request: pytest.FixtureRequest) -> Kind:
+    """Every kind of worker that is a process, and every lane that steps can take."""
+    return request.param
+
+
+@pytest.fixture(params=(Kind("forkserver", 2), Kind("fork", 2), LANES[1]), ids=str)
+def some_process(request: pytest.FixtureRequest) -> Kind:
+    """Processes that differ in what tells of their end, and in the lane of their steps."""
     return request.param
 
 

@@ -215,6 +215,15 @@ class VectorAndTwin(RuleBasedStateMachine):
         self.kept: list[tuple[Any, Any]] = []
         self.actions = np.random.default_rng(0)
         self.lockstep = False
+        self.vector_options: dict[str, Any] = {}
+        self.lost = 0  # steps that the vector gave and the twin did not
+
+    def prepare(self, data: Any) -> None:
+        """Draw what a subclass adds."""
+
+    def made_from(self, arguments: Any) -> tuple[Any, Any]:
+        """What one of the two is made from."""
+        return ToySampler, arguments
 
     @initialize(
         space=observation_spaces,
@@ -232,6 +241,7 @@ class VectorAndTwin(RuleBasedStateMachine):
         truncate=st.sampled_from([None, False, True]),
         infos=st.sampled_from([0.0, 0.3, 1.0]),
         lockstep=st.booleans(),
+        data=st.data(),
     )
     def make(
         self,
@@ -244,8 +254,10 @@ class VectorAndTwin(RuleBasedStateMachine):
         seed: int,
         lockstep: bool,
         style: str,
+        data: Any,
         **options: Any,
     ) -> None:
+        self.prepare(data)
         if transport == "slab":  # which refuses what the twin takes
             options.update(odds=0.0, misfits=0.0)
         if style == "in_place":  # an odd observation cannot be written in place
@@ -269,14 +281,14 @@ class VectorAndTwin(RuleBasedStateMachine):
         }
         for arguments_of_one in arguments:
             arguments_of_one.pop("plain", None)
-        twin = SingleProcessVectorSampledTasks(ToySampler, arguments, **common)
+        twin = SingleProcessVectorSampledTasks(*self.made_from(arguments), **common)
         self.pair = [twin]
         vector = VectorSampledTasks(
-            ToySampler,
-            arguments,
+            *self.made_from(arguments),
             multiprocessing_start_method=start_method,
             max_processes=processes,
             observation_transport=transport,
+            **self.vector_options,
             **common,
         )
         self.pair = [twin, vector]
@@ -409,7 +421,9 @@ class VectorAndTwin(RuleBasedStateMachine):
         self.both(lambda tasks: tasks.get_observations())
         self.both(lambda tasks: tasks.sampler_ids)
         self.both(lambda tasks: tasks.sampler_states)
-        self.both(lambda tasks: {k: v for k, v in tasks.stats().items() if k != "restarts"})
+        lost = {id(self.pair[-1]): self.lost}
+        for name in ("steps", "episodes"):
+            self.both(lambda tasks, name=name: tasks.stats()[name] - lost.get(id(tasks), 0))
         for one, other in self.kept:  # nothing that was given has changed since
             assert_identical(one, other, "kept")
 

@@ -18,7 +18,7 @@ PACKAGE = Path(vectasks.__file__).parent
 LAYERS = [
     ["_version", "batch", "errors", "messages", "task"],
     ["arguments", "guard", "spaces", "rendering.tiles", "rendering.captions", "rendering.window"],
-    ["host", "ledger"],
+    ["host", "ledger", "restarts"],
     ["workers", "rendering"],
     ["recording"],
     ["journal"],
@@ -26,14 +26,24 @@ LAYERS = [
     ["answers"],
     ["front"],
     ["vector"],
-    ["suggest"],
+    ["suggest", "adapters"],
     [""],
 ]
 THE_REST = len(LAYERS)
 
-# Slow to import, or not installed everywhere: only inside the function that uses them.
-HEAVY = {"av", "cv2", "ray", "rich", "stable_baselines3", "torch", "torchrl"}
-HOMES = {"ray": "workers.ray", "stable_baselines3": "adapters", "torchrl": "adapters"}
+# Slow to import, or not installed everywhere: only inside the function that uses them, or in a
+# module that is nothing without them and that nobody else imports.
+HEAVY = {"av", "cv2", "ray", "rich", "stable_baselines3", "tensordict", "torch", "torchrl"}
+HOMES = {
+    "ray": "workers.ray",
+    "stable_baselines3": "adapters.sb3",
+    "tensordict": "adapters.torchrl",
+    "torchrl": "adapters.torchrl",
+}
+BUILT_ON = {
+    "adapters.sb3": {"stable_baselines3"},
+    "adapters.torchrl": {"tensordict", "torch", "torchrl"},
+}
 
 
 class Import(NamedTuple):
@@ -154,7 +164,13 @@ def test_every_layer_exists():
 @pytest.mark.parametrize("module", IMPORTS)
 def test_heavy_libraries_wait_for_their_use(module):
     early = {name for name, runs_at_import in IMPORTS[module] if runs_at_import}
-    assert not HEAVY & {name.split(".")[0] for name in early}
+    heavy = HEAVY & {name.split(".")[0] for name in early}
+    assert heavy <= BUILT_ON.get(_room(module), set())
+
+
+def test_nobody_imports_what_is_built_on_a_heavy_library():
+    for module in IMPORTS:
+        assert not BUILT_ON.keys() & {_room(target) for target in _arrows(module)}, module
 
 
 @pytest.mark.parametrize("module", IMPORTS)

@@ -14,8 +14,10 @@ import pytest
 from vectasks import COMPLETE_TASK_METRICS_KEY, SingleProcessVectorSampledTasks
 from vectasks.errors import InvalidArgument, TaskError, UsageError, VectorClosed, WrongCount
 from vectasks.ledger import SamplerState
-from vectasks.rendering import video
-from vectasks.rendering.video import GifEncoder, Mp4Encoder, VideoRecorder
+from vectasks.rendering import encoders, film
+from vectasks.rendering.encoders import GifEncoder, Mp4Encoder
+from vectasks.rendering.episodes import EpisodeCount
+from vectasks.rendering.video import VideoRecorder
 from vectasks.task import RLStepResult, Task, TaskSampler
 
 av = pytest.importorskip("av")
@@ -288,13 +290,13 @@ def captions(monkeypatch):
     """What is written under the tiles, frame by frame: every line joined by " | "."""
     pytest.importorskip("cv2")
     told = []
-    draw_caption = video.draw_caption
+    draw_caption = film.draw_caption
 
     def listen(lines, width_px):
         told.append(" | ".join(lines))
         return draw_caption(lines, width_px)
 
-    monkeypatch.setattr(video, "draw_caption", listen)
+    monkeypatch.setattr(film, "draw_caption", listen)
     return told
 
 
@@ -317,20 +319,20 @@ def test_captions_tell_episode_step_and_return(tmp_path, captions):
 
 def test_a_caption_that_is_too_long_is_drawn_smaller():
     pytest.importorskip("cv2")
-    strip = video.draw_caption(["step 1", "x" * 80], 160)
-    assert strip.shape == video.draw_caption(["", ""], 160).shape
+    strip = film.draw_caption(["step 1", "x" * 80], 160)
+    assert strip.shape == film.draw_caption(["", ""], 160).shape
     assert strip[:, -2:].max() == 0
     assert strip[14:].max() > 50
 
 
 def test_several_agents_returns_are_added_up():
-    episode = video._Episode()
+    episode = EpisodeCount()
     episode.count(RLStepResult(None, [1.0, 0.5], False, None))
     assert episode.caption(7) == ("sampler 7  episode 1", "step 1  return 1.5")
 
 
 def test_waiting_for_the_others_is_no_step():
-    episode = video._Episode()
+    episode = EpisodeCount()
     episode.count(RLStepResult(None, 2.0, True, {}))
     for _ in range(3):
         episode.count(RLStepResult(None, 0.0, True, {"waiting": True}))
@@ -339,8 +341,8 @@ def test_waiting_for_the_others_is_no_step():
     assert episode.caption(0) == ("sampler 0  episode 2", "step 0  return 0")
 
 
-def film(tasks, path, num_steps):
-    with VideoRecorder(tasks, path) as recorder:
+def record(tasks, path, num_steps):
+    with VideoRecorder(tasks, path, on_error="raise") as recorder:
         for _ in range(num_steps):
             recorder.step([0] * len(tasks.sampler_ids))
 
@@ -371,19 +373,19 @@ def test_frame_rates_of_television(tmp_path):
 
 def test_no_such_directory(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"cannot be written.*missing/x\.mp4"):
-        VideoRecorder(FakeVector(), tmp_path / "missing" / "x.mp4")
+        VideoRecorder(FakeVector(), tmp_path / "missing" / "x.mp4", on_error="raise")
 
 
 def test_a_file_in_the_directorys_place(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError, match="cannot be written"):
-        VideoRecorder(FakeVector(), tmp_path / "file" / "x.mp4")
+        VideoRecorder(FakeVector(), tmp_path / "file" / "x.mp4", on_error="raise")
 
 
 def test_a_directory_in_the_files_place(tmp_path):
     (tmp_path / "x.mp4").mkdir()
     with pytest.raises(IsADirectoryError, match="a directory has this name"):
-        VideoRecorder(FakeVector(), tmp_path / "x.mp4")
+        VideoRecorder(FakeVector(), tmp_path / "x.mp4", on_error="raise")
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write")
@@ -391,7 +393,7 @@ def test_a_directory_that_is_not_ours(tmp_path):
     tmp_path.chmod(0o500)
     try:
         with pytest.raises(PermissionError, match="cannot be written"):
-            VideoRecorder(FakeVector(), tmp_path / "x.mp4")
+            VideoRecorder(FakeVector(), tmp_path / "x.mp4", on_error="raise")
     finally:
         tmp_path.chmod(0o700)
 
@@ -408,13 +410,13 @@ def test_nothing_is_left_of_a_recorder_that_is_never_entered(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_only_in_a_with_statement(tmp_path):
+def test_a_finished_video_takes_no_more(tmp_path):
     recorder = VideoRecorder(FakeVector(), tmp_path / "x.mp4")
-    with pytest.raises(UsageError, match="with statement"):
-        recorder.step([0, 0])
     with recorder:
         pass
-    with pytest.raises(UsageError, match="with statement"):
+    with pytest.raises(UsageError, match="is finished"):
+        recorder.step([0, 0])
+    with pytest.raises(UsageError, match="is finished"):
         recorder.capture()
     recorder.close()
     assert len(read(tmp_path / "x.mp4")[0]) == 1
@@ -451,7 +453,7 @@ def test_nothing_is_left_when_encoding_fails(tmp_path, monkeypatch, suffix, fail
     path = tmp_path / f"x{suffix}"
     path.write_bytes(b"older")
     tasks = FakeVector()
-    encoder_class = video._ENCODERS[suffix]
+    encoder_class = encoders._ENCODERS[suffix]
     convert = encoder_class._convert
 
     def fail(self, picture):
@@ -461,7 +463,7 @@ def test_nothing_is_left_when_encoding_fails(tmp_path, monkeypatch, suffix, fail
 
     monkeypatch.setattr(encoder_class, "_convert", fail)
     with pytest.raises(OSError, match="no space"):
-        film(tasks, path, num_steps=3)
+        record(tasks, path, num_steps=3)
     assert list(tmp_path.iterdir()) == [path]
     assert path.read_bytes() == b"older"
     assert not any(tasks.keeping.values())
@@ -482,7 +484,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, ({limit_bytes}, {limit_bytes}))
 tasks, rng = FakeVector(), np.random.default_rng(0)
 tasks.image = lambda i: rng.integers(0, 256, (64, 64, 3), np.uint8)
 try:
-    with VideoRecorder(tasks, sys.argv[1]) as recorder:
+    with VideoRecorder(tasks, sys.argv[1], on_error="raise") as recorder:
         for _ in range(20):
             recorder.step([0, 0])
 except OSError as error:
@@ -501,7 +503,7 @@ def test_what_is_no_image_is_told_by_its_sampler(tmp_path):
     image = tasks.image
     tasks.image = lambda i: image(i) / 255 if tasks.counts[1][1] == 2 else image(i)
     with pytest.raises(InvalidArgument, match="image of sampler 0 has dtype float64"):
-        film(tasks, path, num_steps=2)
+        record(tasks, path, num_steps=2)
     assert len(read(path)[0]) == 2
 
 

@@ -165,10 +165,10 @@ class _Film:
     """One video of one task's images, opened at the first."""
 
     def __init__(self, path: Path) -> None:
-        from vectasks.rendering.video import GifEncoder, Mp4Encoder
+        from vectasks.rendering.encoders import encoder_class_for
 
         self._path = path
-        self._kind = {".mp4": Mp4Encoder, ".gif": GifEncoder}[path.suffix.lower()]
+        self._kind = encoder_class_for(path)
         self._encoder: Any = None
         self._shape: tuple[int, ...] = ()
         self.num_frames = 0

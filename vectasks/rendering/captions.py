@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -38,15 +39,23 @@ def draw_caption(lines: Sequence[str], width_px: int) -> NDArray[np.uint8]:
     Returns:
         strip: uint8 [strip_height_px, width_px, 3].
     """
+    return np.concatenate(
+        [
+            *(_draw_line(line, width_px) for line in lines),
+            np.zeros((_MARGIN_PX, width_px, 3), np.uint8),
+        ]
+    )
+
+
+@functools.lru_cache(256)  # most lines are those of the frame before
+def _draw_line(line: str, width_px: int) -> NDArray[np.uint8]:
     import cv2
 
     font = cv2.FONT_HERSHEY_SIMPLEX
     scale = float(np.clip(width_px / 640, 0.4, 1.0))
-    line_height_px = round(34 * scale)
-    strip = np.zeros((line_height_px * len(lines) + _MARGIN_PX, width_px, 3), np.uint8)
-    for number, line in enumerate(lines):
-        (text_width_px, _), _ = cv2.getTextSize(line, font, scale, 1)
-        fitted = scale * min(1.0, (width_px - 2 * _MARGIN_PX) / max(text_width_px, 1))
-        baseline_px = line_height_px * number + round(26 * scale)
-        cv2.putText(strip, line, (_MARGIN_PX, baseline_px), font, fitted, _WHITE, 1, cv2.LINE_AA)
+    strip = np.zeros((round(34 * scale), width_px, 3), np.uint8)
+    (text_width_px, _), _ = cv2.getTextSize(line, font, scale, 1)
+    fitted = scale * min(1.0, (width_px - 2 * _MARGIN_PX) / max(text_width_px, 1))
+    baseline_px = round(26 * scale)
+    cv2.putText(strip, line, (_MARGIN_PX, baseline_px), font, fitted, _WHITE, 1, cv2.LINE_AA)
     return strip

@@ -1,181 +1,39 @@
 """Videos of a vector, written while it runs.
 
-A :class:`VideoRecorder` draws one tile a sampler and hands each frame to an :class:`Encoder`, which
-holds on to none of them. The file grows under a temporary name beside the one that was asked for,
-and is renamed when it is whole.
+A :class:`VideoRecorder` looks at the samplers after each step, and hands the images to a
+:class:`~vectasks.rendering.film.FilmThread`, which draws and encodes them beside the rollout.
+A file grows under a temporary name beside the one that was asked for, and is renamed when it is
+whole.
 """
 
 from __future__ import annotations
 
-import abc
 import contextlib
-import errno
-import math
 import os
-import secrets
+import warnings
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vectasks.batch import StepBatch
 from vectasks.errors import InvalidArgument, UsageError, VectasksError, WrongCount
 from vectasks.ledger import SamplerState
-from vectasks.rendering.captions import MIN_WIDTH_PX, draw_caption, require_opencv
-from vectasks.rendering.tiles import as_rgb, fit, tile_images
+from vectasks.rendering import notebook
+from vectasks.rendering.captions import require_opencv
+from vectasks.rendering.encoders import encoder_class_for, frame_rate, require_av
+from vectasks.rendering.episodes import EpisodeCount
+from vectasks.rendering.film import Film, FilmThread, Shot, require_writable
+from vectasks.rendering.tiles import as_rgb
 from vectasks.task import RLStepResult
 
 _FINAL_FRAME = "final_frame"
-
-
-# -- encoders ---------------------------------------------------------------------------------
-
-
-class Encoder(abc.ABC):
-    """Writes one video file, frame by frame; the same frames give the same bytes.
-
-    Args:
-        path: the file to write.
-        fps: frames a second.
-        height_px, width_px: the size of every frame.
-    """
-
-    file_format: ClassVar[str]
-    file_options: ClassVar[Mapping[str, str]] = {}
-    max_fps: ClassVar[float] = math.inf
-
-    def __init__(self, path: Path, fps: Fraction, height_px: int, width_px: int) -> None:
-        import av
-
-        self._time_base = 1 / fps
-        self._num_frames = 0
-        # Absolute, because FFmpeg takes "a:b.mp4" for an address of the protocol "a".
-        self._container = av.open(
-            str(path.absolute()),
-            "w",
-            format=self.file_format,
-            options={"fflags": "+bitexact", **self.file_options},
-        )
-        self._stream = self._make_stream(fps, height_px, width_px)
-
-    def write(self, frame: NDArray[np.uint8]) -> None:
-        """Append a frame: uint8 [height_px, width_px, 3]."""
-        import av
-
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-        picture.pts = self._num_frames
-        picture.time_base = self._time_base
-        self._num_frames += 1
-        for converted in self._convert(picture):
-            self._container.mux(self._stream.encode(converted))
-
-    def close(self) -> None:
-        """Write what is still due, and close the file."""
-        try:
-            self._container.mux(self._stream.encode(None))
-        finally:
-            self._container.close()
-
-    @abc.abstractmethod
-    def _make_stream(self, fps: Fraction, height_px: int, width_px: int) -> Any:
-        """Add the stream that the frames go to."""
-
-    @abc.abstractmethod
-    def _convert(self, picture: Any) -> Iterator[Any]:
-        """An RGB ``av.VideoFrame`` as the codec takes it."""
-
-
-class Mp4Encoder(Encoder):
-    """H.264 in the form that every browser plays; odd sizes get one more row or column."""
-
-    file_format = "mp4"
-    file_options: ClassVar[Mapping[str, str]] = {"movflags": "+faststart"}
-
-    def _make_stream(self, fps: Fraction, height_px: int, width_px: int) -> Any:
-        from av.video.reformatter import ColorRange, Colorspace
-
-        self._padding = ((0, height_px % 2), (0, width_px % 2), (0, 0))
-        # zerolatency: x264 keeps no frames back to look ahead. (Its lookahead also reads memory
-        # that nobody wrote where the width is no multiple of 16, so the bytes would differ.)
-        stream: Any = self._container.add_stream(
-            "libx264",
-            rate=fps,
-            options={
-                "preset": "veryfast",
-                "tune": "zerolatency",
-                "crf": "18",
-                "flags": "+bitexact",
-            },
-        )
-        stream.height = height_px + height_px % 2
-        stream.width = width_px + width_px % 2
-        stream.pix_fmt = "yuv420p"
-        codec = stream.codec_context
-        codec.thread_count = 1  # the number of threads shows in the bytes
-        # Said in the file, or players guess the colours by the size of the picture.
-        codec.colorspace = codec.color_primaries = codec.color_trc = int(Colorspace.ITU709)
-        codec.color_range = int(ColorRange.MPEG)
-        return stream
-
-    def write(self, frame: NDArray[np.uint8]) -> None:
-        """Append a frame: uint8 [height_px, width_px, 3]."""
-        super().write(np.pad(frame, self._padding, mode="edge"))
-
-    def _convert(self, picture: Any) -> Iterator[Any]:
-        from av.video.reformatter import ColorRange, Colorspace
-
-        yield picture.reformat(
-            format="yuv420p",
-            dst_colorspace=Colorspace.ITU709,
-            dst_color_range=ColorRange.MPEG,
-        )
-
-
-class GifEncoder(Encoder):
-    """GIF with the best 256 colours of each frame."""
-
-    file_format = "gif"
-    max_fps = 50  # a frame lasts two hundredths of a second or more, or viewers slow it down
-
-    def _make_stream(self, fps: Fraction, height_px: int, width_px: int) -> Any:
-        import av
-        import av.filter
-
-        stream: Any = self._container.add_stream("gif", rate=fps, options={"flags": "+bitexact"})
-        stream.height, stream.width, stream.pix_fmt = height_px, width_px, "pal8"
-
-        # A palette of its own for each frame: one for all would need all frames beforehand.
-        self._graph = av.filter.Graph()
-        source = self._graph.add_buffer(
-            width=width_px,
-            height=height_px,
-            format=av.VideoFormat("rgb24"),
-            time_base=self._time_base,
-        )
-        split = self._graph.add("split")
-        palette = self._graph.add("palettegen", "stats_mode=single:reserve_transparent=0")
-        mapped = self._graph.add("paletteuse", "new=1:dither=sierra2_4a")
-        source.link_to(split)
-        split.link_to(mapped, 0, 0)
-        split.link_to(palette, 1, 0)
-        palette.link_to(mapped, 0, 1)
-        mapped.link_to(self._graph.add("buffersink"))
-        self._graph.configure()
-        return stream
-
-    def _convert(self, picture: Any) -> Iterator[Any]:
-        self._graph.push(picture)
-        yield self._graph.pull()
-
-
-_ENCODERS: Mapping[str, type[Encoder]] = {".mp4": Mp4Encoder, ".gif": GifEncoder}
-
-
-# -- recorder ---------------------------------------------------------------------------------
+_OVER = (SamplerState.EXHAUSTED, SamplerState.FAILED)
 
 
 class Recordable(Protocol):
@@ -196,6 +54,29 @@ class Recordable(Protocol):
     def step(self, actions: Any) -> list[RLStepResult]:
         """Step the unpaused samplers."""
 
+    def async_step(self, actions: Any) -> None:
+        """Begin a step of the unpaused samplers."""
+
+    def wait_step(self, timeout: float | None = None) -> list[RLStepResult]:
+        """The results of the step that was begun."""
+
+    def step_batch(
+        self, actions: Any, out: StepBatch | None = None, copy: bool = True
+    ) -> StepBatch:
+        """Step the unpaused samplers."""
+
+    def next_task(self, **kwargs: Any) -> list[Any]:
+        """Go on to the next task of the unpaused samplers."""
+
+    def next_task_at(self, sampler_index: int, **kwargs: Any) -> list[Any]:
+        """Go on to one unpaused sampler's next task."""
+
+    def reset_all(self) -> None:
+        """Begin all samplers' tasks anew."""
+
+    def close(self) -> None:
+        """End it."""
+
     def render(self, mode: Literal["raw_rgb_list"]) -> Any:
         """The images of the unpaused samplers."""
 
@@ -203,63 +84,52 @@ class Recordable(Protocol):
         """One command ("render", "keep_final_frame") for one unpaused sampler."""
 
 
-@dataclass
-class _Episode:
-    """What the caption of one sampler's tile tells."""
-
-    number: int = 1
-    num_steps: int = 0
-    episode_return: float = 0.0
-    is_over: bool = False
-
-    def count(self, result: RLStepResult) -> None:
-        """Take one more result in."""
-        info = result.info if isinstance(result.info, Mapping) else {}
-        if info.get("waiting"):
-            return
-        if self.is_over:
-            self.number += 1
-            self.num_steps, self.episode_return, self.is_over = 0, 0.0, False
-            if info.get("resampled"):  # it had waited for the others: its next task is new
-                return
-        self.num_steps += 1
-        self.episode_return += float(np.sum(result.reward))  # several agents: all together
-        self.is_over = bool(result.done)
-
-    def caption(self, sampler_id: int) -> tuple[str, str]:
-        return (
-            f"sampler {sampler_id}  episode {self.number}",
-            f"step {self.num_steps}  return {self.episode_return:.6g}",
-        )
-
-
 class VideoRecorder:
-    """Films all samplers of a vector, one tile a sampler, one frame a step.
+    """Films the samplers of a vector, one frame a step.
 
-    The samplers keep their places: one that is paused, exhausted or failed shows its last image,
-    dimmed, and one that was paused from the start an empty place. In the step that ends an episode
-    the tile is the episode's own last image, not the next one's first. All frames have the size
-    of the first; images that grow or shrink later are cut or centred within their tile.
+    By default one video shows all of them, a tile each. The samplers keep their places: one that is
+    paused, exhausted or failed shows its last image, dimmed, and one that was paused from the start
+    an empty place. In the step that ends an episode the tile is the episode's own last image, not
+    the next one's first. All frames have the size of the first; images that grow or shrink later
+    are cut or centred within their tile.
+
+    Drawing and encoding are done by a thread, which never holds more than a few frames. What goes
+    wrong with a file is told at the next step, and the rollout goes on without the video.
 
     Args:
         tasks: the vector.
         path: the file, ``.mp4`` (H.264) or ``.gif``; an older one is replaced at the end.
         fps: frames a second, at most 50 in a GIF.
         captions: write the sampler's id, the number of the episode, its step and its return so far
-            under each tile.
+            under each tile; and, where tasks tell ``success`` at their end, how many succeeded.
         columns: tiles a row; by default the grid is near-square.
+        per_sampler: besides, one file a sampler, of its own size: ``rollout-sampler0.mp4``, ...
+        every_episodes: instead of all that, one file for each k-th episode of each sampler, from
+            its first one: ``rollout-sampler0-episode1.mp4``, ... In between nothing is rendered.
+        on_error: what a full disk or a path that cannot be written does: ``"warn"`` gives a
+            RuntimeWarning, gives the videos up and lets the rollout go on; ``"raise"`` raises.
+
+    Attributes:
+        error: what the videos were given up for; None while all is well.
 
     Raises:
-        InvalidArgument: another suffix, or a rate that is out of range.
-        OSError: the file cannot be written there.
+        InvalidArgument: another suffix, a rate or a number that is out of range.
+        OSError: the file cannot be written there, and ``on_error`` is ``"raise"``.
         ModuleNotFoundError: PyAV (or, for captions, OpenCV) is missing.
 
-    The recorder is used in a ``with`` statement. Entering it writes the first frame, and leaving it
-    finishes the video, also when the body raised. Where encoding fails nothing is left behind::
+    In a ``with`` statement it writes the first frame at once, and finishes the video at the end,
+    also when the body raised::
 
         with VideoRecorder(tasks, "rollout.mp4") as recorder:
             for _ in range(500):
                 recorder.step(choose_actions())
+
+    Or it stands for the vector: it passes on whatever it does not film, and its :meth:`close`
+    closes the vector too::
+
+        tasks = VideoRecorder(tasks, "runs/rollout.mp4", every_episodes=100)
+        train(tasks)
+        tasks.close()
     """
 
     def __init__(
@@ -270,32 +140,47 @@ class VideoRecorder:
         fps: float | Fraction = 30,
         captions: bool = False,
         columns: int | None = None,
+        per_sampler: bool = False,
+        every_episodes: int | None = None,
+        on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
         self._tasks = tasks
         self._path = Path(path)
-        self._encoder_class = _encoder_class(self._path)
-        self._fps = _frame_rate(fps, self._encoder_class)
+        self._encoder_class = encoder_class_for(self._path)
+        self._fps = frame_rate(fps, self._encoder_class)
         self._captions = captions
-        self._columns = columns
-        _require_av()
+        self._per_sampler = per_sampler
+        self._every_episodes = _checked_count("every_episodes", every_episodes)
+        _checked_count("columns", columns)
+        if on_error not in ("warn", "raise"):
+            raise InvalidArgument(f'on_error={on_error!r}: it must be "warn" or "raise".')
+        self._on_error = on_error
+        require_av()
         if captions:
             require_opencv()
-        self._partial_path = self._path.with_name(f".{self._path.name}.{secrets.token_hex(4)}.part")
-        _require_writable(self._path, self._partial_path)
 
-        self._is_open = False
-        self._encoder: Encoder | None = None
-        self._cell_px: tuple[int, int] | None = None  # (height, width) of every tile's image
+        self.error: Exception | None = None
+        self._is_entered = self._is_closed = False
+        self._thread: FilmThread | None = None  # from the first frame on
+        self._tiled = None if every_episodes else self._film(self._path, columns)
+        self._singles: dict[int, Film] = {}  # the film of each sampler that has one of its own
+        self._films: list[Film] = [self._tiled] if self._tiled else []
         self._images: dict[int, NDArray[np.uint8]] = {}  # the last one of each sampler, by id
-        self._episodes: dict[int, _Episode] = {}
+        self._episodes: dict[int, EpisodeCount] = {}
+        self._states: dict[int, SamplerState] = {}  # looked up once a frame: it asks every worker
+        self._filmed_ids: list[int] = []  # who was unpaused in the last frame
         self._asked: set[int] = set()  # samplers that were asked to keep their final frames
+        try:
+            require_writable(self._path)
+        except OSError as error:
+            self._give_up(error)
 
     def __enter__(self) -> VideoRecorder:
-        self._is_open = True
+        self._is_entered = True
         try:
-            self.capture()
+            self._open()
         except BaseException:
-            self.close()
+            self.finish()
             raise
         return self
 
@@ -305,7 +190,19 @@ class VideoRecorder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        self.finish()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        if name in ("send", "recv"):
+            raise UsageError(
+                f"{name}: a frame shows the step of all samplers; film with step, step_batch or "
+                "async_step and wait_step."
+            )
+        return getattr(self._tasks, name)
+
+    # -- stepping -----------------------------------------------------------------------------
 
     def step(self, actions: Any) -> list[RLStepResult]:
         """Step the vector and write one frame.
@@ -315,13 +212,48 @@ class VideoRecorder:
             for (``info["final_frame"]``).
 
         Raises:
-            UsageError: outside of the ``with`` statement.
+            UsageError: the video is finished.
         """
-        self._require_open("step")
-        self._ask_for_final_frames()
-        results = self._tasks.step(actions)
-        self.capture(results)
-        return [_without_final_frame(result) for result in results]
+        self._prepare("step")
+        return self._filmed(self._tasks.step(actions))
+
+    def async_step(self, actions: Any) -> None:
+        """As the vector's own; :meth:`wait_step` writes the frame."""
+        self._prepare("async_step")
+        self._tasks.async_step(actions)
+
+    def wait_step(self, timeout: float | None = None) -> list[RLStepResult]:
+        """As the vector's own, and one frame."""
+        self._require_open("wait_step")
+        return self._filmed(self._tasks.wait_step(timeout))
+
+    def step_batch(self, actions: Any, **options: Any) -> StepBatch:
+        """As the vector's own, and one frame."""
+        self._prepare("step_batch")
+        batch = self._tasks.step_batch(actions, **options)
+        rows = zip(batch.samplers, batch.reward, batch.done, batch.infos, strict=True)
+        self._capture({int(i): RLStepResult(None, float(r), bool(d), x) for i, r, d, x in rows})
+        if not any(_FINAL_FRAME in info for info in batch.infos):
+            return batch
+        return batch._replace(infos=[_less_final_frame(info) for info in batch.infos])
+
+    def next_task(self, **kwargs: Any) -> list[Any]:
+        """As the vector's own; the episodes that were going on end here."""
+        observations: list[Any] = self._tasks.next_task(**kwargs)
+        self._abandon(self._tasks.sampler_ids)
+        return observations
+
+    def next_task_at(self, sampler_index: int, **kwargs: Any) -> list[Any]:
+        """As the vector's own; the episode that was going on ends here."""
+        sampler_id = self._tasks.sampler_ids[sampler_index]
+        observations: list[Any] = self._tasks.next_task_at(sampler_index, **kwargs)
+        self._abandon([sampler_id])
+        return observations
+
+    def reset_all(self) -> None:
+        """As the vector's own; the episodes that were going on end here."""
+        self._tasks.reset_all()
+        self._abandon(self._tasks.sampler_ids)
 
     def capture(self, results: Sequence[RLStepResult] | None = None) -> None:
         """Write one frame of the vector as it is.
@@ -332,7 +264,7 @@ class VideoRecorder:
                 has an image nothing is written.
 
         Raises:
-            UsageError: outside of the ``with`` statement.
+            UsageError: the video is finished.
             WrongCount: the results are not one an unpaused sampler.
         """
         self._require_open("capture")
@@ -342,104 +274,229 @@ class VideoRecorder:
                 f"capture got {len(results)} results for {len(ids)} unpaused samplers: give it "
                 "those of the step just made, before anything is paused or resumed."
             )
-        by_id = dict(zip(ids, results, strict=True)) if results is not None else {}
-        seen = self._take_images(by_id)
-        for sampler_id, result in by_id.items():
-            self._episodes.setdefault(sampler_id, _Episode()).count(result)
-        self._ask_for_final_frames()
-        if self._images:
-            self._write(self._draw(seen))
+        self._capture(dict(zip(ids, results, strict=True)) if results is not None else {})
+
+    def finish(self) -> None:
+        """Finish the videos; a second call does nothing."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._release_final_frames()
+        if self._thread is not None:
+            with self._told_errors():
+                self._thread.close()
 
     def close(self) -> None:
-        """Finish the video; a second call does nothing."""
-        if not self._is_open:
-            return
-        self._is_open = False
-        self._release_final_frames()
-        if self._encoder is None:
-            return
+        """Finish the videos and, where the recorder stands for the vector, close that too."""
         try:
-            self._encoder.close()
-            self._partial_path.replace(self._path)
-        except BaseException:
-            self._partial_path.unlink(missing_ok=True)
-            raise
+            self.finish()
         finally:
-            self._encoder = None
+            if not self._is_entered:
+                self._tasks.close()
+
+    # -- looking at them ----------------------------------------------------------------------
+
+    @property
+    def paths(self) -> list[Path]:
+        """The videos that are whole, in the order in which they were begun."""
+        return [film.path for film in self._films if film.is_finished]
+
+    def _repr_html_(self) -> str:
+        """The videos, for a notebook that shows the recorder."""
+        if not self._is_closed:
+            return f"<p>{notebook.escape(self._path)}: recording; to be seen when it is closed</p>"
+        if self.error is not None:
+            return f"<p>{notebook.escape(self._path)}: {notebook.escape(self.error)}</p>"
+        return notebook.videos_html(self.paths)
+
+    def display(self) -> None:
+        """Show the videos below the cell of the notebook that calls this.
+
+        Raises:
+            ModuleNotFoundError: this is no notebook: IPython is not installed.
+        """
+        notebook.display(self)
 
     # -- one frame ----------------------------------------------------------------------------
 
-    def _take_images(self, results: Mapping[int, RLStepResult]) -> set[int]:
+    def _open(self) -> None:
+        if self._thread is None and not self._is_closed and self.error is None:
+            self._thread = FilmThread()
+            weakref.finalize(self, _finish_quietly, self._thread)  # whoever forgets to close
+            self._capture({})
+
+    def _prepare(self, what: str) -> None:
+        self._require_open(what)
+        self._open()
+        if self._tasks.sampler_ids != self._filmed_ids:  # some were resumed
+            self._states = self._tasks.sampler_states
+            self._ask_for_final_frames()
+
+    def _filmed(self, results: list[RLStepResult]) -> list[RLStepResult]:
+        self.capture(results)
+        return [
+            result._replace(info=_less_final_frame(result.info))
+            if isinstance(result.info, Mapping) and _FINAL_FRAME in result.info
+            else result
+            for result in results
+        ]
+
+    def _capture(self, results: Mapping[int, RLStepResult]) -> None:
+        """Film the moment after these results, by sampler id."""
+        self._open()
+        self._states, self._filmed_ids = self._tasks.sampler_states, self._tasks.sampler_ids
+        for sampler_id, result in results.items():
+            self._episode(sampler_id).count(result)
+        for sampler_id, state in self._states.items():
+            if state in _OVER:
+                self._episode(sampler_id).abandon()
+        if self.error is not None:
+            return
+        with self._told_errors():
+            if self._every_episodes is None:
+                self._film_all(results)
+            else:
+                self._film_episodes(results)
+        self._ask_for_final_frames()
+
+    def _film_all(self, results: Mapping[int, RLStepResult]) -> None:
+        assert self._thread is not None
+        assert self._tiled is not None
+        seen = self._take_images(self._ready(), results)
+        if not self._images:
+            return
+        shots = {i: self._shot(i, i in seen) for i in sorted(self._states)}
+        self._thread.write(self._tiled, list(shots.values()))
+        for sampler_id in sorted(seen) if self._per_sampler else []:
+            if sampler_id not in self._singles:
+                self._begin_single(sampler_id, f"-sampler{sampler_id}")
+            self._thread.write(self._singles[sampler_id], [shots[sampler_id]])
+
+    def _film_episodes(self, results: Mapping[int, RLStepResult]) -> None:
+        going_on = {i for i in self._singles if not self._episode(i).is_over}
+        self._film_singles(self._ready() & going_on, results)
+        self._turn_over()
+
+    def _turn_over(self) -> None:
+        """Finish the films of episodes that are over, and begin those of the chosen next ones."""
+        assert self._thread is not None
+        for sampler_id in list(self._singles):
+            if self._episode(sampler_id).is_over:
+                self._thread.finish(self._singles.pop(sampler_id))
+        begun = set()
+        for sampler_id in self._ready() - set(self._singles):
+            episode = self._episode(sampler_id)
+            episode.follow()
+            if self._is_chosen(episode) and episode.num_steps == 0 and not episode.is_over:
+                self._begin_single(sampler_id, f"-sampler{sampler_id}-episode{episode.number}")
+                begun.add(sampler_id)
+        self._film_singles(begun, {})
+
+    def _film_singles(self, ids: set[int], results: Mapping[int, RLStepResult]) -> None:
+        assert self._thread is not None
+        for sampler_id in sorted(self._take_images(ids, results) & set(self._singles)):
+            self._thread.write(self._singles[sampler_id], [self._shot(sampler_id, True)])
+
+    def _is_chosen(self, episode: EpisodeCount) -> bool:
+        return self._every_episodes is not None and (episode.number - 1) % self._every_episodes == 0
+
+    def _take_images(self, wanted: set[int], results: Mapping[int, RLStepResult]) -> set[int]:
         """Bring the images up to date; the ids of the samplers that have a new one."""
-        ids, states = self._tasks.sampler_ids, self._tasks.sampler_states
-        ready = [i for i in ids if states[i] is SamplerState.READY]
-        if ready == ids:  # all at once, side by side in their workers
+        ids = self._tasks.sampler_ids
+        final = {
+            i: result.info[_FINAL_FRAME]
+            for i, result in results.items()
+            if isinstance(result.info, Mapping) and _FINAL_FRAME in result.info
+        }
+        images: dict[int, Any] = {}
+        if wanted == set(ids):  # all at once, side by side in their workers
             images = dict(zip(ids, self._tasks.render("raw_rgb_list"), strict=True))
         else:
-            images = {i: self._tasks.command_at(ids.index(i), "render") for i in ready}
-        for sampler_id, result in results.items():
-            if isinstance(result.info, Mapping) and _FINAL_FRAME in result.info:
-                images[sampler_id] = result.info[_FINAL_FRAME]
-        for sampler_id, image in images.items():
-            self._images[sampler_id] = as_rgb(image, f"the image of sampler {sampler_id}")
+            for i in sorted(wanted - set(final)):
+                images[i] = self._tasks.command_at(ids.index(i), "render")
+        images |= final
+        for i, image in images.items():
+            # A copy: the task may draw the next image into the same array.
+            self._images[i] = np.array(as_rgb(image, f"the image of sampler {i}"))
         return set(images)
 
-    def _draw(self, seen: set[int]) -> NDArray[np.uint8]:
-        if self._cell_px is None:
-            sizes = [image.shape for image in self._images.values()]
-            height_px, width_px = max(size[0] for size in sizes), max(size[1] for size in sizes)
-            self._cell_px = (height_px, max(width_px, MIN_WIDTH_PX) if self._captions else width_px)
-        ids = sorted(self._tasks.sampler_states)
-        return tile_images(
-            [self._tile(i) if i in self._images else None for i in ids],
-            dimmed=[place for place, i in enumerate(ids) if i not in seen],
-            columns=self._columns,
+    def _shot(self, sampler_id: int, is_live: bool) -> Shot:
+        caption = self._episode(sampler_id).caption(sampler_id) if self._captions else None
+        return Shot(self._images.get(sampler_id), caption, is_live)
+
+    def _abandon(self, sampler_ids: Sequence[int]) -> None:
+        """Their episodes ended without a last step."""
+        for sampler_id in sampler_ids:
+            self._episode(sampler_id).abandon()
+        if self._every_episodes is not None and self._thread is not None and self.error is None:
+            self._states = self._tasks.sampler_states
+            with self._told_errors():
+                self._turn_over()
+            self._ask_for_final_frames()
+
+    def _episode(self, sampler_id: int) -> EpisodeCount:
+        return self._episodes.setdefault(sampler_id, EpisodeCount())
+
+    def _ready(self) -> set[int]:
+        return {i for i in self._tasks.sampler_ids if self._states[i] is SamplerState.READY}
+
+    # -- files --------------------------------------------------------------------------------
+
+    def _film(self, path: Path, columns: int | None = None) -> Film:
+        return Film(path, self._encoder_class, self._fps, columns)
+
+    def _begin_single(self, sampler_id: int, suffix: str) -> None:
+        path = self._path.with_name(f"{self._path.stem}{suffix}{self._path.suffix}")
+        film = self._singles[sampler_id] = self._film(path)
+        self._films.append(film)
+
+    @contextlib.contextmanager
+    def _told_errors(self) -> Iterator[None]:
+        """Give the videos up where the thread failed; what the tasks raise passes through."""
+        try:
+            yield
+        except Exception as error:
+            if self._thread is None or self._thread.error is not error:
+                raise
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        self.error = error
+        if self._thread is not None:
+            with contextlib.suppress(Exception):  # it is `error`
+                self._thread.close(keep=False)
+        self._release_final_frames()
+        if self._on_error == "raise":
+            self._is_closed = True
+            raise error
+        warnings.warn(
+            f"no video: {error} ({type(error).__name__}). The rollout goes on without it; "
+            'on_error="raise" would stop it.',
+            RuntimeWarning,
+            stacklevel=2,
         )
 
-    def _tile(self, sampler_id: int) -> NDArray[np.uint8]:
-        assert self._cell_px is not None
-        tile = fit(self._images[sampler_id], *self._cell_px)
-        if not self._captions:
-            return tile
-        lines = self._episodes.get(sampler_id, _Episode()).caption(sampler_id)
-        return np.concatenate([tile, draw_caption(lines, self._cell_px[1])])
-
-    def _write(self, frame: NDArray[np.uint8]) -> None:
-        try:
-            if self._encoder is None:
-                height_px, width_px, _ = frame.shape
-                self._encoder = self._encoder_class(
-                    self._partial_path, self._fps, height_px, width_px
-                )
-            self._encoder.write(frame)
-        except Exception:
-            self._discard()
-            raise
-
-    def _discard(self) -> None:
-        """Give the video up: what was written of it cannot be played."""
-        encoder, self._encoder = self._encoder, None
-        if encoder is not None:
-            with contextlib.suppress(Exception):  # it failed already, and that is being raised
-                encoder.close()
-        self._partial_path.unlink(missing_ok=True)
-        self.close()
-
     def _require_open(self, what: str) -> None:
-        if not self._is_open:
+        if self._is_closed:
             raise UsageError(
-                f"{what}: the recorder is not open: use it in a with statement, once "
-                "(it is closed by an error of the encoder, too)."
+                f"{what}: the video is finished. Make a new VideoRecorder, or use the vector."
             )
 
     # -- final frames -------------------------------------------------------------------------
 
     def _ask_for_final_frames(self) -> None:
-        states = self._tasks.sampler_states
+        if self.error is not None:
+            return
+        ready = self._ready()
+        wanted = ready if self._every_episodes is None else ready & set(self._singles)
+        self._asked -= {i for i, s in self._states.items() if s in _OVER}
+        if wanted == self._asked & ready:
+            return
         for index, sampler_id in enumerate(self._tasks.sampler_ids):
-            if sampler_id not in self._asked and states[sampler_id] is SamplerState.READY:
-                self._tasks.command_at(index, "keep_final_frame", True)
-                self._asked.add(sampler_id)
+            keep = sampler_id in wanted
+            if sampler_id in ready and keep != (sampler_id in self._asked):
+                self._tasks.command_at(index, "keep_final_frame", keep)
+                (self._asked.add if keep else self._asked.discard)(sampler_id)
 
     def _release_final_frames(self) -> None:
         if self._tasks.is_closed:
@@ -449,54 +506,19 @@ class VideoRecorder:
                 # One that is busy or failed cannot be told, and needs no telling to finish a video.
                 with contextlib.suppress(VectasksError):
                     self._tasks.command_at(index, "keep_final_frame", False)
+        self._asked.clear()
 
 
-def _without_final_frame(result: RLStepResult) -> RLStepResult:
-    if not isinstance(result.info, Mapping) or _FINAL_FRAME not in result.info:
-        return result
-    kept = {key: value for key, value in result.info.items() if key != _FINAL_FRAME}
-    return result._replace(info=kept)
+def _less_final_frame(info: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in info.items() if key != _FINAL_FRAME}
 
 
-def _encoder_class(path: Path) -> type[Encoder]:
-    try:
-        return _ENCODERS[path.suffix.lower()]
-    except KeyError:
-        raise InvalidArgument(
-            f"{path}: a video's name must end in {' or '.join(_ENCODERS)}, not in {path.suffix!r}."
-        ) from None
+def _checked_count(name: str, value: int | None) -> int | None:
+    if value is not None and (not isinstance(value, int) or value < 1):
+        raise InvalidArgument(f"{name}={value!r}: it must be a whole number of 1 or more.")
+    return value
 
 
-def _frame_rate(fps: float | Fraction, encoder: type[Encoder]) -> Fraction:
-    if not 0 < fps <= encoder.max_fps or math.isinf(fps):
-        raise InvalidArgument(
-            f"fps={fps}: it must be above 0"
-            + (f" and, in a {encoder.file_format}, at most {encoder.max_fps:g}" * (fps > 0))
-            + "."
-        )
-    return Fraction(fps).limit_denominator(1001)  # 1001: NTSC's rates, as 30000/1001
-
-
-def _require_av() -> None:
-    try:
-        import av  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            'videos are written by PyAV, which is missing: pip install "vectasks[video]"',
-            name=error.name,
-        ) from error
-
-
-def _require_writable(path: Path, partial_path: Path) -> None:
-    """Find out before the first step whether the file can be made; nothing is left there."""
-    if path.is_dir():
-        raise IsADirectoryError(
-            errno.EISDIR, "the video cannot be written: a directory has this name", str(path)
-        )
-    try:
-        partial_path.open("xb").close()
-        partial_path.unlink()
-    except OSError as error:
-        raise OSError(
-            error.errno, f"the video cannot be written ({error.strerror})", str(path)
-        ) from error
+def _finish_quietly(thread: FilmThread) -> None:
+    with contextlib.suppress(Exception):  # nobody is there any more to be told
+        thread.close()

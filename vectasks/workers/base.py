@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from vectasks.messages import Failure, Reply, Request
 from vectasks.workers.lane import ParentLane, Steps
@@ -22,6 +22,12 @@ class WorkerEnded(Exception):
         self.exitcode = exitcode
 
 
+class Unreadable(NamedTuple):
+    """Stands among the replies for a message that came and could not be rebuilt here."""
+
+    error: Exception
+
+
 class Worker(abc.ABC):
     """A place where hosts live. Requests go in, replies come out, nothing here ever waits for them.
 
@@ -37,6 +43,11 @@ class Worker(abc.ABC):
     def __init__(self, number: int, sampler_ids: Sequence[int]) -> None:
         self.number = number
         self.sampler_ids = tuple(sampler_ids)
+
+    @property
+    def pid(self) -> int | None:
+        """The id of the process that can be late; None where it is this one."""
+        return None
 
     @abc.abstractmethod
     def start(self) -> None:
@@ -59,7 +70,7 @@ class Worker(abc.ABC):
         """
 
     @abc.abstractmethod
-    def receive(self) -> list[Reply]:
+    def receive(self) -> list[Reply | Unreadable]:
         """The replies that are there now, perhaps none.
 
         Raises:
@@ -97,8 +108,8 @@ class Worker(abc.ABC):
         """Ask for a close of every task and sampler, and for the end."""
 
     @abc.abstractmethod
-    def join(self, timeout_s: float) -> bool:
-        """Whether the worker has ended, after waiting at most so long."""
+    def has_ended(self) -> bool:
+        """Whether the worker has ended; what it sends last is taken in, so that it can."""
 
     @abc.abstractmethod
     def terminate(self) -> None:
@@ -110,4 +121,8 @@ class Worker(abc.ABC):
 
     @abc.abstractmethod
     def release(self) -> list[tuple[int, Failure]]:
-        """Give back descriptors; what closing tasks and samplers raised, with the sampler's id."""
+        """End it if it has not ended, and give back what it held.
+
+        Returns:
+            what closing tasks and samplers raised, with the sampler's id.
+        """

@@ -59,6 +59,11 @@ class Channel:
         return self._socket.fileno()
 
     @property
+    def has_ended(self) -> bool:
+        """Whether the other end is closed and every whole message was received."""
+        return self._ended and not self._messages
+
+    @property
     def events(self) -> int:
         """What ``select.poll`` should wait for on this channel."""
         return select.POLLIN | select.POLLOUT if self._outbox else select.POLLIN

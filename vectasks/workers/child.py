@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import gc
 import logging
+import multiprocessing.forkserver
 import os
 import pickle
+import select
 import signal
 import socket
 import sys
 import threading
 import time
 import warnings
-from multiprocessing import connection, parent_process
+from multiprocessing import parent_process
 from typing import Any
 
 import cloudpickle
 
 from vectasks.host import HostGroup
 from vectasks.messages import Reply, Request
+from vectasks.workers import stacks
 from vectasks.workers.channel import Channel, unsendable
 from vectasks.workers.lane import Attach, Steps, WorkerLane
 from vectasks.workers.slab import SharedMemory
@@ -28,6 +32,7 @@ from vectasks.workers.slab import SharedMemory
 END = "end"
 
 _ORPHAN_GRACE_S = 1.0
+_LOOK_FOR_ADOPTION_MS = 1000
 
 logger = logging.getLogger("vectasks.worker")
 
@@ -42,10 +47,16 @@ def run(end: socket.socket, memory: SharedMemory | None, registrations: bytes | 
     """
     # Ctrl-C is the parent's to handle; SIGTERM ends a worker even where the parent caught it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if not faulthandler.is_enabled() and sys.stderr is not None:
         faulthandler.enable()
-    threading.Thread(target=_end_with_parent, name="vectasks-watchdog", daemon=True).start()
+    _leave_the_parents_forkserver()
+    with contextlib.suppress(OSError, RuntimeError):  # without it, a timeout shows no stack
+        stacks.offer()
+    threading.Thread(
+        target=_end_with_parent, args=(end,), name="vectasks-watchdog", daemon=True
+    ).start()
     channel = Channel(end)
     group = HostGroup()
     try:
@@ -62,6 +73,14 @@ def run(end: socket.socket, memory: SharedMemory | None, registrations: bytes | 
         pass
     finally:
         channel.close()
+
+
+def _leave_the_parents_forkserver() -> None:
+    """Let a forked worker start its own forkserver: it would take the parent's for its child."""
+    server: Any = multiprocessing.forkserver._forkserver
+    if server._forkserver_pid is not None:
+        os.close(server._forkserver_alive_fd)
+        server._forkserver_pid = server._forkserver_alive_fd = server._forkserver_address = None
 
 
 def _serve(channel: Channel, group: HostGroup, memory: SharedMemory | None) -> None:
@@ -131,15 +150,27 @@ def adopt_registrations(data: bytes) -> None:
     warnings.filterwarnings("ignore", message=r".*Overriding environment .* already in registry")
 
 
-def _end_with_parent() -> None:
-    """End this process soon after its parent, even if a task is still busy."""
+def _end_with_parent(end: socket.socket) -> None:
+    """End this process soon after its parent, even if a task is still busy.
+
+    Args:
+        end: the channel's socket, whose other end the parent alone holds.
+    """
+    # Signals are for the main thread: a task that handles them, and the stack that is asked for.
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     parent: Any = parent_process()
     started_by = os.getppid()
     if parent is None:
         return
-    while not connection.wait([parent.sentinel], timeout=1.0):
-        # Under fork, siblings hold the sentinel's other end open: look for the adoption as well.
-        if os.getppid() != started_by:
-            break
-    time.sleep(_ORPHAN_GRACE_S)  # the main thread sees the end of its channel and closes the tasks
+    poll = select.poll()
+    poll.register(end, 0)  # tells of a hang-up only: what arrives is the main thread's to read
+    # Under fork, siblings hold the other end of this one open, and so it tells of nothing there.
+    poll.register(parent.sentinel, select.POLLIN)
+    while os.getppid() == started_by:
+        for fd, event in poll.poll(_LOOK_FOR_ADOPTION_MS):
+            if not event & select.POLLNVAL:
+                time.sleep(_ORPHAN_GRACE_S)  # the main thread sees the same and closes the tasks
+                os._exit(1)
+            poll.unregister(fd)  # a task closed it
+    time.sleep(_ORPHAN_GRACE_S)
     os._exit(1)

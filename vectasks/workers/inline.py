@@ -9,7 +9,7 @@ from vectasks.host import HostGroup
 from vectasks.messages import Failure, Reply, Request, StepOutcome
 from vectasks.spaces import own
 from vectasks.task import RLStepResult
-from vectasks.workers.base import Worker
+from vectasks.workers.base import Unreadable, Worker
 from vectasks.workers.lane import Outcome, ParentLane, Steps, is_batch, run_step
 
 
@@ -19,7 +19,7 @@ class InlineWorker(Worker):
     def __init__(self, number: int, sampler_ids: Sequence[int]) -> None:
         super().__init__(number, sampler_ids)
         self._group = HostGroup()
-        self._replies: list[Reply] = []
+        self._replies: list[Reply | Unreadable] = []
         self._failures: list[tuple[int, Failure]] = []
         self._lane: ParentLane | None = None
 
@@ -77,7 +77,7 @@ class InlineWorker(Worker):
                 lane.answer(cut, ticket)
             raise
 
-    def receive(self) -> list[Reply]:
+    def receive(self) -> list[Reply | Unreadable]:
         """The replies since the last time."""
         replies, self._replies = self._replies, []
         return replies
@@ -90,7 +90,7 @@ class InlineWorker(Worker):
         """Close every task and sampler, now."""
         self._failures += self._group.close()
 
-    def join(self, timeout_s: float) -> bool:
+    def has_ended(self) -> bool:
         """It ended when it was asked to."""
         return True
 

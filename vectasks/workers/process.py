@@ -5,18 +5,23 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import multiprocessing.forkserver
+import multiprocessing.resource_tracker
 import multiprocessing.spawn
+import os
 import select
+import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from multiprocessing.context import BaseContext
+from pathlib import Path
 from typing import Any
 
-from vectasks.errors import InvalidArgument
+from vectasks.errors import InvalidArgument, ResourceLimit
+from vectasks.guard import ctrl_c
 from vectasks.messages import Failure, Reply, Request
-from vectasks.workers import child
-from vectasks.workers.base import Worker, WorkerEnded
+from vectasks.workers import child, stacks
+from vectasks.workers.base import Unreadable, Worker, WorkerEnded
 from vectasks.workers.channel import Channel, channel_pair
 from vectasks.workers.lane import ParentLane, StepExtras, Steps
 from vectasks.workers.slab import SharedMemory
@@ -30,6 +35,14 @@ _PRELOAD = (
 )
 
 _start_lock = threading.Lock()
+
+_LONGEST_EXIT_S = 1.0
+_NAP_S = 0.002
+
+#: What a worker costs this process: its channel and two ends of multiprocessing's pipes.
+_DESCRIPTORS_A_WORKER = 3
+#: For what is open only while a worker starts, and for the forkserver.
+_SPARE_DESCRIPTORS = 16
 
 
 class ProcessWorker(Worker):
@@ -74,6 +87,12 @@ class ProcessWorker(Worker):
     def start(self) -> None:
         """Start the process; it is not waited for."""
         self.release()
+        with _ctrl_c_held_back(self._context.get_start_method()):
+            self._start()
+        if self._lane is not None:
+            self.attach(self._lane)
+
+    def _start(self) -> None:
         channel, there = channel_pair()
         # A forked child has the registrations already.
         registrations = (
@@ -86,7 +105,9 @@ class ProcessWorker(Worker):
             daemon=self._daemon,
         )
         try:
-            with contextlib.nullcontext() if self._rerun_main else _without_main():
+            # A forked child runs nothing again, and would inherit what is held here.
+            is_fork = self._context.get_start_method() == "fork"
+            with contextlib.nullcontext() if self._rerun_main or is_fork else _without_main():
                 process.start()
         except BaseException:
             channel.close()
@@ -94,8 +115,6 @@ class ProcessWorker(Worker):
         finally:
             there.close()
         self._process, self._channel = process, channel
-        if self._lane is not None:
-            self.attach(self._lane)
 
     def pack(self, message: list[Request] | Steps) -> list[memoryview]:
         """Pickle the message."""
@@ -127,40 +146,63 @@ class ProcessWorker(Worker):
         except OSError:
             raise WorkerEnded(self._exitcode()) from None
 
-    def receive(self) -> list[Reply]:
+    def receive(self) -> list[Reply | Unreadable]:
         """The replies that have arrived."""
         if self._channel is None:
             raise WorkerEnded(None)
-        replies: list[Reply] = []
+        replies: list[Reply | Unreadable] = []
         # Asked before the channel is emptied, so that nothing can arrive in between. A dead
         # process is not always the end of the channel: a process of the task's may hold it.
         ended = self._process.exitcode is not None
-        try:
-            while (message := self._channel.receive()) is not None:
-                if isinstance(message, StepExtras):
-                    assert self._lane is not None
-                    for extra in message.extras:
-                        self._lane.keep(extra)
-                else:
-                    replies += message
-        except (EOFError, OSError):
-            ended = True
+        while True:
+            try:
+                message = self._channel.receive()
+            except Exception as error:  # user code: what pickles may yet not be built here
+                if self._channel.has_ended:
+                    ended = True
+                    break
+                replies.append(Unreadable(error))
+                continue
+            if message is None:
+                break
+            if isinstance(message, StepExtras):
+                assert self._lane is not None
+                for extra in message.extras:
+                    self._lane.keep(extra)
+            else:
+                replies += message
         if ended and not replies:
             raise WorkerEnded(self._exitcode())
         return replies
 
     def descriptors(self) -> list[tuple[int, int]]:
         """The channel, and the process's sentinel: it becomes readable when the process dies."""
-        if self._channel is None:
+        if self._process is None:
             return []
-        return [
-            (self._channel.fileno(), self._channel.events),
-            (self._process.sentinel, select.POLLIN),
-        ]
+        end = (self._process.sentinel, select.POLLIN)
+        if self._channel is None:
+            return [end]
+        return [(self._channel.fileno(), self._channel.events), end]
 
     def _exitcode(self) -> int | None:
-        self._process.join(1.0)  # the channel may close a moment before the process has ended
+        """The exit code of a worker that hung up; None where it went on and had to be ended."""
+        exitcode = self._await_end()  # it may hang up a moment before it has ended
+        if exitcode is None:  # its task closed the channel: it is out of reach, yet it goes on
+            self._process.kill()
+            self._await_end()  # so that it writes nothing beside its successor
+        return exitcode
+
+    def _await_end(self) -> int | None:
+        """The exit code, waited for a while.
+
+        Joining could block: the sentinel, which it waits for first, is closed too where a task
+        closed all descriptors.
+        """
+        deadline = time.monotonic() + _LONGEST_EXIT_S
         exitcode: int | None = self._process.exitcode
+        while exitcode is None and time.monotonic() < deadline:
+            time.sleep(_NAP_S)
+            exitcode = self._process.exitcode
         return exitcode
 
     def ask_to_end(self) -> None:
@@ -169,35 +211,25 @@ class ProcessWorker(Worker):
             with contextlib.suppress(WorkerEnded):
                 self.post(Channel.pack(child.END))
 
-    def join(self, timeout_s: float) -> bool:
-        """Whether the process has ended; meanwhile its last messages are taken in."""
+    def has_ended(self) -> bool:
+        """Whether the process has ended; its last messages are taken in, so that it can."""
         if self._process is None:
             return True
-        deadline = time.monotonic() + timeout_s
-        if self._channel is not None:
-            self._take_farewell(deadline)
-        self._process.join(max(0.0, deadline - time.monotonic()))
-        return self._process.exitcode is not None
-
-    def _take_farewell(self, deadline: float) -> None:
-        """Read until the channel ends, so that a child that still sends something can go."""
-        assert self._channel is not None
-        poll = select.poll()
-        poll.register(self._channel.fileno(), self._channel.events)
-        poll.register(self._process.sentinel, select.POLLIN)
-        with contextlib.suppress(EOFError, OSError):
-            while True:
+        # Asked before the channel is emptied, so that nothing can arrive in between.
+        ended = self._process.exitcode is not None
+        while self._channel is not None:
+            try:
                 message = self._channel.receive()
-                if isinstance(message, list):
-                    # Late replies to requests are nobody's now; failures of close() are told.
-                    self._failures += [item for item in message if not isinstance(item, Reply)]
-                if message is not None:
-                    continue
-                remaining = deadline - time.monotonic()
-                if remaining <= 0 or self._process.exitcode is not None:
-                    return
-                poll.modify(self._channel.fileno(), self._channel.events)
-                poll.poll(remaining * 1000)
+            except Exception:  # user code: a late reply that cannot be rebuilt is nobody's
+                if self._channel.has_ended:
+                    self._close_channel()  # only the process itself is waited for now
+                continue
+            if message is None:
+                break
+            if isinstance(message, list):
+                # Late replies to requests are nobody's now; failures of close() are told.
+                self._failures += [item for item in message if not isinstance(item, Reply)]
+        return ended
 
     def terminate(self) -> None:
         """SIGTERM."""
@@ -210,18 +242,42 @@ class ProcessWorker(Worker):
             self._process.kill()
 
     def release(self) -> list[tuple[int, Failure]]:
-        """Close the channel and forget the process, which has ended."""
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
+        """Close the channel and forget the process, which is killed if it still runs."""
+        self._close_channel()
         if self._process is not None:
             if self._process.exitcode is None:
                 self._process.kill()
                 self._process.join()
+            stacks.forget(self._process.pid)
             self._process.close()
             self._process = None
         failures, self._failures = self._failures, []
         return failures
+
+    def _close_channel(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+
+def require_descriptors(num_workers: int) -> None:
+    """Refuse to start more workers than the limit of open descriptors allows.
+
+    Raises:
+        ResourceLimit: it does not allow so many.
+    """
+    limit = os.sysconf("SC_OPEN_MAX")
+    if limit <= 0:
+        return  # there is none
+    left = limit - len(list(Path("/dev/fd").iterdir())) - _SPARE_DESCRIPTORS
+    if num_workers * _DESCRIPTORS_A_WORKER > left:
+        most = max(0, left // _DESCRIPTORS_A_WORKER)
+        raise ResourceLimit(
+            f"{num_workers} workers need {num_workers * _DESCRIPTORS_A_WORKER} descriptors, and "
+            f"this process may open {max(0, left)} more: its limit is {limit}. Give max_processes="
+            f"{most} or fewer, or raise the limit (ulimit -n, resource.setrlimit). "
+            "Nothing was started."
+        )
 
 
 def start_context(start_method: str | None, mp_ctx: Any, preload: Sequence[str]) -> BaseContext:
@@ -267,6 +323,27 @@ def _preload_forkserver(modules: Sequence[str]) -> None:
     server: Any = multiprocessing.forkserver._forkserver
     present = [name for name in server._preload_modules if name not in ("__main__", *_PRELOAD)]
     server.set_forkserver_preload(list(dict.fromkeys([*present, *modules])))
+
+
+@contextlib.contextmanager
+def _ctrl_c_held_back(start_method: str) -> Iterator[None]:
+    """Start a child whole, and one in which Ctrl-C waits until the child ignores it.
+
+    Half started, or not ignoring it yet, a child would end with a traceback.
+    """
+    server: Any = multiprocessing.forkserver._forkserver
+    ctrl_c.hold()
+    if start_method != "fork":  # its start would let Ctrl-C through again
+        multiprocessing.resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        # Our last module there lets Ctrl-C through again, for not all of its children are ours.
+        if start_method == "forkserver" and _PRELOAD[-1] in server._preload_modules:
+            multiprocessing.forkserver.ensure_running()
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        ctrl_c.let_go()
 
 
 @contextlib.contextmanager

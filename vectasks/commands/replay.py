@@ -19,8 +19,8 @@ exit code: 0: it went as recorded; 1: it did not; 2: FILE cannot be replayed
 """
 
 
-def add_to(commands: Any) -> None:
-    """Add the subcommand to the subparsers of the command line."""
+def register(commands: Any) -> None:
+    """Add the subcommand to the parser."""
     replay = commands.add_parser(
         "replay",
         help="have a recorded episode or failure again, under the debugger if wanted",

@@ -1,0 +1,167 @@
+"""One training run, by the interpreter of SB3's environment.
+
+``python -m benchmarks.train_once JOB``, a JSON object with ``workload``, ``vector``, ``steps`` and
+``out``, the file that gets the answer as JSON: seconds in all and seconds in the vector.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+NUM_ENVS = 8
+_WARM_UP_STEPS = 64  # of each environment
+
+
+def make_env(workload: str) -> gymnasium.Env[Any, Any]:
+    """CartPole as it is, Breakout as agents see it: four grey frames of 84x84."""
+    if workload == "CartPole":
+        return gymnasium.make("CartPole-v1")
+    import ale_py
+
+    gymnasium.register_envs(ale_py)
+    env = gymnasium.make("ALE/Breakout-v5", frameskip=1)
+    env = gymnasium.wrappers.AtariPreprocessing(env, noop_max=30, frame_skip=4, screen_size=84)
+    return gymnasium.wrappers.FrameStackObservation(env, 4)
+
+
+def plain_loop(workload: str, steps: int) -> dict[str, float]:
+    """Step one environment after another, with random actions and no policy."""
+    envs = [make_env(workload) for _ in range(NUM_ENVS)]
+    for seed, env in enumerate(envs):
+        env.reset(seed=seed)
+    actions = np.random.default_rng(0).integers(envs[0].action_space.n, size=steps).tolist()
+
+    def run(actions: list[int]) -> None:
+        for number, action in enumerate(actions):
+            env = envs[number % NUM_ENVS]
+            _, _, terminated, truncated, _ = env.step(action)
+            if terminated or truncated:
+                env.reset()
+
+    run(actions[: _WARM_UP_STEPS * NUM_ENVS])
+    begin = time.perf_counter()
+    run(actions)
+    seconds = time.perf_counter() - begin
+    return {"wall_s": seconds, "vector_s": seconds}
+
+
+def sb3(workload: str, vector: str, steps: int) -> dict[str, float]:
+    """SB3's PPO over a vector of its own or of ours."""
+    import torch
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
+
+    torch.set_num_threads(1)
+    env_fns: list[Callable[[], Any]] = [lambda: make_env(workload)] * NUM_ENVS
+    if vector == "DummyVecEnv":
+        envs: Any = DummyVecEnv(env_fns)
+    elif vector == "SubprocVecEnv":
+        envs = SubprocVecEnv(env_fns)
+    else:
+        envs = _ours(env_fns)
+    model = PPO(
+        "MlpPolicy" if workload == "CartPole" else "CnnPolicy",
+        envs,
+        n_steps=128,
+        n_epochs=1,
+        batch_size=256,
+        policy_kwargs=None if workload == "CartPole" else _tiny_cnn(),
+        seed=0,
+        device="cpu",
+    )
+    model.learn(_WARM_UP_STEPS * NUM_ENVS)
+    inside = _Stopwatch(envs)
+    begin = time.perf_counter()
+    model.learn(steps)
+    wall_s = time.perf_counter() - begin
+    envs.close()
+    return {"wall_s": wall_s, "vector_s": inside.seconds}
+
+
+def _ours(env_fns: list[Callable[[], Any]]) -> Any:
+    """Our adapter over what ``suggest_max_processes`` suggests."""
+    from vectasks import SingleProcessVectorSampledTasks, VectorSampledTasks, suggest_max_processes
+    from vectasks.adapters.sb3 import VecEnv
+    from vectasks.envs import GymnasiumTaskSampler
+
+    arguments = [{"env_fn": env_fn} for env_fn in env_fns]
+
+    def make_sampler(env_fn: Callable[[], Any]) -> Any:
+        return GymnasiumTaskSampler(env_fn, seed_each_episode=False)
+
+    processes = suggest_max_processes(make_sampler, arguments).max_processes
+    if processes == 0:
+        return VecEnv(SingleProcessVectorSampledTasks(make_sampler, arguments, should_log=False))
+    return VecEnv(
+        VectorSampledTasks(make_sampler, arguments, max_processes=processes, should_log=False)
+    )
+
+
+def _tiny_cnn() -> dict[str, Any]:
+    import torch
+    from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+
+    class TinyCNN(BaseFeaturesExtractor):
+        """Two convolutions: what is measured is not the policy."""
+
+        def __init__(self, space: Any) -> None:
+            super().__init__(space, features_dim=64)
+            self.layers = torch.nn.Sequential(
+                torch.nn.Conv2d(space.shape[0], 8, 8, stride=4),
+                torch.nn.ReLU(),
+                torch.nn.Conv2d(8, 8, 4, stride=4),
+                torch.nn.ReLU(),
+                torch.nn.Flatten(),
+                torch.nn.LazyLinear(64),
+            )
+            self.layers(torch.zeros(1, *space.shape))
+
+        def forward(self, observations: Any) -> Any:
+            return self.layers(observations)
+
+    return {"features_extractor_class": TinyCNN}
+
+
+class _Stopwatch:
+    """Adds up the seconds inside a vector's ``step_async`` and ``step_wait``."""
+
+    def __init__(self, vector: Any) -> None:
+        self.seconds = 0.0
+        while hasattr(vector, "venv"):  # SB3 wraps what learns from images
+            vector = vector.venv
+        for name in ("step_async", "step_wait"):
+            setattr(vector, name, self._timed(getattr(vector, name)))
+
+    def _timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any) -> Any:
+            begin = time.perf_counter()
+            try:
+                return function(*args)
+            finally:
+                self.seconds += time.perf_counter() - begin
+
+        return timed
+
+
+def main() -> None:
+    """Train and write the answer."""
+    job = json.loads(sys.argv[1])
+    warnings.simplefilter("ignore")
+    if job["vector"] == "plain loop":
+        answer = plain_loop(job["workload"], job["steps"])
+    else:
+        answer = sb3(job["workload"], job["vector"], job["steps"])
+    Path(job["out"]).write_text(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()

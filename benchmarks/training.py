@@ -1,0 +1,91 @@
+"""Whole training runs: ``python -m benchmarks.training``.
+
+PPO over each kind of vector, on CartPole, where next to nothing but overhead costs, and on Breakout
+as agents see it: seconds a million steps, and how many of them were spent in the vector.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks import environments, processes, report
+
+PLAIN = "plain loop"
+OURS = "vectasks adapter"
+VECTORS = [PLAIN, "DummyVecEnv", "SubprocVecEnv", OURS]
+_STEPS = {"CartPole": 65_536, "Breakout": 8_192}
+_BEGIN, _END = "<!-- training: begin -->", "<!-- training: end -->"
+
+
+def main() -> None:
+    """Run what the command line says."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--env-dir", type=Path, default=environments.DEFAULT_DIR)
+    parser.add_argument("--out", type=Path, default=Path("build", "training.json"))
+    parser.add_argument("--docs", type=Path, metavar="PAGE", help="put the table into this page")
+    options = parser.parse_args()
+    missing = environments.prepare(["sb3"], options.env_dir, again=False)
+    if missing:
+        sys.exit(f"SB3 could not be installed: {missing['sb3']}")
+    runs = [
+        {"workload": workload, "vector": vector, "steps": steps}
+        for _ in range(options.repeats)
+        for workload, steps in _STEPS.items()
+        for vector in VECTORS
+    ]
+    python = environments.python_of(options.env_dir, "sb3")
+    measured = []
+    for number, run in enumerate(runs, 1):
+        answer = processes.answer_of(python, "benchmarks.train_once", run)
+        measured.append({**run, **answer})
+        sys.stderr.write(f"[{number}/{len(runs)}] {run['workload']} {run['vector']}: {answer}\n")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(measured, indent=1))
+    text = render(measured, len(os.sched_getaffinity(0)))
+    sys.stdout.write(text + "\n")
+    if options.docs is not None:
+        report.write_between(options.docs, text, _BEGIN, _END)
+
+
+def render(measured: list[dict[str, Any]], cores: int) -> str:
+    """The table, in Markdown."""
+    runs: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for run in measured:
+        runs[run["workload"], run["vector"]].append(run)
+    lines = [
+        "| PPO on | over | s a million steps | of these in the vector | share | "
+        f"of the plain loop on {cores} cores |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for workload in _STEPS:
+        limit = _a_million(runs[workload, PLAIN], "vector_s")
+        for vector in VECTORS:
+            wall, inside = (
+                _a_million(runs[workload, vector], name) for name in ("wall_s", "vector_s")
+            )
+            if wall is None or inside is None:
+                reason = next((run["error"] for run in runs[workload, vector]), "not measured")
+                lines.append(f"| {workload} | {vector} | {reason} | - | - | - |")
+                continue
+            ratio = f"{inside / (limit / cores):.2f}" if limit else "-"
+            share = "-" if vector == PLAIN else f"{inside / wall:.0%}"
+            total = "-" if vector == PLAIN else f"{wall:,.0f}"
+            lines.append(f"| {workload} | {vector} | {total} | {inside:,.0f} | {share} | {ratio} |")
+    return "\n".join(lines)
+
+
+def _a_million(runs: list[dict[str, Any]], name: str) -> float | None:
+    seconds = [run[name] / run["steps"] * 1e6 for run in runs if name in run]
+    return statistics.median(seconds) if seconds else None
+
+
+if __name__ == "__main__":
+    main()

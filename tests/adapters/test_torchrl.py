@@ -1,0 +1,238 @@
+"""The TorchRL environment: its own checks, and its data beside Gymnasium's."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.vector import SyncVectorEnv
+from space_env import SPACES, SpaceEnv
+
+from vectasks import SingleProcessVectorSampledTasks
+from vectasks.testing.toys import CountingTask, ToySampler, toy_args
+
+pytest.importorskip("torchrl", reason="needs the extra vectasks[torchrl]")
+
+import torch
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # TorchRL warns of its own deprecations when it is imported
+    from torchrl.collectors import Collector
+    from torchrl.envs import Compose, RewardSum, StepCounter, TransformedEnv
+    from torchrl.envs.utils import check_env_specs
+
+    from vectasks.adapters.torchrl import Env
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*|tensordict.*")
+
+BOX = spaces.Box(-1, 1, (3,), np.float32)
+OBSERVATIONS = {
+    "box": SPACES["box"],
+    "unbounded": spaces.Box(-np.inf, np.inf, (2,)),
+    "scalar": SPACES["scalar"],
+    "discrete": SPACES["discrete"],
+    "multi-discrete": SPACES["multi-discrete"],
+    "multi-binary": SPACES["multi-binary"],
+    "dict": spaces.Dict({"place": spaces.Dict({"x": spaces.Discrete(4)}), "eyes": BOX}),
+}
+ACTIONS = ["box", "discrete", "multi-discrete", "multi-binary"]
+
+
+def envs_of(space: Any = BOX, count: int = 3, **kwargs: Any) -> list[Callable[[], SpaceEnv]]:
+    """Environments whose episodes end in different steps."""
+    return [
+        functools.partial(SpaceEnv, copy.deepcopy(space), first_length=1 + i, **kwargs)
+        for i in range(count)
+    ]
+
+
+@pytest.fixture
+def opened() -> Iterator[Callable[..., Env]]:
+    """Opens environments (the twin, if nothing else is said) and closes them at the end."""
+    envs: list[Env] = []
+
+    def open_one(source: Any, **options: Any) -> Env:
+        if isinstance(source, list):
+            options.setdefault("max_processes", 0)
+        envs.append(Env(source, **options))
+        return envs[-1]
+
+    yield open_one
+    while envs:
+        envs.pop().close()
+
+
+@pytest.mark.parametrize("categorical", [True, False])
+@pytest.mark.parametrize("space", OBSERVATIONS.values(), ids=OBSERVATIONS)
+def test_specs_of_observations(opened: Any, space: Any, categorical: bool) -> None:
+    env = opened(envs_of(space), categorical_action_encoding=categorical)
+    check_env_specs(env, break_when_any_done="both")
+    data = env.rollout(8, break_when_any_done=False)
+    assert env.observation_spec.is_in(data[:, 3].select(*env.observation_spec.keys()))
+
+
+@pytest.mark.parametrize("categorical", [True, False])
+@pytest.mark.parametrize("name", ACTIONS)
+def test_specs_of_actions(opened: Any, name: str, categorical: bool) -> None:
+    env = opened(
+        envs_of(action_space=copy.deepcopy(SPACES[name])), categorical_action_encoding=categorical
+    )
+    check_env_specs(env, seed=1)
+    env.reset()
+    env.rand_step()
+    space = SPACES[name]
+    for action in env._envs.get("last_action"):
+        assert space.contains(action), action
+
+
+def test_cartpole_in_processes(opened: Any) -> None:
+    env = opened([lambda: gymnasium.make("CartPole-v1")] * 2, max_processes=2)
+    check_env_specs(env, seed=1)
+
+
+def test_one_hot_actions_are_what_they_say(opened: Any) -> None:
+    env = opened(envs_of(action_space=spaces.Discrete(4, start=-1)))
+    state = env.reset()
+    state["action"] = torch.nn.functional.one_hot(torch.tensor([0, 3, 2]), 4)
+    env.step(state)
+    assert env._envs.get("last_action") == [-1, 2, 1]
+
+
+def test_as_gymnasium(opened: Any) -> None:
+    """Every step beside Gymnasium's vector, whose final observations are in its infos."""
+    theirs = SyncVectorEnv(envs_of(), autoreset_mode="SameStep")
+    env = opened(envs_of(), categorical_action_encoding=True)
+    env.set_seed(5)
+    state = env.reset()
+    first, _ = theirs.reset(seed=5)
+    np.testing.assert_array_equal(first, state["observation"])
+    for _ in range(15):
+        state["action"] = torch.tensor([0, 1, 2])
+        state, following = env.step_and_maybe_reset(state)
+        observation, reward, terminated, truncated, infos = theirs.step([0, 1, 2])
+        over = terminated | truncated
+        final = observation.copy()
+        for i in np.flatnonzero(over):
+            final[i] = infos["final_obs"][i]
+        np.testing.assert_array_equal(final, state["next", "observation"])
+        np.testing.assert_array_equal(reward[:, None], state["next", "reward"])
+        np.testing.assert_array_equal(terminated[:, None], state["next", "terminated"])
+        np.testing.assert_array_equal(truncated[:, None], state["next", "truncated"])
+        np.testing.assert_array_equal(over[:, None], state["next", "done"])
+        np.testing.assert_array_equal(observation, following["observation"])
+        state = following
+    theirs.close()
+
+
+def test_seeds_make_rollouts_equal(opened: Any) -> None:
+    def rollout() -> Any:
+        env = opened(envs_of())
+        env.set_seed(3)
+        torch.manual_seed(0)
+        return env.rollout(12, break_when_any_done=False)
+
+    assert (rollout() == rollout()).all()
+
+
+def test_a_collector(opened: Any) -> None:
+    env = TransformedEnv(opened(envs_of(), max_processes=1), Compose(StepCounter(), RewardSum()))
+    collector = Collector(env, None, frames_per_batch=30, total_frames=60)
+    batches = list(collector)
+    collector.shutdown()
+    assert [batch.shape for batch in batches] == [(3, 10)] * 2
+    counts = batches[0]["next", "step_count"].squeeze(-1)
+    over = batches[0]["next", "done"].squeeze(-1)
+    # Episodes of 2, 3, 4, ... steps: three of them end within ten steps.
+    assert counts[0][over[0]].tolist() == [2, 3, 4]
+    assert batches[0]["next", "episode_reward"][0].squeeze(-1)[over[0]].tolist() == [1.5, 3.0, 5.0]
+
+
+def test_resets_of_some(opened: Any) -> None:
+    env = opened(envs_of())
+    state = env.reset()
+    state = env.rand_step(state)["next"]
+    state["_reset"] = torch.tensor([[False], [True], [False]])
+    again = env.reset(state.clone())
+    assert env._envs.get("t") == [1, 0, 1]
+    assert torch.equal(again["observation"][0], state["observation"][0])
+    assert not torch.equal(again["observation"][1], state["observation"][1])
+    env.reset(seed=4)
+    assert env._envs.get("np_random_seed") == [4, 4, 4]
+    env.set_seed(4)
+    env.reset()
+    assert env._envs.get("np_random_seed") == [4, 5, 6]
+
+
+# -- misuse ---------------------------------------------------------------------------------------
+
+
+def test_step_before_reset(opened: Any) -> None:
+    env = opened(envs_of())
+    with pytest.raises(RuntimeError, match=r"reset\(\)"):
+        env.rand_step()
+
+
+def test_episodes_that_are_over_want_resets(opened: Any) -> None:
+    env = opened(envs_of())
+    state = env.reset()
+    for _ in range(2):
+        state = env.rand_step(state)["next"].exclude("done", "terminated", "truncated", "reward")
+    with pytest.raises(RuntimeError, match=r"\[0\]"):
+        env.rand_step(state)
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        (SPACES["text"], "Text"),
+        (SPACES["tuple"], "Tuple"),
+        (spaces.Dict({"reward": BOX}), "reward"),
+        (spaces.MultiDiscrete([[2, 2], [2, 2]]), "MultiDiscrete"),
+    ],
+)
+def test_spaces_that_torchrl_cannot_take(space: Any, message: str) -> None:
+    with pytest.raises(NotImplementedError, match=message):
+        Env(envs_of(space), max_processes=0)
+
+
+def test_action_spaces_that_torchrl_cannot_take() -> None:
+    with pytest.raises(NotImplementedError, match="action space"):
+        Env(envs_of(action_space=SPACES["tuple"]), max_processes=0)
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "vectasks.adapters.torchrl")
+    monkeypatch.setitem(sys.modules, "torchrl", None)
+    with pytest.raises(ImportError, match=r"pip install 'vectasks\[torchrl\]'"):
+        import vectasks.adapters.torchrl  # noqa: F401
+
+
+# -- from a vector --------------------------------------------------------------------------------
+
+
+def test_from_a_vector_of_tasks(opened: Any) -> None:
+    tasks = SingleProcessVectorSampledTasks(ToySampler, toy_args(CountingTask, 3))
+    begun = np.stack(tasks.get_observations())
+    env = opened(tasks)
+    np.testing.assert_array_equal(env.reset()["observation"], begun)
+    check_env_specs(env)
+    assert env.rollout(20, break_when_any_done=False)["next", "done"].any()
+    env.close()
+    assert tasks.is_closed
+
+
+def test_a_vector_in_lockstep_cannot_be_served() -> None:
+    tasks = SingleProcessVectorSampledTasks(
+        ToySampler, toy_args(CountingTask, 2), auto_resample_when_done=False
+    )
+    with pytest.raises(ValueError, match="auto_resample_when_done=True"):
+        Env(tasks)
+    tasks.close()

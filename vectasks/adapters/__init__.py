@@ -1,0 +1,1 @@
+"""Vectors in the shape that trainers want: one module a trainer, each imported by itself."""

@@ -1,0 +1,484 @@
+"""The parent's half of every adapter: a vector as trainers see it.
+
+::
+
+    trainer ── its own interface ──> adapter ── seeds, options, names ──> GivenTasks ──> vector
+                                                                          MadeEnvs
+
+:class:`GivenTasks` is a vector of any tasks, which somebody else made; :class:`MadeEnvs` makes its
+own from functions that make environments. Adapters step the ``vector`` itself, by ``step_batch``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+from gymnasium.vector.utils import concatenate, create_empty_array
+from numpy.typing import NDArray
+
+from vectasks.adapters.episodes import BEGUN, ENDED, Episodes
+from vectasks.batch import StepBatch
+from vectasks.errors import (
+    InvalidArgument,
+    LayoutError,
+    RemoteError,
+    RemoteTraceback,
+    SamplerUnavailable,
+    TaskAttributeError,
+)
+from vectasks.messages import Command
+from vectasks.spaces import own, spaces_equal
+from vectasks.vector import (
+    BaseVectorSampledTasks,
+    SingleProcessVectorSampledTasks,
+    VectorSampledTasks,
+)
+from vectasks.workers.process import DEFAULT_START_METHOD
+from vectasks.workers.slab import leaves, pick
+
+
+class Ended(NamedTuple):
+    """What the info of an episode's last step holds."""
+
+    observation: Any
+    info: dict[str, Any]
+    reset_info: dict[str, Any]
+
+
+class GivenTasks:
+    """A vector of any tasks; where names are reached for, they are those of the tasks.
+
+    Args:
+        vector: its samplers go on to the next task in the step that ends one.
+
+    Raises:
+        InvalidArgument: the vector cannot be stepped as one batch of equal environments.
+    """
+
+    def __init__(self, vector: BaseVectorSampledTasks) -> None:
+        if not vector.auto_resample_when_done:
+            raise InvalidArgument(
+                "The vector was made with auto_resample_when_done=False, so that its samplers wait "
+                "for each other, which no autoreset mode allows; make it with "
+                "auto_resample_when_done=True."
+            )
+        actions = vector.action_spaces
+        if not actions:
+            raise InvalidArgument("Every sampler of the vector is paused; call resume_all() first.")
+        self.vector = vector
+        self.num_envs = len(actions)
+        self.observation_space = vector.observation_space
+        self.action_space = actions[0]
+        for space in (self.observation_space, *actions):
+            if not isinstance(space, gymnasium.Space):
+                raise InvalidArgument(
+                    f"Trainers want Gymnasium's spaces, got {space!r}, a {type(space).__module__}."
+                    f"{type(space).__name__}."
+                )
+        for index, space in enumerate(actions):
+            if not spaces_equal(space, self.action_space):
+                raise InvalidArgument(
+                    f"Sampler {index} has the action space {space}, sampler 0 has "
+                    f"{self.action_space}; trainers want one for all."
+                )
+        #: Whether every observation is made of arrays of a fixed shape.
+        self.is_fixed = all(leaf.dtype is not None for leaf in leaves(self.observation_space))
+        self._has_begun = vector.stats()["steps"] > 0
+        #: Whose episodes ended without the trainer having seen how their next ones begin.
+        self.over = np.zeros(self.num_envs, np.bool_)
+        self._held: Any = None  # the first observations of the next ones, a row a sampler of
+        self._held_rows: NDArray[np.int64] = np.flatnonzero(self.over)
+        self._shown: Any = None  # the observation that the trainer saw last
+
+    # -- the episode ------------------------------------------------------------------------------
+
+    def reset(
+        self, starts: Sequence[Mapping[str, Any]], mask: NDArray[np.bool_] | None = None
+    ) -> tuple[Any, list[dict[str, Any]]]:
+        """Begin new episodes: all observations as a batch, and the infos of the new ones.
+
+        The first reset of a vector that was not stepped yet takes the tasks that it began with,
+        unless there are seeds or options.
+
+        Args:
+            starts: what to begin with, a sampler: ``seed`` and ``options``, each where given.
+            mask: whose episodes to begin (None: all); the others' observations stay.
+
+        Raises:
+            SamplerUnavailable: a sampler has no next task.
+        """
+        chosen = range(self.num_envs) if mask is None else np.flatnonzero(mask).tolist()
+        observations = self._begin(starts, chosen)
+        infos = self._reset_infos(observations)
+        if mask is not None:
+            infos = [info if is_new else {} for info, is_new in zip(infos, mask, strict=True)]
+        return self.batch(observations), infos
+
+    def _begin(self, starts: Sequence[Mapping[str, Any]], chosen: Sequence[int]) -> list[Any]:
+        seeds = {i: starts[i]["seed"] for i in chosen if starts[i].get("seed") is not None}
+        options = {i: starts[i]["options"] for i in chosen if starts[i].get("options")}
+        is_first, self._has_begun = not self._has_begun, True
+        if is_first and not seeds and not options:
+            return self.vector.get_observations()
+        if seeds:
+            self._command(Command.SEED, seeds)
+        keywords = {i: {"options": options[i]} if i in options else {} for i in chosen}
+        return self._command(Command.NEXT_TASK, keywords)
+
+    def _command(self, command: Command, data: Mapping[int, Any]) -> list[Any]:
+        """Send a command to some; the answer of the others is their observation."""
+        indices = range(self.num_envs)
+        return self.vector.command(
+            [command if i in data else Command.OBSERVE for i in indices],
+            [data.get(i) for i in indices],
+        )
+
+    def _reset_infos(self, observations: Sequence[Any]) -> list[dict[str, Any]]:
+        exhausted = [i for i, observation in enumerate(observations) if observation is None]
+        if exhausted:
+            raise SamplerUnavailable(
+                f"reset: samplers {exhausted} have no next task; a trainer wants samplers that "
+                "never end."
+            )
+        try:
+            return [dict(info) for info in self.vector.attr("reset_info")]
+        except TaskAttributeError:  # only tasks that are environments have infos of their resets
+            return [{} for _ in observations]
+
+    def batch(self, observations: Sequence[Any]) -> Any:
+        """Observations as one, nested as the space.
+
+        Raises:
+            LayoutError: one of them does not fit the space.
+        """
+        space = self.observation_space
+        try:
+            empty: Any = create_empty_array(space, len(observations))
+            return concatenate(space, observations, empty)
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+            raise LayoutError(
+                f"The observations do not fit {space}: {_misfit(space, observations)}"
+            ) from error
+
+    def ended(self, batch: StepBatch, row: int) -> Ended:
+        """Take the info of a step that ended an episode apart."""
+        info = dict(batch.infos[row])
+        if "final_observation" not in info:
+            # Its worker was begun anew: what the episode showed last is lost, so the next one's
+            # first observation stands in for it.
+            return Ended(own(_rows(batch.observation, row)), info, {})
+        return Ended(info.pop("final_observation"), info, {})
+
+    # -- for trainers that want to see the last observation first ---------------------------------
+
+    def hold(self, batch: StepBatch) -> Any:
+        """The observation of a step, in which episodes that ended show their last one.
+
+        What their next ones show first is held until :meth:`completed` or :meth:`reset_held`.
+        """
+        observation = batch.observation
+        if np.count_nonzero(batch.done):
+            rows = np.flatnonzero(batch.done)
+            last = self.batch([self.ended(batch, row).observation for row in rows.tolist()])
+            self.over, self._held_rows = batch.done, rows
+            self._held = _rows(observation, rows)
+            observation = replaced(observation, rows, last)
+        self._shown = observation
+        return observation
+
+    def completed(self, batch: StepBatch | None, others: Sequence[int]) -> StepBatch:
+        """A step of all, in which those whose episodes are over begin their next ones.
+
+        Args:
+            batch: the step of the others; None where there are none.
+            others: their rows.
+        """
+        count, rows = self.num_envs, np.flatnonzero(self.over)
+        observation = replaced(self._shown, rows, self._first_of(rows))
+        reward = np.zeros(count, np.float32)
+        ends = [np.zeros(count, np.bool_) for _ in range(4)]
+        infos: list[dict[str, Any]] = [{} for _ in range(count)]
+        if batch is not None:
+            observation = replaced(observation, np.asarray(others), batch.observation)
+            reward[others] = batch.reward
+            flags = (batch.terminated, batch.truncated, batch.done, batch.exhausted)
+            for end, flag in zip(ends, flags, strict=True):
+                end[others] = flag
+            for row, info in zip(others, batch.infos, strict=True):
+                infos[row] = info
+        self.over = np.zeros(count, np.bool_)
+        terminated, truncated, done, exhausted = ends
+        samplers = np.array(self.vector.sampler_ids)
+        return StepBatch(
+            samplers, observation, reward, terminated, truncated, done, exhausted, infos
+        )
+
+    def _first_of(self, rows: NDArray[np.int64]) -> Any:
+        """What the next episodes of some samplers whose episodes are over show first."""
+        return _rows(self._held, np.searchsorted(self._held_rows, rows))
+
+    def reset_held(
+        self, starts: Sequence[Mapping[str, Any]], mask: NDArray[np.bool_] | None
+    ) -> tuple[Any, list[dict[str, Any]]]:
+        """As :meth:`reset`; where episodes are over, their next ones have begun already."""
+        chosen = np.ones_like(self.over) if mask is None else mask
+        is_told = any(start.get("seed") is not None or start.get("options") for start in starts)
+        kept = self.over & ~chosen
+        if mask is None or is_told or np.any(chosen & ~self.over):
+            observation, infos = self.reset(starts, mask)
+            rows = np.flatnonzero(kept)
+            if len(rows) > 0:
+                observation = replaced(observation, rows, _rows(self._shown, rows))
+        else:
+            rows = np.flatnonzero(chosen)
+            observation = replaced(self._shown, rows, self._first_of(rows))
+            infos = [{} for _ in starts]
+        self.over, self._shown = kept, observation
+        return observation, infos
+
+    # -- reaching in ------------------------------------------------------------------------------
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Metadata, render mode and observation space of each."""
+        space = self.observation_space
+        return [
+            {"metadata": {}, "render_mode": "rgb_array", "observation_space": space}
+        ] * self.num_envs
+
+    def get(self, name: str, indices: Sequence[int] | None = None) -> list[Any]:
+        """An attribute of each task."""
+        if indices is None:
+            return self.vector.attr(name)
+        return [self.vector.attr_at(i, name) for i in indices]
+
+    def has(self, name: str) -> bool:
+        """Whether every task has the attribute."""
+        try:
+            self.vector.attr(name)
+        except TaskAttributeError:
+            return False
+        return True
+
+    def call(
+        self,
+        name: str,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        indices: Sequence[int] | None = None,
+    ) -> list[Any]:
+        """Call a method of each task.
+
+        Raises:
+            InvalidArgument: there are positional arguments and keywords; tasks take either.
+        """
+        if args and kwargs:
+            raise InvalidArgument(
+                f"{name}: tasks are called with positional arguments or with keywords, not both."
+            )
+        return self._call(name, dict(kwargs) if kwargs else list(args), indices)
+
+    def get_or_call(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+        """The same; what cannot be called is the answer itself."""
+        if name == "render":
+            return self.images()
+        if not args and not kwargs:
+            found = self.vector.attr(name)
+            if not all(map(callable, found)):
+                return found
+        return self.call(name, args, kwargs)
+
+    def set(self, name: str, values: Sequence[Any], indices: Sequence[int] | None = None) -> None:
+        """Set an attribute of each task; one value for each."""
+        if indices is None:
+            self.vector.set_attr(name, values)
+        else:
+            for i, value in zip(indices, values, strict=True):
+                self.vector.command_at(i, Command.SET_ATTR, (name, value))
+
+    def set_outermost(
+        self, name: str, values: Sequence[Any], indices: Sequence[int] | None = None
+    ) -> None:
+        """The same; tasks are wrapped in nothing."""
+        self.set(name, values, indices)
+
+    def is_wrapped(self, wrapper_class: type, indices: Sequence[int] | None = None) -> list[bool]:
+        """Tasks are wrapped in nothing."""
+        return [False] * (self.num_envs if indices is None else len(indices))
+
+    def images(self) -> list[Any]:
+        """An image of each: uint8 [height_px, width_px, 3]."""
+        images: Any = self.vector.render("raw_rgb_list")
+        return list(images)
+
+    def _call(self, name: str, args: Any, indices: Sequence[int] | None) -> list[Any]:
+        if indices is None:
+            return self.vector.call(name, [args] * self.num_envs)
+        return [self.vector.call_at(i, name, args) for i in indices]
+
+
+class MadeEnvs(GivenTasks):
+    """Environments made from functions; where names are reached for, they are theirs.
+
+    Args:
+        env_fns: each makes a ``gymnasium.Env``.
+        same_step: whether the step that ends an episode begins the next one. Otherwise the next
+            step begins it, and returns its first observation.
+        loosen: take observation spaces that differ in their bounds alone.
+        start_method: of the processes (None: the library's own default).
+        max_processes: so many workers at most (None: one each; 0: none, all in this process).
+        shared_memory: whether observations travel by shared memory.
+        daemon: make workers daemonic.
+
+    Raises:
+        InvalidArgument: no function is given, or the environments' spaces differ.
+    """
+
+    def __init__(
+        self,
+        env_fns: Sequence[Callable[[], Any]],
+        *,
+        same_step: bool,
+        loosen: bool = False,
+        start_method: str | None = None,
+        max_processes: int | None = None,
+        shared_memory: bool = True,
+        daemon: bool = True,
+    ) -> None:
+        env_fns = list(env_fns)
+        arguments = [{"env_fn": fn, "same_step": same_step, "loosen": loosen} for fn in env_fns]
+        # What these trainers' own vectors do: wait as long as it takes, and let environments judge
+        # their actions.
+        common: dict[str, Any] = {
+            "should_log": False,
+            "read_timeout": None,
+            "start_timeout_s": None,
+            "check_actions": False,
+        }
+        vector: BaseVectorSampledTasks
+        if max_processes == 0:
+            vector = SingleProcessVectorSampledTasks(Episodes, arguments, **common)
+        else:
+            vector = VectorSampledTasks(
+                Episodes,
+                arguments,
+                multiprocessing_start_method=start_method or DEFAULT_START_METHOD,
+                max_processes=max_processes,
+                observation_transport="auto" if shared_memory else "pipe",
+                daemon=daemon,
+                **common,
+            )
+        try:
+            super().__init__(vector)
+        except BaseException:
+            vector.close()
+            raise
+
+    def _begin(self, starts: Sequence[Mapping[str, Any]], chosen: Sequence[int]) -> list[Any]:
+        return self._command(Command.NEXT_TASK, {i: {"start": dict(starts[i])} for i in chosen})
+
+    def ended(self, batch: StepBatch, row: int) -> Ended:
+        """Take the info of a step that ended an episode apart."""
+        info = batch.infos[row]
+        return Ended(info["final_observation"], info[ENDED], info.get(BEGUN, {}))
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Metadata, render mode and observation space of each."""
+        return self.vector.call("describe")
+
+    def get(self, name: str, indices: Sequence[int] | None = None) -> list[Any]:
+        """An attribute of each environment or of a wrapper around it."""
+        return self._call("get", [name], indices)
+
+    def has(self, name: str) -> bool:
+        """Whether every environment has the attribute."""
+        return all(self._call("has", [name], None))
+
+    def call(
+        self,
+        name: str,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        indices: Sequence[int] | None = None,
+    ) -> list[Any]:
+        """Call a method of each environment or of a wrapper around it."""
+        return self._call("call", [name, list(args), dict(kwargs or {})], indices)
+
+    def get_or_call(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+        """The same; what cannot be called is the answer itself."""
+        return self._call("get_or_call", [name, list(args), dict(kwargs)], None)
+
+    def set(self, name: str, values: Sequence[Any], indices: Sequence[int] | None = None) -> None:
+        """Set an attribute where it is: of each environment, or of a wrapper around it."""
+        self._set("set", name, values, indices)
+
+    def set_outermost(
+        self, name: str, values: Sequence[Any], indices: Sequence[int] | None = None
+    ) -> None:
+        """Set an attribute of each outermost wrapper."""
+        self._set("set_outermost", name, values, indices)
+
+    def _set(
+        self, method: str, name: str, values: Sequence[Any], indices: Sequence[int] | None
+    ) -> None:
+        if indices is None:
+            self.vector.call(method, [(name, value) for value in values])
+        else:
+            for i, value in zip(indices, values, strict=True):
+                self.vector.call_at(i, method, (name, value))
+
+    def is_wrapped(self, wrapper_class: type, indices: Sequence[int] | None = None) -> list[bool]:
+        """Whether a wrapper of this class is around each environment."""
+        return self._call("is_wrapped", [wrapper_class], indices)
+
+    def images(self) -> list[Any]:
+        """What each environment renders."""
+        return self.call("render")
+
+
+def original_of(error: RemoteError) -> BaseException:
+    """What the environment itself raised, where it could travel; else ``error``.
+
+    Trainers' own vectors raise that, and programs catch it.
+    """
+    cause = error.__cause__
+    return error if cause is None or isinstance(cause, RemoteTraceback) else cause
+
+
+def _rows(observation: Any, rows: Any) -> Any:
+    """Some rows of a batch, or one."""
+    if isinstance(observation, Mapping):
+        return {key: _rows(part, rows) for key, part in observation.items()}
+    if isinstance(observation, tuple):
+        return tuple(_rows(part, rows) for part in observation)
+    return observation[rows]
+
+
+def replaced(batch: Any, rows: NDArray[np.int64], values: Any) -> Any:
+    """A copy of a batch with other values in some rows."""
+    if isinstance(batch, Mapping):
+        return {key: replaced(part, rows, values[key]) for key, part in batch.items()}
+    if isinstance(batch, tuple):
+        return tuple(replaced(part, rows, value) for part, value in zip(batch, values, strict=True))
+    copy = batch.copy()
+    copy[rows] = values
+    return copy
+
+
+def _misfit(space: Any, observations: Sequence[Any]) -> str:
+    for index, observation in enumerate(observations):
+        for leaf in leaves(space):
+            try:
+                value = np.asarray(pick(observation, leaf.path))
+            except (KeyError, IndexError, TypeError):
+                return f"environment {index} gave no {leaf.name}."
+            if leaf.dtype is not None and (
+                value.shape != leaf.shape or not np.can_cast(value.dtype, leaf.dtype, "same_kind")
+            ):
+                return (
+                    f"environment {index} gave {leaf.name} as {value.dtype} {list(value.shape)}, "
+                    f"expected {leaf.dtype} {list(leaf.shape)}."
+                )
+    return "one of them is nested in another way."

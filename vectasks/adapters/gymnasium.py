@@ -1,0 +1,531 @@
+"""A vector as a ``gymnasium.vector.VectorEnv``, in the place of its ``AsyncVectorEnv``.
+
+>>> import gymnasium
+>>> envs = VectorEnv([lambda: gymnasium.make("CartPole-v1")] * 2, max_processes=0)
+>>> observation, info = envs.reset(seed=1)
+>>> observation, reward, terminated, truncated, info = envs.step(envs.action_space.sample())
+>>> observation.shape, reward
+((2, 4), array([1., 1.]))
+>>> envs.close()
+"""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeVar, cast
+
+import gymnasium
+import numpy as np
+from gymnasium import logger, spaces
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.error import (
+    AlreadyPendingCallError,
+    ClosedEnvironmentError,
+    NoAsyncCallError,
+    ResetNeeded,
+)
+from gymnasium.spaces.utils import is_space_dtype_shape_equiv
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_differing_spaces, batch_space, iterate
+from numpy.typing import NDArray
+
+from vectasks.adapters.envs import GivenTasks, MadeEnvs, original_of
+from vectasks.batch import StepBatch
+from vectasks.errors import InvalidArgument, RemoteError
+from vectasks.vector import BaseVectorSampledTasks
+
+StepResult = tuple[Any, NDArray[Any], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def _raising_originals(method: _Method) -> _Method:
+    """Raise what an environment raised as it was, as Gymnasium's own vectors do."""
+
+    @functools.wraps(method)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(*args, **kwargs)
+        except RemoteError as error:
+            original = original_of(error)
+            raise original from original.__cause__
+
+    return cast("_Method", wrapped)
+
+
+class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
+    """Environments in worker processes, or a vector of tasks, stepped as one.
+
+    Everything that ``gymnasium.vector.VectorEnv`` and ``AsyncVectorEnv`` promise, with their
+    arguments, results and errors; what an environment raises is raised as it is. Rewards are
+    float64 [num_envs] of float32 precision.
+
+    Args:
+        env_fns: each makes a ``gymnasium.Env``; or a vector of tasks, which is closed with this.
+        shared_memory: whether observations travel by shared memory.
+        copy: False gives observations that stay valid until the second following step.
+        context: start method of the processes (None: "forkserver").
+        daemon: whether the processes are daemonic.
+        worker: must be None; the workers are this library's.
+        observation_mode: "same", "different" (spaces that differ in their bounds), or the tuple
+            (batched space, single space).
+        autoreset_mode: when the episode after an ended one begins. None is the next step, or, for
+            a vector, the same step. A vector goes on in the same step, whatever the mode; in the
+            others, what it shows first is held back until its time.
+        max_concurrency: so many environments step at once, at most.
+        max_processes: so many processes, at most (None: one each; 0: none, all in this process).
+
+    Raises:
+        ValueError: an argument has a value that it cannot take, or the mode cannot be served.
+        RuntimeError: the environments' spaces differ.
+    """
+
+    @_raising_originals
+    def __init__(
+        self,
+        env_fns: Sequence[Callable[[], gymnasium.Env[Any, Any]]] | BaseVectorSampledTasks,
+        shared_memory: bool = True,
+        copy: bool = True,
+        context: str | None = None,
+        daemon: bool = True,
+        worker: None = None,
+        observation_mode: str | tuple[spaces.Space[Any], spaces.Space[Any]] = "same",
+        autoreset_mode: str | AutoresetMode | None = None,
+        max_concurrency: int | None = None,
+        *,
+        max_processes: int | None = None,
+    ) -> None:
+        if worker is not None:
+            raise ValueError(
+                "worker= cannot be given: the workers are vectasks' own. What they should do "
+                "otherwise belongs into a wrapper of the environments, or into tasks."
+            )
+        if max_concurrency is not None and (
+            not isinstance(max_concurrency, (int, np.integer)) or max_concurrency < 1
+        ):
+            raise ValueError(
+                f"max_concurrency must be a positive integer or None, got {max_concurrency!r}."
+            )
+        _check_observation_mode(observation_mode)
+        multiprocessing.get_context(context)  # a ValueError names the ones that there are
+        is_given = isinstance(env_fns, BaseVectorSampledTasks)
+        if autoreset_mode is None:
+            autoreset_mode = AutoresetMode.SAME_STEP if is_given else AutoresetMode.NEXT_STEP
+        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.copy = copy
+        self.observations: Any = None
+        self._pending: _Pending | None = None
+        self._envs: GivenTasks
+        if isinstance(env_fns, BaseVectorSampledTasks):
+            self._envs = GivenTasks(env_fns)
+            if observation_mode != "same":
+                raise ValueError(
+                    f"observation_mode={observation_mode!r} was asked of a vector, whose samplers "
+                    "share one space: give 'same', or functions that make environments."
+                )
+            if self.autoreset_mode is not AutoresetMode.SAME_STEP and not self._envs.is_fixed:
+                raise ValueError(
+                    f"autoreset_mode={self.autoreset_mode.value!r} was asked of a vector whose "
+                    f"observations {self._envs.observation_space} are not all arrays: give "
+                    "'SameStep', or functions that make environments."
+                )
+        else:
+            limits = [limit for limit in (max_processes, max_concurrency) if limit is not None]
+            try:
+                self._envs = MadeEnvs(
+                    env_fns,
+                    same_step=self.autoreset_mode is AutoresetMode.SAME_STEP,
+                    loosen=observation_mode != "same",
+                    start_method=context,
+                    max_processes=min(limits, default=None),
+                    shared_memory=shared_memory,
+                    daemon=daemon,
+                )
+            except InvalidArgument as error:  # the arguments were checked, so it is the spaces
+                raise RuntimeError(f"{error} (observation_mode={observation_mode!r})") from None
+        try:
+            self._set_spaces(observation_mode)
+        except BaseException:
+            self._envs.vector.close()
+            raise
+        # Which environments cannot be stepped before they are reset.
+        self._unready = np.ones(self.num_envs, np.bool_)
+        self._is_ready = False
+        # Actions of these are sent as they are; Gymnasium itself takes others apart.
+        self._is_plain = isinstance(self.single_action_space, (spaces.Box, spaces.Discrete))
+        self._is_disabled = self.autoreset_mode is AutoresetMode.DISABLED
+        # Environments that were made here keep to the mode themselves; what others show is held.
+        self._holds = is_given and self.autoreset_mode is not AutoresetMode.SAME_STEP
+
+    def _set_spaces(
+        self, observation_mode: str | tuple[spaces.Space[Any], spaces.Space[Any]]
+    ) -> None:
+        told = self._envs.describe()
+        self.num_envs = self._envs.num_envs
+        self.metadata = {**told[0]["metadata"], "autoreset_mode": self.autoreset_mode}
+        self.render_mode = told[0]["render_mode"]
+        self.single_action_space = self._envs.action_space
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        of_each = [one["observation_space"] for one in told]
+        if isinstance(observation_mode, tuple):
+            self.observation_space, self.single_observation_space = observation_mode
+        else:
+            self.single_observation_space = of_each[0]
+            self.observation_space = (
+                batch_space(of_each[0], self.num_envs)
+                if observation_mode == "same"
+                else batch_differing_spaces(of_each)
+            )
+        for index, space in enumerate(of_each):
+            if not is_space_dtype_shape_equiv(space, self.single_observation_space):
+                raise RuntimeError(
+                    f"Environment {index} has the observation space {space}, which has not the "
+                    f"shape and dtype of {self.single_observation_space}."
+                )
+
+    # -- the episode ------------------------------------------------------------------------------
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin new episodes; the first observations, and infos.
+
+        Args:
+            seed: one an environment, or one int: each gets it plus its index.
+            options: for every environment, but for ``reset_mask``, bool [num_envs]: which to reset
+                (all, where it is missing).
+
+        Raises:
+            TypeError, ValueError: the mask is none, or there is not one seed an environment.
+        """
+        self.reset_async(seed, options)
+        return self.reset_wait()
+
+    def reset_async(
+        self,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        """Take the arguments of :meth:`reset`, which :meth:`reset_wait` carries out."""
+        self._require_idle("reset_async")
+        if seed is None or isinstance(seed, (int, np.integer)):
+            first = seed
+            seeds = [None if first is None else int(first) + i for i in range(self.num_envs)]
+        else:
+            seeds = list(seed)
+        if len(seeds) != self.num_envs:
+            raise ValueError(
+                f"seed has {len(seeds)} items for {self.num_envs} environments: give one for each."
+            )
+        mask = None
+        if options is not None and "reset_mask" in options:
+            mask = _checked_mask(options["reset_mask"], self.num_envs)
+            options = {key: value for key, value in options.items() if key != "reset_mask"}
+        starts = [{"seed": one, "options": options} for one in seeds]
+        self._pending = _Pending("reset", (starts, mask))
+
+    @_raising_originals
+    def reset_wait(self, timeout: float | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reset as :meth:`reset_async` was told.
+
+        Raises:
+            TimeoutError: it takes longer than ``timeout`` seconds.
+        """
+        starts, mask = self._end_of("reset").arguments
+        with self._time_limit(timeout):
+            reset = self._envs.reset_held if self._holds else self._envs.reset
+            observation, reset_infos = reset(starts, mask)
+        if mask is None:
+            self._unready[:] = False
+        else:
+            self._unready[mask] = False
+        self._is_ready = not self._unready.any()
+        infos: dict[str, Any] = {}
+        for index, info in enumerate(reset_infos):
+            infos = self._add_info(infos, info, index)
+        self.observations = self._batched(observation)
+        return self.observations, infos
+
+    @_raising_originals
+    def step(self, actions: Any) -> StepResult:
+        """Step every environment.
+
+        Args:
+            actions: one an environment, batched as ``action_space``.
+
+        Returns:
+            observation, reward: float64 [num_envs], terminated: bool [num_envs], truncated: bool
+            [num_envs], and the infos, a dict of arrays [num_envs].
+
+        Raises:
+            ResetNeeded: an environment was not reset; nothing was sent.
+            ValueError: there is not one action an environment; nothing was sent.
+        """
+        self._require_idle("step")
+        if self._holds and np.count_nonzero(self._envs.over):
+            self.step_async(actions)
+            return self.step_wait()
+        batch = self._envs.vector.step_batch(self._sendable(actions), copy=self.copy)
+        return self._result(batch)
+
+    def step_async(self, actions: Any) -> None:
+        """Begin a step, which :meth:`step_wait` ends."""
+        self._require_idle("step_async")
+        actions, ids = self._sendable(actions), self._envs.vector.sampler_ids
+        others = np.flatnonzero(~self._envs.over).tolist()
+        if len(others) < self.num_envs:  # the others have begun their next episode already
+            rows = list(actions)
+            if len(rows) != self.num_envs:
+                raise ValueError(
+                    f"{len(rows)} actions were given for {self.num_envs} environments: give one "
+                    "for each."
+                )
+            actions, ids = [rows[i] for i in others], [ids[i] for i in others]
+        if ids:
+            self._envs.vector.send(actions, ids)
+        self._pending = _Pending("step", (others,))
+
+    @_raising_originals
+    def step_wait(self, timeout: float | None = None) -> StepResult:
+        """What the step gave that :meth:`step_async` began.
+
+        Raises:
+            TimeoutError: it takes longer than ``timeout`` seconds; waiting again is allowed.
+        """
+        pending = self._end_of("step")
+        (others,) = pending.arguments
+        try:
+            batch = self._envs.vector.recv(timeout=timeout) if others else None
+        except TimeoutError:
+            self._pending = pending
+            raise
+        if batch is None or len(others) < self.num_envs:
+            batch = self._envs.completed(batch, others)
+        return self._result(batch)
+
+    def _sendable(self, actions: Any) -> Any:
+        if not self._is_ready:
+            raise ResetNeeded(
+                f"Environments {np.flatnonzero(self._unready).tolist()} cannot be stepped before "
+                "they are reset: call reset(), which takes options={'reset_mask': ...} to reset "
+                "some only."
+            )
+        return actions if self._is_plain else list(iterate(self.action_space, actions))
+
+    def _result(self, batch: StepBatch) -> StepResult:
+        infos: dict[str, Any] = {}
+        if any(batch.infos):
+            done = batch.done.tolist()
+            for index, info in enumerate(batch.infos):
+                if done[index]:
+                    ended = self._envs.ended(batch, index)
+                    info = ended.info
+                    if self.autoreset_mode is AutoresetMode.SAME_STEP:
+                        final = {"final_obs": ended.observation, "final_info": info}
+                        infos = self._add_info(infos, final, index)
+                        info = ended.reset_info
+                if info:
+                    infos = self._add_info(infos, info, index)
+            if self._is_disabled:
+                self._unready = batch.done
+                self._is_ready = not any(done)
+        observation = self._envs.hold(batch) if self._holds else batch.observation
+        self.observations = self._batched(observation)
+        reward = batch.reward.astype(np.float64)
+        return self.observations, reward, batch.terminated, batch.truncated, infos
+
+    def _batched(self, observation: Any) -> Any:
+        """The observation as Gymnasium batches it: tuples of what cannot be stacked."""
+        if self._envs.is_fixed:
+            return observation
+        return _with_tuples(self.single_observation_space, observation)
+
+    # -- reaching in ------------------------------------------------------------------------------
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """Call a method of every environment, or read an attribute that cannot be called."""
+        self.call_async(name, *args, **kwargs)
+        return self.call_wait()
+
+    def call_async(self, name: str, /, *args: Any, **kwargs: Any) -> None:
+        """Take the arguments of :meth:`call`, which :meth:`call_wait` carries out."""
+        self._require_idle("call_async")
+        self._pending = _Pending("call", (name, args, kwargs))
+
+    @_raising_originals
+    def call_wait(self, timeout: float | None = None) -> tuple[Any, ...]:
+        """Call as :meth:`call_async` was told.
+
+        Raises:
+            TimeoutError: it takes longer than ``timeout`` seconds.
+        """
+        name, args, kwargs = self._end_of("call").arguments
+        if name in ("reset", "step", "close"):
+            raise ValueError(f"call({name!r}): use {name}(), which keeps count of the episodes.")
+        with self._time_limit(timeout):
+            return tuple(self._envs.get_or_call(name, args, kwargs))
+
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """An attribute of every environment."""
+        return self.call(name)
+
+    @_raising_originals
+    def set_attr(self, name: str, values: Any) -> None:
+        """Set an attribute of every environment.
+
+        Args:
+            name: of an attribute of the environment, or of a wrapper around it.
+            values: a list or tuple has one an environment; anything else is for all.
+        """
+        self._require_idle("set_attr")
+        if not isinstance(values, (list, tuple)):
+            values = [values] * self.num_envs
+        if len(values) != self.num_envs:
+            raise ValueError(
+                f"values has {len(values)} items for {self.num_envs} environments: give one for "
+                "each."
+            )
+        self._envs.set(name, values)
+
+    def render(self) -> tuple[Any, ...] | None:
+        """What every environment renders."""
+        return self.call("render")
+
+    @property  # type: ignore[misc]  # read only, as in Gymnasium's own vectors
+    def np_random(self) -> Any:
+        """The random number generators of the environments, as copies."""
+        return self.get_attr("np_random")
+
+    @property
+    def np_random_seed(self) -> Any:
+        """The seeds that the environments were reset with."""
+        return self.get_attr("np_random_seed")
+
+    # -- the end ----------------------------------------------------------------------------------
+
+    @_raising_originals
+    def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
+        """Close the environments and end their processes, if need be by force.
+
+        Args:
+            timeout: accepted; the processes have the vector's ``close_grace_s`` seconds.
+            terminate: accepted, for the same reason.
+        """
+        if self._pending is not None:
+            logger.warn(
+                f"close: a {self._pending.call} is out, and what it gives is lost; "
+                f"{self._pending.call}_wait() would have collected it."
+            )
+        self.observations = None  # it may be a view of memory that the vector holds
+        self._envs.vector.close()
+
+    def _require_idle(self, what: str) -> None:
+        if self.closed:
+            raise ClosedEnvironmentError(f"{what}: this {type(self).__name__} was closed.")
+        if self._pending is not None:
+            call = self._pending.call
+            raise AlreadyPendingCallError(
+                f"{what}: a {call} is out; call {call}_wait() first.", call
+            )
+
+    def _end_of(self, call: str) -> _Pending:
+        """What was begun, which is not pending any more."""
+        if self.closed:
+            raise ClosedEnvironmentError(f"{call}_wait: this {type(self).__name__} was closed.")
+        pending = self._pending
+        if pending is None or pending.call != call:
+            raise NoAsyncCallError(
+                f"{call}_wait: no {call} is out; call {call}_async() first.", call
+            )
+        self._pending = None
+        return pending
+
+    @contextmanager
+    def _time_limit(self, timeout_s: float | None) -> Iterator[None]:
+        vector = self._envs.vector
+        usual = vector.read_timeout
+        vector.read_timeout = usual if timeout_s is None else timeout_s
+        try:
+            yield
+        finally:
+            vector.read_timeout = usual
+
+
+class _Pending(NamedTuple):
+    """A call that was begun, and its arguments where they are needed later."""
+
+    call: str
+    arguments: tuple[Any, ...]
+
+
+def _check_observation_mode(mode: Any) -> None:
+    if isinstance(mode, tuple):
+        if len(mode) != 2 or not all(isinstance(space, spaces.Space) for space in mode):
+            raise TypeError(
+                "observation_mode: the tuple must hold two spaces, the batched and the single "
+                f"one, got {mode!r}."
+            )
+    elif mode not in ("same", "different"):
+        raise ValueError(
+            f"observation_mode={mode!r} is unknown: use 'same', 'different' or a tuple of the "
+            "batched and the single observation space."
+        )
+
+
+def _checked_mask(mask: Any, num_envs: int) -> NDArray[np.bool_]:
+    """The reset mask, as its owner may change it later.
+
+    Raises:
+        TypeError, ValueError: it is no mask of the environments, or masks all of them out.
+    """
+    what = "options['reset_mask'] must be a bool array"
+    if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
+        given = mask.dtype if isinstance(mask, np.ndarray) else type(mask).__name__
+        raise TypeError(f"{what}, got {given}.")
+    if mask.shape != (num_envs,):
+        raise ValueError(f"{what} [{num_envs}], got {list(mask.shape)}.")
+    if not mask.any():
+        raise ValueError(f"{what} with a True in it: nothing would be reset.")
+    return mask.copy()
+
+
+def _with_tuples(space: Any, value: Any) -> Any:
+    if isinstance(space, spaces.Dict):
+        return {key: _with_tuples(sub, value[key]) for key, sub in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(_with_tuples(sub, part) for sub, part in zip(space, value, strict=True))
+    return tuple(value) if isinstance(value, list) else value
+
+
+def make_vec(
+    env_id: str | EnvSpec,
+    num_envs: int = 1,
+    *,
+    wrappers: Sequence[Callable[[Any], Any]] = (),
+    vector_kwargs: Mapping[str, Any] | None = None,
+    **make_kwargs: Any,
+) -> VectorEnv:
+    """As ``gymnasium.make_vec``: many environments of one id.
+
+    Args:
+        env_id: what ``gymnasium.make`` takes.
+        num_envs: how many.
+        wrappers: go around each environment, in this order.
+        vector_kwargs: arguments of :class:`VectorEnv`.
+        **make_kwargs: go to ``gymnasium.make``.
+    """
+
+    def make_env() -> Any:
+        env = gymnasium.make(env_id, **make_kwargs)
+        for wrapper in wrappers:
+            env = wrapper(env)
+        return env
+
+    envs = VectorEnv([make_env] * num_envs, **(vector_kwargs or {}))
+    envs.spec = gymnasium.spec(env_id) if isinstance(env_id, str) else env_id
+    return envs

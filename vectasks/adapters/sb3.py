@@ -1,0 +1,183 @@
+"""A vector as a Stable-Baselines3 ``VecEnv``, in the place of its ``SubprocVecEnv``.
+
+::
+
+    model = PPO("MlpPolicy", VecEnv([make_env] * 8))
+    env = make_vec_env("CartPole-v1", n_envs=8, vec_env_cls=VecEnv)
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from vectasks.adapters.envs import GivenTasks, MadeEnvs
+from vectasks.batch import StepBatch
+from vectasks.vector import BaseVectorSampledTasks
+
+try:
+    from stable_baselines3.common.preprocessing import check_for_nested_spaces
+    from stable_baselines3.common.vec_env import VecEnv as BaseVecEnv
+except ImportError as error:
+    raise ImportError(
+        "vectasks.adapters.sb3 needs Stable-Baselines3: pip install 'vectasks[sb3]'."
+    ) from error
+
+StepReturn = tuple[Any, NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]
+Indices = None | int | Iterable[int]
+
+
+class VecEnv(BaseVecEnv):
+    """Environments in worker processes, or a vector of tasks, as Stable-Baselines3 steps them.
+
+    Results are those of its ``DummyVecEnv``: rewards float32 [num_envs], dones bool [num_envs], and
+    in the infos ``TimeLimit.truncated`` and, at an episode's end, ``terminal_observation``.
+
+    Args:
+        env_fns: each makes a ``gymnasium.Env``; or a vector of tasks, which is closed with this.
+        start_method: "forkserver", "spawn" or "fork" (None: "forkserver").
+        max_processes: so many processes, at most (None: one each; 0: none, all in this process).
+
+    Raises:
+        NotImplementedError: Stable-Baselines3 cannot take the observation space.
+        ValueError: an argument has a value that it cannot take, or the spaces differ.
+    """
+
+    def __init__(
+        self,
+        env_fns: Sequence[Callable[[], gymnasium.Env[Any, Any]]] | BaseVectorSampledTasks,
+        start_method: str | None = None,
+        *,
+        max_processes: int | None = None,
+    ) -> None:
+        self._envs: GivenTasks
+        if isinstance(env_fns, BaseVectorSampledTasks):
+            self._envs = GivenTasks(env_fns)
+        else:
+            self._envs = MadeEnvs(
+                env_fns, same_step=True, start_method=start_method, max_processes=max_processes
+            )
+        self._is_ready = False
+        try:
+            check_for_nested_spaces(self._envs.observation_space)
+            if not self._envs.is_fixed:
+                raise NotImplementedError(
+                    f"The observation space {self._envs.observation_space} has parts of no fixed "
+                    "shape, of which Stable-Baselines3 makes no arrays."
+                )
+            told = self._envs.describe()
+            self._render_modes = [one["render_mode"] for one in told]
+            super().__init__(
+                self._envs.num_envs, self._envs.observation_space, self._envs.action_space
+            )
+        except BaseException:
+            self._envs.vector.close()
+            raise
+        # What records videos reads the frame rate from it.
+        self.metadata = {**told[0]["metadata"], **self.metadata}
+
+    # -- the episode ------------------------------------------------------------------------------
+
+    def reset(self) -> Any:
+        """Begin new episodes with the seeds and options that were set; their observations."""
+        starts: list[dict[str, Any]] = [
+            {"seed": seed, **({"options": options} if options else {})}
+            for seed, options in zip(self._seeds, self._options, strict=True)
+        ]
+        observation, self.reset_infos = self._envs.reset(starts)
+        self._reset_seeds()
+        self._reset_options()
+        self._is_ready = True
+        return observation
+
+    def step(self, actions: Any) -> StepReturn:
+        """Step every environment.
+
+        Returns:
+            observation, reward: float32 [num_envs], done: bool [num_envs], and a list of infos.
+
+        Raises:
+            RuntimeError: ``reset`` was not called.
+            ValueError: there is not one action an environment; nothing was sent.
+        """
+        self._require_ready()
+        return self._result(self._envs.vector.step_batch(actions))
+
+    def step_async(self, actions: Any) -> None:
+        """Begin a step, which :meth:`step_wait` ends."""
+        self._require_ready()
+        self._envs.vector.send(actions, self._envs.vector.sampler_ids)
+
+    def step_wait(self) -> StepReturn:
+        """What the step gave that :meth:`step_async` began."""
+        return self._result(self._envs.vector.recv())
+
+    def _require_ready(self) -> None:
+        if not self._is_ready:
+            raise RuntimeError("The environments cannot be stepped yet: call reset() first.")
+
+    def _result(self, batch: StepBatch) -> StepReturn:
+        infos = batch.infos
+        for i in np.flatnonzero(batch.done).tolist():
+            ended = self._envs.ended(batch, i)
+            infos[i] = {**ended.info, "terminal_observation": ended.observation}
+            self.reset_infos[i] = ended.reset_info
+        limited = (batch.truncated & ~batch.terminated).tolist()
+        for info, is_limited in zip(infos, limited, strict=True):
+            info["TimeLimit.truncated"] = is_limited
+        return batch.observation, batch.reward, batch.done, infos
+
+    # -- reaching in ------------------------------------------------------------------------------
+
+    def get_attr(self, attr_name: str, indices: Indices = None) -> list[Any]:
+        """An attribute of each environment or of a wrapper around it."""
+        chosen = self._chosen(indices)
+        if attr_name == "render_mode":  # tasks render without telling how
+            return [self._render_modes[i] for i in self._get_indices(indices)]
+        return self._envs.get(attr_name, chosen)
+
+    def has_attr(self, attr_name: str) -> bool:
+        """Whether every environment has the attribute."""
+        return attr_name == "render_mode" or self._envs.has(attr_name)
+
+    def set_attr(self, attr_name: str, value: Any, indices: Indices = None) -> None:
+        """Set an attribute of each outermost wrapper; one value for all."""
+        chosen = self._chosen(indices)
+        count = self.num_envs if chosen is None else len(chosen)
+        self._envs.set_outermost(attr_name, [value] * count, chosen)
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: Indices = None, **method_kwargs: Any
+    ) -> list[Any]:
+        """Call a method of each environment or of a wrapper around it."""
+        return self._envs.call(method_name, method_args, method_kwargs, self._chosen(indices))
+
+    def env_is_wrapped(self, wrapper_class: type, indices: Indices = None) -> list[bool]:
+        """Whether a wrapper of this class is around each environment."""
+        return self._envs.is_wrapped(wrapper_class, self._chosen(indices))
+
+    def _chosen(self, indices: Indices) -> list[int] | None:
+        """The indices; None for all of them, which are asked at once."""
+        if indices is None:
+            return None
+        return [range(self.num_envs)[i] for i in self._get_indices(indices)]
+
+    def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
+        """An image of each environment: uint8 [height_px, width_px, 3]."""
+        if self.render_mode != "rgb_array":
+            warnings.warn(
+                f"The environments' render_mode is {self.render_mode!r}: make them with "
+                "render_mode='rgb_array' to get images.",
+                stacklevel=2,
+            )
+            return [None] * self.num_envs
+        return self._envs.images()
+
+    def close(self) -> None:
+        """Close the environments and end their processes."""
+        self._envs.vector.close()

@@ -1,0 +1,1 @@
+"""Subcommands of ``vectasks``, a module each: ``register`` adds its arguments to the parser."""
