@@ -9,7 +9,7 @@ import pytest
 
 from vectasks.host import HostPlan, HostReady
 from vectasks.journal import Journal
-from vectasks.messages import Command
+from vectasks.messages import Command, StepOutcome
 from vectasks.recording import Passed
 from vectasks.task import RLStepResult
 
@@ -104,12 +104,13 @@ def test_made_anew_forgets_what_was_and_ignores_what_was_out() -> None:
     step(journal, 1)
     journal.steps(IDS, np.array([2, 2]))
     journal.made(0, PLAN._replace(seed=4))
-    cut = RLStepResult(None, 0.0, True, {"worker_restarted": "died"})
+    cut = StepOutcome(None, 0.0, True, {"worker_restarted": "died"}, False, True, False)
     journal.answers_came([0], {0: cut})
     journal.answers_came([1], {1: RLStepResult(None, 9.0, False, {})})
     step(journal, 3)
     recording = journal.recording(0)
     assert recording.plan.seed == 4
+    assert recording.passed == []
     assert [(c.data, c.reward) for c in recording.calls] == [(3, 3.0)]
     assert [(c.data, c.reward) for c in journal.recording(1).calls] == [
         (1, 1.0),
