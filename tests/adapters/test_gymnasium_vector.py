@@ -158,6 +158,51 @@ def test_copies_are_ones_own(opened: Any) -> None:
     assert not np.any(ours.step([0, 0, 0])[0] == 7)
 
 
+class ReusingEnv(SpaceEnv):
+    """Gives the same array again and again, which counts the steps."""
+
+    def __init__(self) -> None:
+        super().__init__(spaces.Box(0, 99, (2,), np.float32))
+        self.array = np.zeros(2, np.float32)
+
+    def reset(self, **kwargs: Any) -> Any:
+        _, info = super().reset(**kwargs)
+        self.array[:] = 0
+        return self.array, info
+
+    def step(self, action: Any) -> Any:
+        _, *rest = super().step(action)
+        self.array += 1
+        return self.array, *rest
+
+
+def test_environments_that_reuse_their_array(twin: Any) -> None:
+    ours = twin([ReusingEnv], autoreset_mode="SameStep")
+    ours.reset()
+    for t in (1, 2):
+        assert ours.step([0])[0].tolist() == [[t, t]]
+    observation, _, _, _, infos = ours.step([0])
+    assert observation.tolist() == [[0, 0]]
+    assert infos["final_obs"][0].tolist() == [3, 3]
+
+
+def test_making_it_draws_no_numbers(opened: Any, twin: Any) -> None:
+    def seeded() -> SpaceEnv:
+        env = SpaceEnv(copy.deepcopy(BOX))
+        env.observation_space.seed(3)
+        return env
+
+    assert_same(opened(SyncVectorEnv, [seeded]).reset(), twin([seeded]).reset())
+
+
+def test_environments_judge_their_actions_and_take_their_time(twin: Any) -> None:
+    ours = twin(envs_of(action_space=spaces.Box(-1, 1, (2,))))
+    ours.reset()
+    ours.step(np.full((3, 2), 7.0))
+    assert [action.tolist() for action in ours.get_attr("last_action")] == [[7.0, 7.0]] * 3
+    assert ours._envs.vector.read_timeout is None
+
+
 def test_step_in_two_halves(opened: Any) -> None:
     theirs = opened(SyncVectorEnv, envs_of())
     ours = opened(VectorEnv, envs_of(), max_processes=2)
@@ -253,6 +298,10 @@ def test_reset_mask_leaves_the_others(twin: Any) -> None:
     assert not np.array_equal(again[1], seen[1])
     assert infos["_length"].tolist() == [False, True, False]
     assert ours.get_attr("t") == (1, 0, 1)
+    ours.reset_async(options=options)
+    options["reset_mask"][:] = True  # its owner uses it for something else
+    ours.reset_wait()
+    assert ours.get_attr("t") == (1, 0, 1)
 
 
 @pytest.mark.parametrize(
@@ -344,8 +393,10 @@ def test_calls_out_of_order(twin: Any) -> None:
 
 def test_closed(twin: Any) -> None:
     ours = twin(envs_of())
+    ours.reset()
     ours.close()
     ours.close()
+    assert ours.observations is None  # it may hold the shared memory
     calls = [ours.reset, ours.step_wait, ours.render, lambda: ours.step([0] * 3)]
     for call in [*calls, lambda: ours.set_attr("gravity", 1)]:
         with pytest.raises(ClosedEnvironmentError):
@@ -519,11 +570,14 @@ def test_resets_of_a_vector_that_begin_episodes_anew(opened: Any) -> None:
         assert_same(over, ours.step([0, 0, 0])[2:4])
         if np.logical_or(*over).any():
             break
-    # One whose episode is over, with a seed, and one in the midst of an episode.
-    masks = [{"reset_mask": np.array([True, True, False])} for _ in range(2)]
-    observation = theirs.reset(seed=9, options=masks[0])[0]
-    np.testing.assert_array_equal(observation, ours.reset(seed=9, options=masks[1])[0])
-    np.testing.assert_array_equal(theirs.step([0, 0, 0])[1], ours.step([0, 0, 0])[1])
+    over_only, midway_only = [np.logical_or(*over), np.array([False, False, True])]
+    assert over_only.tolist() == [True, False, False]
+    # One in the midst of an episode, while one that is over stays as it is; then that, by a seed.
+    for options in ({"reset_mask": midway_only}, {"reset_mask": over_only, "seed": 9}):
+        seed = options.pop("seed", None)
+        expected = theirs.reset(seed=seed, options=dict(options))[0]
+        np.testing.assert_array_equal(expected, ours.reset(seed=seed, options=options)[0])
+    assert_same(theirs.step([0, 0, 0])[:4], ours.step([0, 0, 0])[:4])
 
 
 def test_a_vector_in_processes(opened: Any) -> None:

@@ -101,7 +101,8 @@ def assert_same_run(theirs: Any, ours: Any, num_steps: int = 15) -> None:
         assert_same(theirs.step(actions), ours.step(actions))
         assert_same(theirs.reset_infos, ours.reset_infos)
     assert_same(theirs.reset(), ours.reset())
-    assert theirs.get_attr("length") == ours.get_attr("length")
+    for name in ("length", "last_options"):
+        assert theirs.get_attr(name) == ours.get_attr(name)
 
 
 @pytest.mark.parametrize("max_processes", [0, 2])
