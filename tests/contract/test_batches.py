@@ -18,12 +18,13 @@ from vectasks import (
     NothingPending,
     SamplerState,
     SamplerUnavailable,
+    SingleProcessVectorSampledTasks,
     StepBatch,
     TaskError,
     VectorClosed,
     WaitTimeout,
 )
-from vectasks.testing import assert_identical
+from vectasks.testing import assert_identical, toy_args
 from vectasks.testing.toys import (
     CountingTask,
     FailingTask,
@@ -35,6 +36,7 @@ from vectasks.testing.toys import (
     ReusingTask,
     SlowTask,
     TextTask,
+    ToySampler,
     ToyTask,
 )
 
@@ -717,9 +719,8 @@ class InterruptedTask(CountingTask):
 
 @pytest.mark.parametrize("way", ["step", "step_batch", "send"])
 def test_ctrl_c_passes_through_the_twin(way: str) -> None:
-    from conftest import TWIN
-
-    with TWIN.toys(InterruptedTask, max_steps=9) as tasks:
+    arguments = toy_args(InterruptedTask, 4, max_steps=9)
+    with SingleProcessVectorSampledTasks(ToySampler, arguments, should_log=False) as tasks:
         tasks.step_batch([0] * 4)
         with pytest.raises(KeyboardInterrupt):
             getattr(tasks, way)([0] * 4)
