@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vectasks.batch import StepBatch
 from vectasks.errors import WaitTimeout
@@ -30,9 +31,10 @@ from vectasks.ledger import Ledger, SamplerState
 from vectasks.messages import Command, Failure, Reply, Request, StepOutcome, TaskStart
 from vectasks.spaces import dispatch_rows
 from vectasks.workers.base import Worker, WorkerEnded
+from vectasks.workers.blocks import Block, BlocksMoved
 from vectasks.workers.inline import InlineWorker
 from vectasks.workers.lane import ParentLane, Steps, polls_before_blocking, yield_core
-from vectasks.workers.slab import Layout, SharedMemory
+from vectasks.workers.slab import EXHAUSTED, Layout, SharedMemory
 
 logger = logging.getLogger("vectasks")
 
@@ -41,6 +43,19 @@ _FIRST_NAP_S, _LONGEST_NAP_S = 0.005, 0.2
 
 # Asked of a sampler whose worker is dead, these begin the worker anew.
 _REVIVING = frozenset({Command.NEXT_TASK, Command.RESET, Command.SETUP})
+
+# These leave tasks as they are.
+_LOOKING = frozenset(
+    {
+        Command.OBSERVE,
+        Command.RENDER,
+        Command.ATTR,
+        Command.SAMPLER_ATTR,
+        Command.OBSERVATION_SPACE,
+        Command.ACTION_SPACE,
+        Command.KEEP_FINAL_FRAME,
+    }
+)
 
 
 class Death(NamedTuple):
@@ -90,6 +105,8 @@ class Dispatcher:
         max_restarts: int,
     ) -> None:
         self.restarts = 0
+        #: Counts whatever may have changed a task: as long as it stays, so do the observations.
+        self.moves = 0
         self.workers: Sequence[Worker] = workers
         self._plans = list(plans)
         self._ledger = ledger
@@ -127,6 +144,7 @@ class Dispatcher:
         """
         by_worker: dict[Worker, list[Request]] = {}
         for sampler_id, command, data in orders:
+            self.moves += command not in _LOOKING
             if command is Command.STEP and sampler_id in self._owed:
                 # It was begun anew since its last step: this one tells so, instead of stepping.
                 step = Request(0, sampler_id, Command.STEP)
@@ -177,7 +195,7 @@ class Dispatcher:
         mapped = None
         if self._memory is not None:
             self._memory.resize(layout.size_bytes())
-            mapped = self._memory.map()
+            mapped = self._memory.map(layout.size_bytes())
         lane = self._lane = ParentLane(layout, mapped, strict)
         self._slab_is_reached = use
         self._actions_go_by_slab = layout.action is not None and all(
@@ -188,6 +206,22 @@ class Dispatcher:
                 if worker.number not in self._dead:
                     self._reach(worker, functools.partial(worker.attach, lane))
 
+    def add_block(self, num_rows: int) -> Block:
+        """Lay out further rows, for steps to be written to; all workers are idle.
+
+        Raises:
+            OSError: there is not enough memory.
+        """
+        lane = self._lane
+        assert lane is not None
+        block = lane.add_block(num_rows, self._memory)
+        if self._memory is not None:
+            for worker in self.workers:
+                if worker.number not in self._dead:
+                    parcel = worker.pack(BlocksMoved(lane.blocks.places()))
+                    self._reach(worker, functools.partial(worker.post, parcel))
+        return block
+
     def send_step(
         self,
         ids: Sequence[int],
@@ -196,6 +230,7 @@ class Dispatcher:
         as_batch: bool,
         one_by_one: bool = False,
         to_hand_out: bool = False,
+        into: tuple[Block, int] | None = None,
     ) -> None:
         """Begin one step of some samplers.
 
@@ -205,12 +240,14 @@ class Dispatcher:
             as_batch: it will be taken by :meth:`take_batch`.
             one_by_one: samplers are waited for one by one, so each is announced at once.
             to_hand_out: :meth:`take_batch` will take it without ``out``.
+            into: write it to this row of this block; :meth:`take_infos` will take it.
         """
+        self.moves += 1
         lane = self._lane
         ticket = 0
         if lane is not None:
             ticket = lane.begin(
-                ids, as_batch=as_batch, one_by_one=one_by_one, to_hand_out=to_hand_out
+                ids, as_batch=as_batch, one_by_one=one_by_one, to_hand_out=to_hand_out, into=into
             )
         if lane is None or not self._slab_is_reached:
             rows = dispatch_rows(actions)
@@ -333,6 +370,31 @@ class Dispatcher:
         """The steps of these samplers as arrays; as outcomes by id if one of them failed."""
         lane = self._lane
         assert lane is not None
+        failed = self._put_into_row(lane, ids)
+        if failed is not None:
+            return failed
+        batch = lane.batch(ids, out, copy)
+        self._settle_row(ids, batch.samplers[batch.exhausted])
+        return batch
+
+    def take_infos(
+        self, ids: Sequence[int], block: Block, index: int
+    ) -> tuple[dict[int, dict[str, Any]], dict[int, Any] | None]:
+        """Take a step that was written to a block's row.
+
+        Returns:
+            the infos that are not empty, by id; and all outcomes by id if one of them failed.
+        """
+        lane = self._lane
+        assert lane is not None
+        failed = self._put_into_row(lane, ids)
+        if failed is not None:
+            return {}, failed
+        self._settle_row(ids, np.flatnonzero(block.slab["flags"][index] & EXHAUSTED))
+        return lane.take_infos(ids), None
+
+    def _put_into_row(self, lane: ParentLane, ids: Sequence[int]) -> dict[int, Any] | None:
+        """Write what came another way beside what the workers wrote; all outcomes if one failed."""
         if self._slab_is_reached:
             self._take_extras(lane, ids)
         if self._arrived:
@@ -343,14 +405,12 @@ class Dispatcher:
                 if i in self._arrived:
                     lane.put(i, lane.tickets[i], self._arrived.pop(i))
                     self._wanted.discard(i)
-        if lane.failures(ids):
-            return self._take_written(lane, ids)
-        batch = lane.batch(ids, out, copy)
+        return self._take_written(lane, ids) if lane.failures(ids) else None
+
+    def _settle_row(self, ids: Sequence[int], exhausted: NDArray[Any]) -> None:
         self._ledger.settle_steps(ids)
-        if np.count_nonzero(batch.exhausted):
-            for i in batch.samplers[batch.exhausted].tolist():
-                self._ledger.settle_step(i, exhausted=True, failed=False)
-        return batch
+        for i in exhausted.tolist() if exhausted.size else ():
+            self._ledger.settle_step(i, exhausted=True, failed=False)
 
     def batch_of(
         self, outcomes: Mapping[int, StepOutcome], out: StepBatch | None, copy: bool
@@ -546,6 +606,7 @@ class Dispatcher:
 
     def _begin_anew(self, worker: Worker) -> None:
         self.restarts += 1
+        self.moves += 1
         requests = [
             self._ledger.open(i, Command.SETUP, self.next_plan(i)) for i in worker.sampler_ids
         ]

@@ -17,6 +17,7 @@ from vectasks.errors import InvalidArgument
 from vectasks.messages import Failure, Reply, Request
 from vectasks.workers import child
 from vectasks.workers.base import Worker, WorkerEnded
+from vectasks.workers.blocks import BlocksMoved
 from vectasks.workers.channel import Channel, channel_pair
 from vectasks.workers.lane import ParentLane, StepExtras, Steps
 from vectasks.workers.slab import SharedMemory
@@ -97,7 +98,7 @@ class ProcessWorker(Worker):
         if self._lane is not None:
             self.attach(self._lane)
 
-    def pack(self, message: list[Request] | Steps) -> list[memoryview]:
+    def pack(self, message: list[Request] | Steps | BlocksMoved) -> list[memoryview]:
         """Pickle the message."""
         return Channel.pack(message)
 
