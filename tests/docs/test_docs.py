@@ -53,7 +53,16 @@ def test_page_runs(page, tmp_path):
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
 def test_example_runs(example, tmp_path):
-    assert _run(example, cwd=tmp_path)
+    is_long = '"--steps"' in example.read_text(encoding="utf-8")
+    assert _run(example, *(["--steps", "2000"] if is_long else []), cwd=tmp_path)
+
+
+def test_custom_task_keeps_the_contract(tmp_path):
+    example = ROOT / "examples" / "custom_task.py"
+    told = _run(
+        "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", tmp_path, example, cwd=tmp_path
+    )
+    assert "passed" in told
 
 
 def test_table_of_methods_is_up_to_date(tmp_path):

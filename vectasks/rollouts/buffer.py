@@ -285,7 +285,8 @@ class RolloutBuffer:
 
     def _begin(self, tasks: Any) -> None:
         """Put into row 0 what the tasks show now."""
-        if tasks is not self._tasks():
+        is_mine = self._tasks() is tasks
+        if not is_mine:
             raise InvalidArgument(
                 "collect: this RolloutBuffer was made for another vector; make one for this."
             )

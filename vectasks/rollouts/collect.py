@@ -28,8 +28,8 @@ class Policy(Protocol):
     rollouts are bootstrapped with; without it the policy is called for them.
     """
 
-    def __call__(self, observation: Any, memory: Any = None, /) -> Mapping[str, Any]:
-        """The actions for all samplers, and what is to be kept with them."""
+    def __call__(self, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
+        """The actions for all samplers, and what is to be kept: of (observation[, memory])."""
 
 
 class EpisodeEnd(NamedTuple):
