@@ -2,8 +2,8 @@
 
 Run it: python examples/custom_task.py
 
-A cart on a line is pushed to a flag. Its observation has two parts; it is written in place, straight
-into the memory that worker and trainer share.
+A cart on a line is pushed to a flag. Its observation has two parts; it is written in place,
+straight into the memory that worker and trainer share.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class PushCart(Task[None]):
         return spaces.Discrete(3)
 
     def reached_terminal_state(self) -> bool:
-        """Whether the cart stands at the flag. (The time limit is ``max_steps``, above.)"""
+        """Whether the cart stands at the flag; the time limit is ``max_steps``, above."""
         return abs(self.position - self.flag) < 0.15 and abs(self.velocity) < 0.15
 
     def _step(self, action: int) -> RLStepResult:
@@ -64,7 +64,7 @@ class PushCart(Task[None]):
         return out
 
     def render(self, mode: str = "rgb", *args: Any, **kwargs: Any) -> np.ndarray:
-        """The line from -4 to 4, the flag in red and the cart in white: uint8 [20, 160, 3]."""
+        """The line from -4 to 4, uint8 [20, 160, 3]: the flag is red, the cart white."""
         image = np.zeros((20, 160, 3), np.uint8)
         for place, colour in ((self.flag, (255, 0, 0)), (self.position, (255, 255, 255))):
             column = int(np.clip(80 + 20 * place, 2, 157))
