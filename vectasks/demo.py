@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import gymnasium
 import numpy as np
 
 from vectasks.envs import GymnasiumTaskSampler
@@ -133,6 +134,20 @@ def _loss(agent: Agent, batch: Any) -> Any:
     return 0.5 * value_error.mean() - gain.mean()
 
 
+class _HalfSize(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Sixteen tiles of the usual size would make a video larger than most screens."""
+
+    def render(self) -> Any:
+        import cv2
+
+        image = np.asarray(self.env.render())
+        return cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+
+
+def _make_filmed_sampler() -> GymnasiumTaskSampler:
+    return GymnasiumTaskSampler(_HalfSize(gymnasium.make(ENV_ID, render_mode="rgb_array")))
+
+
 def evaluate(
     agent: Agent, num_episodes: int, video: Path, seed: int, on_end: Callable[[], object]
 ) -> list[float]:
@@ -150,8 +165,8 @@ def evaluate(
     returns = [0.0] * num_episodes
     with (
         VectorSampledTasks(
-            GymnasiumTaskSampler,
-            [{"env": ENV_ID}] * num_episodes,
+            _make_filmed_sampler,
+            [{}] * num_episodes,
             seed=seed,
             max_processes=min(os.cpu_count() or 1, num_episodes),
         ) as tasks,

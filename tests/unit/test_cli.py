@@ -276,9 +276,9 @@ def test_ctrl_c_finishes_the_video(processes: str, tmp_path: Path) -> None:
 def test_demo_trains_evaluates_and_films(tmp_path, capsys):
     pytest.importorskip("torch")
     out = tmp_path / "demo.mp4"
-    assert cli.main(["demo", "--steps", "1500", "--out", str(out)]) == 0
+    assert cli.main(["demo", "--steps", "512", "--out", str(out)]) == 0
     trained, filmed = capsys.readouterr().out.splitlines()
-    assert trained.startswith("CartPole-v1: stopped after 1536 steps in ")
+    assert trained.startswith("CartPole-v1: stopped after 512 steps in ")
     low, high = map(
         int, re.search(r"demo.mp4: 16 episodes, return (\d+) to (\d+)", filmed).groups()
     )
