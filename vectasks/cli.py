@@ -1,4 +1,4 @@
-"""The command line: ``vectasks record ENV_ID --samplers 9 --steps 500 --out rollout.mp4``.
+"""The command line: ``vectasks demo``, ``vectasks record ENV_ID --out rollout.mp4``.
 
 Whatever the user can get wrong (an unknown id, a missing extra, an output that cannot be written)
 is one line on stderr and exit code 2, found before a worker is started where that is possible.
@@ -76,6 +76,20 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="vectasks", description="Sample tasks in parallel.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"vectasks {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    demo = commands.add_parser(
+        "demo",
+        help="train an agent, evaluate it and film it",
+        description="Train CartPole by PPO, then film exactly sixteen episodes of it.",
+        allow_abbrev=False,
+    )
+    demo.set_defaults(run=_demo)
+    demo.add_argument(
+        "--out", type=Path, default=Path("demo.mp4"), help="the video: .mp4 or .gif (demo.mp4)"
+    )
+    demo.add_argument(
+        "--steps", type=_at_least(1), default=200_000, metavar="N", help="at most (default: 200000)"
+    )
+    demo.add_argument("--seed", type=_at_least(0), default=1, metavar="N", help="(default: 1)")
     record = commands.add_parser(
         "record",
         help="film a Gymnasium environment in many samplers at once",
@@ -84,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    record.set_defaults(run=_record)
     record.add_argument("env_id", metavar="ENV_ID", help='"CartPole-v1", "module:Id-v0", ...')
     record.add_argument("--out", required=True, type=Path, help="the video: .mp4 or .gif")
     record.add_argument(
@@ -126,6 +141,43 @@ def _at_least(minimum: int) -> Callable[[str], int]:
         return number
 
     return whole_number
+
+
+# -- demo -------------------------------------------------------------------------------------
+
+_DEMO_EPISODES = 16
+
+
+def _demo(args: argparse.Namespace) -> int:
+    _quieten_native_libraries()
+    _require("torch", "torch")
+    _require("av", "video")
+    _check_output(args.out)
+    from vectasks import demo
+
+    agent = demo.Agent(args.seed)
+    with _progress() as progress:
+        bar = progress.add_task(f"{demo.ENV_ID}: training", total=args.steps)
+        for state in demo.train(agent, args.steps, args.seed):
+            if state.mean_return is not None:
+                text = f"{demo.ENV_ID}: return {state.mean_return:.0f}"
+                progress.update(bar, completed=state.steps, description=text)
+    mean_return = "no episode ended" if state.mean_return is None else f"{state.mean_return:.1f}"
+    print(
+        f"{demo.ENV_ID}: {'solved' if state.is_solved else 'stopped'} after {state.steps} steps in "
+        f"{state.elapsed_s:.0f} s ({state.steps / state.elapsed_s:.0f} steps/s), "
+        f"mean return of the last episodes: {mean_return}"
+    )
+    with _whole_or_nothing(args.out) as partial_path, _progress() as progress:
+        bar = progress.add_task(f"{demo.ENV_ID}: filming", total=_DEMO_EPISODES)
+        returns = demo.evaluate(
+            agent, _DEMO_EPISODES, partial_path, args.seed, lambda: progress.advance(bar)
+        )
+    print(
+        f"{args.out}: {len(returns)} episodes, return {min(returns):.0f} to {max(returns):.0f}, "
+        f"mean {sum(returns) / len(returns):.1f}"
+    )
+    return 0
 
 
 # -- record -----------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vectasks.batch import StepBatch
 from vectasks.errors import ResourceLimit, WaitTimeout
@@ -35,9 +36,10 @@ from vectasks.restarts import Death, RestartLimit
 from vectasks.spaces import dispatch_rows, own
 from vectasks.workers import stacks
 from vectasks.workers.base import Unreadable, Worker, WorkerEnded
+from vectasks.workers.blocks import Block, BlocksMoved
 from vectasks.workers.inline import InlineWorker
 from vectasks.workers.lane import ParentLane, Steps, polls_before_blocking, yield_core
-from vectasks.workers.slab import Layout, SharedMemory
+from vectasks.workers.slab import EXHAUSTED, Layout, SharedMemory
 
 logger = logging.getLogger("vectasks")
 
@@ -46,6 +48,19 @@ _FIRST_NAP_S, _LONGEST_NAP_S = 0.005, 0.2
 
 # Asked of a sampler whose worker is dead, these begin the worker anew.
 _REVIVING = frozenset({Command.NEXT_TASK, Command.RESET, Command.SETUP})
+
+# These leave tasks as they are.
+_LOOKING = frozenset(
+    {
+        Command.OBSERVE,
+        Command.RENDER,
+        Command.ATTR,
+        Command.SAMPLER_ATTR,
+        Command.OBSERVATION_SPACE,
+        Command.ACTION_SPACE,
+        Command.KEEP_FINAL_FRAME,
+    }
+)
 
 
 class Dispatcher:
@@ -71,6 +86,8 @@ class Dispatcher:
         max_restarts: int,
     ) -> None:
         self.restarts = 0
+        #: Counts whatever may have changed a task: as long as it stays, so do the observations.
+        self.moves = 0
         self.workers: Sequence[Worker] = workers
         self._plans = list(plans)
         self.journal = Journal(plans)
@@ -115,6 +132,7 @@ class Dispatcher:
         """
         by_worker: dict[Worker, list[Request]] = {}
         for sampler_id, command, data in orders:
+            self.moves += command not in _LOOKING
             if command is Command.STEP and sampler_id in self._owed:
                 # It was begun anew since its last step: this one tells so, instead of stepping.
                 step = Request(0, sampler_id, Command.STEP)
@@ -169,7 +187,7 @@ class Dispatcher:
         if self._memory is not None:
             try:
                 self._memory.resize(layout.size_bytes())
-                mapped = self._memory.map()
+                mapped = self._memory.map(layout.size_bytes())
             except OSError as error:
                 told = f"There is no shared memory of {layout.size_bytes()} bytes: {error}."
                 if strict:
@@ -196,6 +214,22 @@ class Dispatcher:
         inode = os.fstat(self._memory.fd).st_ino
         return inode, slab.offset_of("asked"), slab.offset_of("answered")
 
+    def add_block(self, num_rows: int) -> Block:
+        """Lay out further rows, for steps to be written to; all workers are idle.
+
+        Raises:
+            OSError: there is not enough memory.
+        """
+        lane = self._lane
+        assert lane is not None
+        block = lane.add_block(num_rows, self._memory)
+        if self._memory is not None:
+            for worker in self.workers:
+                if worker.number not in self._dead:
+                    parcel = worker.pack(BlocksMoved(lane.blocks.places()))
+                    self._reach(worker, functools.partial(worker.post, parcel))
+        return block
+
     def send_step(
         self,
         ids: Sequence[int],
@@ -204,6 +238,7 @@ class Dispatcher:
         as_batch: bool,
         one_by_one: bool = False,
         to_hand_out: bool = False,
+        into: tuple[Block, int] | None = None,
     ) -> None:
         """Begin one step of some samplers.
 
@@ -213,12 +248,14 @@ class Dispatcher:
             as_batch: it will be taken by :meth:`take_batch`.
             one_by_one: samplers are waited for one by one, so each is announced at once.
             to_hand_out: :meth:`take_batch` will take it without ``out``.
+            into: write it to this row of this block; :meth:`take_infos` will take it.
         """
+        self.moves += 1
         lane = self._lane
         ticket = 0
         if lane is not None:
             ticket = lane.begin(
-                ids, as_batch=as_batch, one_by_one=one_by_one, to_hand_out=to_hand_out
+                ids, as_batch=as_batch, one_by_one=one_by_one, to_hand_out=to_hand_out, into=into
             )
         if lane is None or not self._slab_is_reached:
             rows = dispatch_rows(actions)
@@ -343,6 +380,31 @@ class Dispatcher:
         """The steps of these samplers as arrays; as outcomes by id if one of them failed."""
         lane = self._lane
         assert lane is not None
+        failed = self._put_into_row(lane, ids)
+        if failed is not None:
+            return failed
+        batch = lane.batch(ids, out, copy)
+        self._settle_row(ids, batch.samplers[batch.exhausted])
+        return batch
+
+    def take_infos(
+        self, ids: Sequence[int], block: Block, index: int
+    ) -> tuple[dict[int, dict[str, Any]], dict[int, Any] | None]:
+        """Take a step that was written to a block's row.
+
+        Returns:
+            the infos that are not empty, by id; and all outcomes by id if one of them failed.
+        """
+        lane = self._lane
+        assert lane is not None
+        failed = self._put_into_row(lane, ids)
+        if failed is not None:
+            return {}, failed
+        self._settle_row(ids, np.flatnonzero(block.slab["flags"][index] & EXHAUSTED))
+        return lane.take_infos(ids), None
+
+    def _put_into_row(self, lane: ParentLane, ids: Sequence[int]) -> dict[int, Any] | None:
+        """Write what came another way beside what the workers wrote; all outcomes if one failed."""
         if self._slab_is_reached:
             self._take_extras(lane, ids)
         if self._arrived:
@@ -353,14 +415,12 @@ class Dispatcher:
                 if i in self._arrived:
                     lane.put(i, lane.tickets[i], self._arrived.pop(i))
                     self._wanted.discard(i)
-        if lane.failures(ids):
-            return self._take_written(lane, ids)
-        batch = lane.batch(ids, out, copy)
+        return self._take_written(lane, ids) if lane.failures(ids) else None
+
+    def _settle_row(self, ids: Sequence[int], exhausted: NDArray[Any]) -> None:
         self._ledger.settle_steps(ids)
-        if np.count_nonzero(batch.exhausted):
-            for i in batch.samplers[batch.exhausted].tolist():
-                self._ledger.settle_step(i, exhausted=True, failed=False)
-        return batch
+        for i in exhausted.tolist() if exhausted.size else ():
+            self._ledger.settle_step(i, exhausted=True, failed=False)
 
     def batch_of(
         self, outcomes: Mapping[int, StepOutcome], out: StepBatch | None, copy: bool
@@ -617,6 +677,7 @@ class Dispatcher:
     def _begin_anew(self, worker: Worker, plans: Mapping[int, HostPlan] | None = None) -> None:
         """Start a dead worker and set its samplers up, by these plans or else their next ones."""
         self.restarts += 1
+        self.moves += 1
         plans = plans or {}
         requests = [
             self._ledger.open(i, Command.SETUP, plans.get(i) or self.next_plan(i))

@@ -30,10 +30,11 @@ from vectasks.errors import (
     InvalidArgument,
     LayoutError,
     RemoteError,
+    SamplerUnavailable,
     VectasksError,
     WorkerDied,
 )
-from vectasks.guard import Guard
+from vectasks.guard import Guard, exclusive
 from vectasks.host import HostPlan, HostReady
 from vectasks.journal import KEPT
 from vectasks.ledger import Ledger, SamplerState
@@ -49,8 +50,9 @@ from vectasks.spaces import (
 from vectasks.task import RLStepResult
 from vectasks.timing import TimedDispatcher
 from vectasks.workers.base import Worker
+from vectasks.workers.blocks import Block
 from vectasks.workers.board import Board
-from vectasks.workers.slab import Layout, SharedMemory
+from vectasks.workers.slab import DONE, Layout, SharedMemory
 
 logger = logging.getLogger("vectasks")
 
@@ -217,12 +219,21 @@ class Front:
 
     # -- the way of a step ------------------------------------------------------------------
 
-    def _begin_step(self, actions: Any, *, as_batch: bool, to_hand_out: bool = False) -> list[int]:
+    def _begin_step(
+        self,
+        actions: Any,
+        *,
+        as_batch: bool,
+        to_hand_out: bool = False,
+        into: tuple[Block, int] | None = None,
+    ) -> list[int]:
         """Send one action to each unpaused sampler; their ids."""
         ids = self._ledger.unpaused
         prepared = self._prepared(ids, actions)
         self._require(Command.STEP, ids)
-        self._dispatcher.send_step(ids, prepared, as_batch=as_batch, to_hand_out=to_hand_out)
+        self._dispatcher.send_step(
+            ids, prepared, as_batch=as_batch, to_hand_out=to_hand_out, into=into
+        )
         self._ledger.step_ids = ids = list(ids)
         return ids
 
@@ -266,6 +277,63 @@ class Front:
             self._num_episodes += int(np.count_nonzero(batch.done))
             self._journal.batch_came(ids, batch.reward, batch.done, batch.infos, batch.observation)
         return batch
+
+    @exclusive
+    def _add_block(self, num_rows: int) -> Block:
+        """Further rows beside the slab's, for :meth:`_step_into`; they live while they are held.
+
+        Raises:
+            InvalidArgument: this vector's steps cannot be written to rows.
+        """
+        self._require_idle("RolloutBuffer")
+        self._require_batches("RolloutBuffer")
+        if not self.auto_resample_when_done:
+            raise InvalidArgument(
+                "RolloutBuffer: with auto_resample_when_done=False finished samplers wait, which "
+                "leaves holes in a rollout; make the vector with auto_resample_when_done=True."
+            )
+        return self._dispatcher.add_block(num_rows)
+
+    @exclusive
+    def _step_into(self, actions: Any, block: Block, index: int) -> dict[int, dict[str, Any]]:
+        """Step all samplers, and have what comes of it written to a row of a block.
+
+        Returns:
+            the infos that are not empty, by sampler id.
+
+        Raises:
+            SamplerUnavailable: one is paused.
+        """
+        self._require_idle("collect")
+        paused = set(range(len(self.sampler_fn_args))).difference(self._ledger.unpaused)
+        if paused:
+            raise SamplerUnavailable(
+                f"collect: samplers {sorted(paused)} are paused, and a rollout buffer has a column "
+                "for each; call resume_all() first."
+            )
+        ids = self._begin_step(actions, as_batch=True, into=(block, index))
+        self._dispatcher.wait_step(ids, len(ids), self.read_timeout)
+        self._ledger.step_ids = None
+        infos, failed = self._dispatcher.take_infos(ids, block, index)
+        if failed is not None:
+            self._batch(ids, failed)
+        slab = block.slab
+        done = (slab["flags"][index] & DONE) != 0
+        self._num_steps += len(ids)
+        self._num_episodes += int(np.count_nonzero(done))
+        self._journal.batch_came(
+            ids,
+            slab["reward"][index].astype(np.float32),
+            done,
+            [infos.get(i, {}) for i in ids],
+            slab.nest(slab.row(index)),
+        )
+        return infos
+
+    @property
+    def _moves(self) -> int:
+        """Counts whatever may have changed a task."""
+        return self._dispatcher.moves
 
     def _count(self, sampler_id: int, outcome: StepOutcome) -> None:
         """Write down what the end of an episode means for the counts and the waiting samplers."""

@@ -66,6 +66,14 @@ def test_example_runs(example, tmp_path):
     assert _run(example, *(["--steps", "1024"] if takes_steps else []), cwd=tmp_path)
 
 
+def test_custom_task_keeps_the_contract(tmp_path):
+    example = ROOT / "examples" / "custom_task.py"
+    told = _run(
+        "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", tmp_path, example, cwd=tmp_path
+    )
+    assert "passed" in told
+
+
 def test_table_of_methods_is_up_to_date(tmp_path):
     _run(ROOT / "docs" / "make_methods.py", "--check", cwd=tmp_path)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -266,3 +268,43 @@ def test_ctrl_c_finishes_the_video(processes: str, tmp_path: Path) -> None:
     assert said.startswith(f"{out}: ")
     assert len(frames(out)) > 1
     assert list(tmp_path.iterdir()) == [out]
+
+
+# -- demo ------------------------------------------------------------------------------------------
+
+
+def test_demo_trains_evaluates_and_films(tmp_path, capsys):
+    pytest.importorskip("torch")
+    out = tmp_path / "demo.mp4"
+    assert cli.main(["demo", "--steps", "512", "--out", str(out)]) == 0
+    trained, filmed = capsys.readouterr().out.splitlines()
+    assert trained.startswith("CartPole-v1: stopped after 512 steps in ")
+    low, high = map(
+        int, re.search(r"demo.mp4: 16 episodes, return (\d+) to (\d+)", filmed).groups()
+    )
+    assert 8 <= low <= high <= 500
+    assert len(frames(out)) == high + 1  # until the last of them ended
+    assert [path.name for path in tmp_path.iterdir()] == ["demo.mp4"]
+
+
+def test_demo_stops_when_it_is_solved(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("torch")
+    from vectasks import demo
+
+    monkeypatch.setattr(demo, "GOAL", 12.0)
+    monkeypatch.setattr(demo, "evaluate", lambda *args: [1.0, 3.0])
+    monkeypatch.setattr(cli, "_whole_or_nothing", contextlib.nullcontext)
+    assert cli.main(["demo", "--out", str(tmp_path / "demo.gif")]) == 0
+    told = capsys.readouterr().out
+    assert re.search(
+        r"solved after \d+ steps in .*, mean return of the last episodes: \d+\.\d", told
+    )
+    assert "2 episodes, return 1 to 3, mean 2.0" in told
+
+
+def test_demo_refuses_before_it_trains(tmp_path, capsys, monkeypatch):
+    assert cli.main(["demo", "--out", str(tmp_path / "demo.avi")]) == 2
+    assert "must end in .mp4 or .gif" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert cli.main(["demo", "--out", str(tmp_path / "demo.mp4")]) == 2
+    assert 'pip install "vectasks[torch]"' in capsys.readouterr().err

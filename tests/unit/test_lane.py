@@ -57,6 +57,16 @@ class StubGroup:
         return RLStepResult(observation, float(action), False, info)
 
 
+class StubMemory:
+    """Memory that both halves have in this process."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self._bytes = bytearray(size_bytes)
+
+    def map(self, size_bytes: int = 0, offset: int = 0) -> bytearray:
+        return self._bytes
+
+
 class Pair:
     """Both halves of a lane with one worker, which is a thread here."""
 
@@ -64,8 +74,8 @@ class Pair:
         first = np.zeros(2, np.int64)
         layout = Layout.of(SPACE, spaces.Discrete(99), first, num_samplers, 1)
         self.ids = list(range(num_samplers))
-        memory = bytearray(layout.size_bytes())
-        self.parent = ParentLane(layout, memory)
+        memory: Any = StubMemory(layout.size_bytes())
+        self.parent = ParentLane(layout, memory.map())
         here, there = socket.socketpair()
         self.channel = Channel(here)
         self._there = Channel(there)

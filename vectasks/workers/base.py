@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from vectasks.messages import Failure, Reply, Request
+from vectasks.workers.blocks import BlocksMoved
 from vectasks.workers.board import Ring
 from vectasks.workers.lane import ParentLane, Steps
 
@@ -64,7 +65,7 @@ class Worker(abc.ABC):
         """Begin; also again after the worker ended."""
 
     @abc.abstractmethod
-    def pack(self, message: list[Request] | Steps) -> Any:
+    def pack(self, message: list[Request] | Steps | BlocksMoved) -> Any:
         """Make a message ready for :meth:`post`, so that all workers' are before any is sent.
 
         Raises:

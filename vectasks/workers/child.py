@@ -24,6 +24,7 @@ import cloudpickle
 from vectasks.host import HostGroup
 from vectasks.messages import Reply, Request
 from vectasks.workers import stacks
+from vectasks.workers.blocks import BlocksMoved
 from vectasks.workers.board import Recorder, Ring, TimedHostGroup
 from vectasks.workers.channel import Channel, unsendable
 from vectasks.workers.lane import Attach, Steps, WorkerLane
@@ -101,13 +102,15 @@ def _serve(channel: Channel, group: HostGroup, memory: SharedMemory | None) -> N
             _answer(channel, [group.execute(request) for request in message], message)
         elif isinstance(message, Attach):
             assert memory is not None
-            lane = WorkerLane(message, memory.map(), channel, group)
+            lane = WorkerLane(message, memory, channel, group)
             if isinstance(group, TimedHostGroup):
                 group.time_writes(lane.desks.writers)
-            memory.close()
             # What imports and set-up left in memory stays: the collector need not look again.
             gc.collect()
             gc.freeze()
+        elif isinstance(message, BlocksMoved):
+            assert lane is not None
+            lane.move_blocks(message)
         elif isinstance(message, Steps):
             assert lane is not None
             lane.serve_message(message)

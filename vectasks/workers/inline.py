@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from vectasks.host import HostGroup
 from vectasks.messages import Failure, Reply, Request, StepOutcome
 from vectasks.spaces import own
 from vectasks.task import RLStepResult
 from vectasks.workers.base import Unreadable, Worker
+from vectasks.workers.blocks import BlocksMoved
 from vectasks.workers.board import Recorder, Ring, TimedHostGroup
 from vectasks.workers.lane import Outcome, ParentLane, Steps, is_batch, run_step
+
+Parcel: TypeAlias = list[Request] | Steps | BlocksMoved
 
 
 class InlineWorker(Worker):
@@ -31,15 +34,15 @@ class InlineWorker(Worker):
     def start(self) -> None:
         """Nothing to begin: this process is running."""
 
-    def pack(self, message: list[Request] | Steps) -> list[Request] | Steps:
+    def pack(self, message: Parcel) -> Parcel:
         """Nothing to make ready."""
         return message
 
-    def post(self, parcel: list[Request] | Steps) -> None:
+    def post(self, parcel: Parcel) -> None:
         """Carry the requests or steps out, now."""
         if isinstance(parcel, Steps):
             self._step(parcel.actions, parcel.ticket)
-        else:
+        elif isinstance(parcel, list):  # and the blocks are the parent's, which are here
             self._execute(parcel)
 
     def _execute(self, requests: Sequence[Request]) -> None:

@@ -20,8 +20,8 @@ again.
 
 A *ticket* says which step it is, which row it is written to and in which form::
 
-    ticket = step number * 16 + row * 4 + (2 if samplers are announced one by one)
-             + (1 if for a StepBatch)
+    ticket = step number << 24 | row << 2 | (2 if samplers are announced one by one)
+             | (1 if for a StepBatch)
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from vectasks.host import HostGroup
 from vectasks.messages import Failure, StepOutcome
 from vectasks.spaces import dispatch_rows
 from vectasks.task import RLStepResult
+from vectasks.workers.blocks import Block, BlockPlace, Blocks, BlocksMoved, shared_block_memory
 from vectasks.workers.channel import Channel, unsendable
 from vectasks.workers.rows import WORKING_ROW, Rows
 from vectasks.workers.slab import (
@@ -55,6 +56,7 @@ from vectasks.workers.slab import (
     TRUNCATED,
     Extra,
     Layout,
+    SharedMemory,
     Slab,
     SlabReader,
     SlabWriter,
@@ -62,6 +64,7 @@ from vectasks.workers.slab import (
 )
 
 _AS_BATCH, _ONE_BY_ONE = 1, 2
+_ROW_BITS = 22
 _NOTHING_SPECIAL = bytes([0, EMPTY_INFO])  # flags of most samplers in most steps
 _FIRST_NAP_MS, _LONGEST_NAP_MS = 5, 200
 
@@ -93,7 +96,7 @@ def _words(array: NDArray[Any]) -> Any:
 
 def row_of(ticket: int) -> int:
     """The row of the slab that a ticket's step is written to."""
-    return (ticket >> 2) & 3
+    return (ticket >> 2) & ((1 << _ROW_BITS) - 1)
 
 
 def is_batch(ticket: int) -> bool:
@@ -124,6 +127,7 @@ class Attach(NamedTuple):
     worker: int
     sampler_ids: tuple[int, ...]
     strict: bool
+    blocks: tuple[BlockPlace, ...]
     step_bell: int  # the bells' values when this was sent: what they count since is new
     message_bell: int
 
@@ -144,25 +148,26 @@ class StepExtras(NamedTuple):
 Outcome = RLStepResult | StepOutcome | Failure
 
 
-class Desks(NamedTuple):
-    """The writers of every row and form."""
+class Desks:
+    """The writers of every row and form, for some samplers."""
 
-    writers: list[SlabWriter]
-
-    @classmethod
-    def of(cls, slab: Slab, sampler_ids: Sequence[int], strict: bool) -> Desks:
-        """The writers for some samplers."""
-        return cls(
-            [
-                SlabWriter(slab, sampler_ids, row, as_batch, strict)
-                for row in range(NUM_ROWS)
-                for as_batch in (False, True)
-            ]
-        )
+    def __init__(
+        self, slab: Slab, sampler_ids: Sequence[int], strict: bool, blocks: Blocks
+    ) -> None:
+        self._blocks = blocks
+        self.writers = [
+            SlabWriter(slab, sampler_ids, row, as_batch, strict)
+            for row in range(NUM_ROWS)
+            for as_batch in (False, True)
+        ]
 
     def at(self, ticket: int) -> SlabWriter:
         """The writer for a ticket's step."""
-        return self.writers[row_of(ticket) * 2 + (ticket & _AS_BATCH)]
+        row = row_of(ticket)
+        if row < NUM_ROWS:
+            return self.writers[row * 2 + (ticket & _AS_BATCH)]
+        block, index = self._blocks.at(row)
+        return block.writer_at(index)
 
 
 def run_step(group: HostGroup, writer: SlabWriter, sampler_id: int, action: Any) -> Extra | None:
@@ -181,18 +186,25 @@ class WorkerLane:
 
     Args:
         attach: what the parent told.
-        memory: the mapped slab.
+        memory: where the slab is, and the blocks behind it.
         channel: for extras and rings.
         group: the hosts to step.
     """
 
-    def __init__(self, attach: Attach, memory: Any, channel: Channel, group: HostGroup) -> None:
-        slab = Slab(attach.layout, memory)
+    def __init__(
+        self, attach: Attach, memory: SharedMemory, channel: Channel, group: HostGroup
+    ) -> None:
+        slab = Slab(attach.layout, memory.map(attach.layout.size_bytes()))
         w = attach.worker
+        self._memory = memory
+        self._layout, self._strict = attach.layout, attach.strict
+        self._blocks = Blocks()
+        self._held_blocks: list[Block] = []
         self._channel = channel
         self._group = group
         self._ids = attach.sampler_ids
-        self.desks = Desks.of(slab, attach.sampler_ids, attach.strict)
+        self.desks = Desks(slab, attach.sampler_ids, attach.strict, self._blocks)
+        self.move_blocks(BlocksMoved(attach.blocks))
         self._step_bell = _words(slab["step_bell"][w])
         self._message_bell = _words(slab["message_bell"][w])
         self._asleep = _words(slab["asleep"][w])
@@ -217,6 +229,11 @@ class WorkerLane:
         polls_left, nap_ms = self._polls, _FIRST_NAP_MS
         while True:
             if step_bell[0] != self._seen_steps:
+                _keep_order()
+                if message_bell[0] > self._seen_messages:
+                    # Sent before these steps, it may say where the rows are that they go to.
+                    self._seen_messages += 1
+                    return self._channel.receive_blocking()
                 self._seen_steps = step_bell[0]
                 self._serve()
                 polls_left, nap_ms = self._polls, _FIRST_NAP_MS
@@ -259,6 +276,24 @@ class WorkerLane:
     def serve_message(self, steps: Steps) -> None:
         """Steps whose actions came by message."""
         self._run(steps.ticket, list(steps.actions), steps.actions.values())
+
+    def move_blocks(self, moved: BlocksMoved) -> None:
+        """Map the blocks that there are now, and no others."""
+        known = {block.place: block for block in self._held_blocks}
+        self._held_blocks = [
+            known[place]
+            if place in known
+            else Block(
+                place,
+                self._layout,
+                self._memory.map(self._layout.size_bytes(place.num_rows), place.offset),
+                self._ids,
+                self._strict,
+            )
+            for place in moved.places
+        ]
+        for block in self._held_blocks:
+            self._blocks.add(block)
 
     def _run(self, ticket: int, ids: Sequence[int], actions: Iterable[Any]) -> None:
         """Step samplers and announce them together, or one by one where that is wanted."""
@@ -320,7 +355,8 @@ class ParentLane:
         self.step_number = 0
         self._rows = Rows(self.slab, self.shared)
         self._reader = SlabReader(self.slab)
-        self.desks = Desks.of(self.slab, range(layout.num_samplers), strict)
+        self.blocks = Blocks()
+        self.desks = Desks(self.slab, range(layout.num_samplers), strict, self.blocks)
         self._extras: dict[int, Extra] = {}
         self._outcomes: dict[int, Outcome] = {}
         self._warned = strict
@@ -348,6 +384,7 @@ class ParentLane:
         as_batch: bool,
         one_by_one: bool = False,
         to_hand_out: bool = False,
+        into: tuple[Block, int] | None = None,
     ) -> int:
         """The ticket of a new step of these samplers.
 
@@ -356,11 +393,19 @@ class ParentLane:
             as_batch: it will be taken as a StepBatch.
             one_by_one: each sampler is announced at once.
             to_hand_out: without a copy, if it is a step of all and a row is free.
+            into: write it to this row of this block.
         """
         self.step_number += 1
         whole = len(ids) == self.layout.num_samplers
-        row = self._rows.next_free(self.step_number) if to_hand_out and whole else WORKING_ROW
-        ticket = self.step_number * 16 + row * 4 + (_ONE_BY_ONE if one_by_one else 0) + as_batch
+        row = WORKING_ROW
+        self.blocks.in_use = None
+        if into is not None:
+            self.blocks.in_use, index = into
+            row = self.blocks.in_use.place.first_row + index
+        elif to_hand_out and whole:
+            row = self._rows.next_free(self.step_number)
+        ticket = (self.step_number << _ROW_BITS | row) << 2
+        ticket |= (_ONE_BY_ONE if one_by_one else 0) | as_batch
         self._set_tickets[slice(None) if whole else ids] = ticket
         self._common = ticket if whole else 0
         return ticket
@@ -396,9 +441,29 @@ class ParentLane:
             worker,
             tuple(sampler_ids),
             self.strict,
+            self.blocks.places(),
             self._step_bell[worker][0],
             self._message_bell[worker][0],
         )
+
+    def add_block(self, num_rows: int, memory: SharedMemory | None) -> Block:
+        """Further rows, in the shared memory if there is one; the workers are not told here.
+
+        Raises:
+            OSError: there is not so much memory.
+        """
+        mapped, offset = None, 0
+        if memory is not None:
+            mapped, offset = shared_block_memory(memory, self.layout.size_bytes(num_rows))
+        place = BlockPlace(self.blocks.free_rows(num_rows), num_rows, offset)
+        if place.first_row + num_rows > 1 << _ROW_BITS:
+            raise LayoutError(
+                f"{num_rows} more rows: a vector's rollout buffers have {1 << _ROW_BITS} together "
+                "at most; make a shorter one, or let go of another."
+            )
+        block = Block(place, self.layout, mapped, range(self.layout.num_samplers), self.strict)
+        self.blocks.add(block)
+        return block
 
     # -- waiting -------------------------------------------------------------------------------
 
@@ -489,19 +554,31 @@ class ParentLane:
         """Those of these samplers whose step may have something on the control lane."""
         if not self.shared:  # nothing is under way; flags of list-returning steps are not written
             return []
-        if self._common and not self._is_special(row_of(self._common)):
-            return []
+        if self._common:
+            return list(ids) if self._is_special(row_of(self._common)) else []
         # count_nonzero takes a fraction of the time of any() on so short an array.
         return list(ids) if np.count_nonzero(self.slab["flags"] & EXTRA) else []
 
     def _is_special(self, row: int) -> bool:
         """Whether any sampler's step in a row was more than an observation and a reward."""
-        return bool(self._flags[row].tobytes().strip(_NOTHING_SPECIAL))
+        if row < NUM_ROWS:
+            return bool(self._flags[row].tobytes().strip(_NOTHING_SPECIAL))
+        block, index = self.blocks.at(row)
+        return bool(block.slab["flags"][index].tobytes().strip(_NOTHING_SPECIAL))
 
     def needs_extra(self, sampler_id: int) -> bool:
         """Whether something of this sampler's step comes by the control lane."""
-        flags = self.slab["flags"][row_of(self.tickets[sampler_id]), sampler_id]
+        slab, row = self._where(self.tickets[sampler_id])
+        flags = slab["flags"][row, sampler_id]
         return bool(flags & EXTRA) and sampler_id not in self._extras
+
+    def _where(self, ticket: int) -> tuple[Slab, int]:
+        """The arrays that a ticket's step is written to, and the row there."""
+        row = row_of(ticket)
+        if row < NUM_ROWS:
+            return self.slab, row
+        block, index = self.blocks.at(row)
+        return block.slab, index
 
     def outcomes(self, ids: Sequence[int]) -> list[Outcome]:
         """The samplers' outcomes, owned."""
@@ -515,7 +592,9 @@ class ParentLane:
         extras = self._extras
         ticket = self.tickets[ids[0]] if ids else 0
         if ids and all(self.tickets[i] == ticket for i in ids):
-            quick = self._reader.outcomes(ids, row_of(ticket), is_batch(ticket), extras)
+            slab, row = self._where(ticket)
+            reader = self._reader if slab is self.slab else SlabReader(slab)
+            quick = reader.outcomes(ids, row, is_batch(ticket), extras)
         else:
             quick = [
                 self._reader.outcomes(
@@ -542,6 +621,12 @@ class ParentLane:
             return {}
         extras = {i: self._extras.pop(i) for i in ids if i in self._extras}
         return {i: extra.failure for i, extra in extras.items() if extra.failure is not None}
+
+    def take_infos(self, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
+        """What a step into a block gave beside what is in it: infos that are not empty, by id."""
+        self.blocks.in_use = None
+        taken = [self._extras.pop(i) for i in ids if i in self._extras] if self._extras else []
+        return {extra.sampler_id: dict(extra.info) for extra in taken if extra.info is not None}
 
     def batch(self, ids: Sequence[int], out: StepBatch | None, copy: bool) -> StepBatch:
         """The steps of some samplers as arrays.
@@ -658,7 +743,7 @@ class ParentLane:
     def put(self, sampler_id: int, ticket: int, outcome: Outcome) -> None:
         """Write an outcome that came another way, for a batch."""
         self.tickets[sampler_id] = ticket
-        writer = self.desks.writers[row_of(ticket) * 2 + 1]
+        writer = self.desks.at(ticket | _AS_BATCH)
         extra: Extra | None
         if isinstance(outcome, Failure):
             extra = writer.fail(sampler_id, outcome)

@@ -22,6 +22,7 @@ from vectasks.guard import ctrl_c
 from vectasks.messages import Failure, Reply, Request
 from vectasks.workers import child, stacks
 from vectasks.workers.base import Unreadable, Worker, WorkerEnded
+from vectasks.workers.blocks import BlocksMoved
 from vectasks.workers.board import Ring
 from vectasks.workers.channel import Channel, channel_pair
 from vectasks.workers.lane import ParentLane, StepExtras, Steps
@@ -128,7 +129,7 @@ class ProcessWorker(Worker):
             there.close()
         self._process, self._channel = process, channel
 
-    def pack(self, message: list[Request] | Steps) -> list[memoryview]:
+    def pack(self, message: list[Request] | Steps | BlocksMoved) -> list[memoryview]:
         """Pickle the message."""
         return Channel.pack(message)
 

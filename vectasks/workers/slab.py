@@ -31,6 +31,7 @@ from vectasks.messages import IN_PLACE, Failure, StepOutcome
 from vectasks.task import RLStepResult
 
 Path = tuple[str | int, ...]
+Fields = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
 
 _ALIGNMENT_BYTES = 64
 NUM_ROWS = 4
@@ -149,11 +150,11 @@ class Layout(NamedTuple):
             num_workers,
         )
 
-    def fields(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    def fields(self) -> Fields:
         """Name, shape and dtype of every array in the slab."""
         n, w = self.num_samplers, self.num_workers
         word, line = np.dtype(np.int64), _ALIGNMENT_BYTES // 8
-        fields: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {
+        fields: Fields = {
             # One cache line a worker: neighbours do not slow each other down.
             "step_bell": ((w, line), word),
             "message_bell": ((w, line), word),
@@ -162,20 +163,28 @@ class Layout(NamedTuple):
             "asked": ((n,), word),
             "answered": ((n,), word),
             "answered_at": ((n,), np.dtype(np.float64)),
-            "flags": ((NUM_ROWS, n), np.dtype(np.uint8)),
-            "reward": ((NUM_ROWS, n), np.dtype(np.float64)),
         }
         if self.action is not None:
             _, shape, dtype = self.action
             fields["action"] = ((n, *shape), np.dtype(dtype))
+        return {**fields, **self.row_fields(NUM_ROWS)}
+
+    def row_fields(self, num_rows: int) -> Fields:
+        """Name, shape and dtype of what steps are written to: all that a block of rows has."""
+        n = self.num_samplers
+        fields: Fields = {
+            "flags": ((num_rows, n), np.dtype(np.uint8)),
+            "reward": ((num_rows, n), np.dtype(np.float64)),
+        }
         for number, leaf in enumerate(self.leaves):
             if leaf.dtype is not None:
-                fields[f"leaf{number}"] = ((NUM_ROWS, n, *leaf.shape), leaf.dtype)
+                fields[f"leaf{number}"] = ((num_rows, n, *leaf.shape), leaf.dtype)
         return fields
 
-    def size_bytes(self) -> int:
-        """The memory that the slab takes."""
-        return max(1, sum(_aligned(_nbytes(*field)) for field in self.fields().values()))
+    def size_bytes(self, num_rows: int | None = None) -> int:
+        """The memory that the slab takes, or a block of so many rows."""
+        fields = self.fields() if num_rows is None else self.row_fields(num_rows)
+        return max(1, sum(_aligned(_nbytes(*field)) for field in fields.values()))
 
 
 def _nbytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
@@ -247,9 +256,26 @@ class SharedMemory:
         """
         os.ftruncate(self.fd, size_bytes)
 
-    def map(self) -> mmap.mmap:
-        """The memory, as this process sees it; it stays while arrays on it live."""
-        return mmap.mmap(self.fd, 0)
+    def map(self, size_bytes: int = 0, offset: int = 0) -> mmap.mmap:
+        """The memory (0: all of it) as this process sees it; it stays while arrays on it live."""
+        return mmap.mmap(self.fd, size_bytes, offset=offset)
+
+    def grow(self, size_bytes: int) -> int:
+        """Add memory, all zero, at the end; the offset at which it can be mapped.
+
+        Raises:
+            OSError: there is not so much memory.
+        """
+        page = mmap.ALLOCATIONGRANULARITY
+        offset = -(-os.fstat(self.fd).st_size // page) * page
+        os.ftruncate(self.fd, offset + size_bytes)
+        return offset
+
+    def forget(self, size_bytes: int, offset: int) -> None:
+        """Give memory back that nobody reads any more; its place stays empty."""
+        if self.fd >= 0 and hasattr(mmap, "MADV_REMOVE"):
+            with self.map(size_bytes, offset) as memory:
+                memory.madvise(mmap.MADV_REMOVE)
 
     def close(self) -> None:
         """Give the descriptor back; mapped memory stays."""
@@ -268,17 +294,24 @@ def _received(handle: Any) -> SharedMemory:
 
 
 class Slab:
-    """The arrays of a layout, over memory that is shared or private."""
+    """The arrays of a layout, over memory that is shared or private.
 
-    def __init__(self, layout: Layout, memory: Any = None) -> None:
+    Args:
+        layout: what it holds.
+        memory: where; None: private memory of its own.
+        num_rows: it is not the slab itself but a block of so many rows beside it.
+    """
+
+    def __init__(self, layout: Layout, memory: Any = None, num_rows: int | None = None) -> None:
         self.layout = layout
-        memory = bytearray(layout.size_bytes()) if memory is None else memory
-        self._memory = memory
+        memory = bytearray(layout.size_bytes(num_rows)) if memory is None else memory
+        self.memory = memory
         self._template = _template(layout)
         self._arrays: dict[str, NDArray[Any]] = {}
         self._offsets: dict[str, int] = {}
         offset = 0
-        for name, (shape, dtype) in layout.fields().items():
+        fields = layout.fields() if num_rows is None else layout.row_fields(num_rows)
+        for name, (shape, dtype) in fields.items():
             self._arrays[name] = np.ndarray(shape, dtype, memory, offset)
             self._offsets[name] = offset
             offset += _aligned(_nbytes(shape, dtype))
@@ -306,7 +339,7 @@ class Slab:
                 continue
             shape = array.shape[1:]
             offset = self._offsets[f"leaf{leaf}"] + number * _nbytes(shape, array.dtype)
-            arrays.append(np.ndarray(shape, array.dtype, self._memory, offset))
+            arrays.append(np.ndarray(shape, array.dtype, self.memory, offset))
         return arrays
 
     def nest(self, values: Sequence[Any]) -> Any:
@@ -364,27 +397,35 @@ class SlabWriter:
         strict: bool = False,
     ) -> None:
         layout = slab.layout
+        self._slab = slab
+        self._sampler_ids = sampler_ids
         self._layout = layout
         self._as_batch = as_batch
         self._casts = as_batch or strict
+        self._can_be_in_place = all(leaf.dtype is not None for leaf in layout.leaves) and (
+            as_batch or all(form is np.ndarray for form in layout.forms)
+        )
+        self.move_to(row)
+        # Of the one leaf, if it usually is an array: looked at in every step.
+        is_array = not layout.containers and layout.forms[0] is np.ndarray
+        self._usual_dtype = layout.leaves[0].dtype if is_array else None
+        self._usual_shape = layout.leaves[0].shape if is_array else None
+
+    def move_to(self, row: int) -> None:
+        """Write into this row from now on."""
+        slab = self._slab
         self._flags: Any = memoryview(slab["flags"][row])
         self._reward: Any = memoryview(slab["reward"][row])
         #: A view for each leaf, by sampler.
         self._views: dict[int, list[Any]] = {
             i: [None if array is None else array[row, i, ...] for array in slab.leaf_arrays]
-            for i in sampler_ids
+            for i in self._sampler_ids
         }
-        can_be_in_place = all(leaf.dtype is not None for leaf in layout.leaves) and (
-            as_batch or all(form is np.ndarray for form in layout.forms)
-        )
         #: By sampler: the arrays that a task may write its observation into, nested as the space.
         self.places: dict[int, Any] = {
-            i: slab.nest(views) if can_be_in_place else None for i, views in self._views.items()
+            i: slab.nest(views) if self._can_be_in_place else None
+            for i, views in self._views.items()
         }
-        # Of the one leaf, if it usually is an array: looked at in every step.
-        is_array = not layout.containers and layout.forms[0] is np.ndarray
-        self._usual_dtype = layout.leaves[0].dtype if is_array else None
-        self._usual_shape = layout.leaves[0].shape if is_array else None
 
     def write(self, sampler_id: int, outcome: RLStepResult | StepOutcome) -> Extra | None:
         """Write one outcome; what has no place in the row.

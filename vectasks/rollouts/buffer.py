@@ -1,0 +1,562 @@
+"""Storage for rollouts, [horizon, num_samplers], that the workers themselves write into.
+
+Row t of the block below belongs to the observation that step t - 1 gave, and so do the reward and
+the flags that came with it: seen from step t, its observation is in row t, its reward and its flags
+in row t + 1. Row 0 holds the last row of the rollout before. ::
+
+    row            0       1       2      ...   horizon
+    observation   o(0)    o(1)    o(2)    ...   o(horizon)     the next rollout's o(0)
+    reward                r(0)    r(1)    ...   r(horizon - 1)
+    flags                 f(0)    f(1)    ...   f(horizon - 1)
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vectasks.errors import InvalidArgument, LayoutError
+from vectasks.rollouts.gae import estimate_advantages
+from vectasks.spaces import spaces_equal
+from vectasks.task import RLStepResult
+from vectasks.workers.slab import DONE, TERMINATED, TRUNCATED, leaves, pick
+
+if TYPE_CHECKING:
+    from vectasks.vector import SingleProcessVectorSampledTasks, VectorSampledTasks
+
+
+class Minibatch(NamedTuple):
+    """Some steps of a rollout; n of them, or [horizon, n] in whole sequences.
+
+    Attributes:
+        observation: nested as the observation space, each leaf [n, *shape].
+        action: [n, ...].
+        advantage: float32 [n].
+        returns: float32 [n], advantage plus value: what the value should have been.
+        kept: what else the policy gave at these steps, by name: ``kept["log_prob"]``, ...
+        episode_start: bool [n], whether the observation is the first of its episode.
+        memory: [n, *memory_shape] before the step, in sequences before their first one; None
+            without a ``memory_shape``.
+    """
+
+    observation: Any
+    action: Any
+    advantage: Any
+    returns: Any
+    kept: dict[str, Any]
+    episode_start: Any
+    memory: Any
+
+
+class RolloutBuffer:
+    """What ``horizon`` steps of all samplers of a vector gave; :func:`collect` fills it.
+
+    Arrays are numpy's without a ``device``. With one they are tensors: on the CPU over the memory
+    that workers write to, without a copy; on a GPU a mirror of it, to which each row goes once.
+    They are written over by the next rollout, and valid as long as they are held.
+
+    Args:
+        tasks: the vector that fills it. Its observations and actions have fixed shapes.
+        horizon: steps a rollout, for each sampler.
+        memory_shape: of what a recurrent policy remembers of a sampler; None: it is not recurrent.
+        device: where tensors are: "cpu", "cuda", a ``torch.device``; None: numpy arrays.
+
+    Raises:
+        InvalidArgument: the vector is heterogeneous or waits for finished samplers, or a space has
+            no fixed shape.
+    """
+
+    def __init__(
+        self,
+        tasks: VectorSampledTasks | SingleProcessVectorSampledTasks,
+        horizon: int,
+        *,
+        memory_shape: tuple[int, ...] | None = None,
+        device: Any = None,
+    ) -> None:
+        if horizon < 1:
+            raise InvalidArgument(f"RolloutBuffer: horizon must be at least 1, got {horizon}.")
+        action_shape, action_dtype = _check_spaces(tasks)
+        self.horizon = horizon
+        self.num_samplers = n = len(tasks.sampler_fn_args)
+        self.device = _checked_device(device)
+        self._tasks: weakref.ref[Any] = weakref.ref(tasks)
+        self._block = tasks._add_block(horizon + 1)
+        self._is_mirrored = _is_apart(self.device)
+        if self._is_mirrored:
+            _pin(self, self._block.slab.memory)
+        slab = self._block.slab
+        self._flags, self._rewards = slab["flags"], slab["reward"]
+        self._leaves: list[NDArray[Any]] = [leaf for leaf in slab.leaf_arrays if leaf is not None]
+        self._actions = np.zeros((horizon, n, *action_shape), action_dtype)
+        self._ends = np.zeros((3, horizon, n), np.bool_)
+        self._masked = np.zeros((horizon, n), np.uint8)
+        self._starts = np.ones((horizon + 1, n), np.bool_)
+        self._last_values = np.zeros(n, np.float32)
+        self._final_values = np.zeros((horizon, n), np.float32)
+        self._advantages = np.zeros((horizon, n), np.float32)
+        self._returns = np.zeros((horizon, n), np.float32)
+        # What users and policies see: these arrays, tensors over them, or their mirrors.
+        see = self._see
+        self._seen_leaves = [see(array) for array in self._leaves]
+        self._seen_actions, self._seen_starts = see(self._actions), see(self._starts)
+        self._seen_advantages, self._seen_returns = see(self._advantages), see(self._returns)
+        self._memory = None
+        if memory_shape is not None:
+            self._memory = see(np.zeros((horizon + 1, n, *memory_shape), np.float32))
+        self._kept: dict[str, Any] = {}
+        self._cut_off: list[tuple[int, int, Any, Any]] = []
+        self._moves: int | None = None  # of the vector, when this rollout ended
+        self._is_whole = False
+        self._scratch: dict[Any, Any] = {}
+
+    # -- what is in it --------------------------------------------------------------------------
+
+    @property
+    def observations(self) -> Any:
+        """What the actions were chosen by, nested as the space: each leaf [horizon, n, *shape]."""
+        return self._nest([leaf[: self.horizon] for leaf in self._seen_leaves])
+
+    @property
+    def last_observation(self) -> Any:
+        """What the last step gave, nested as the space: each leaf [n, *shape]."""
+        return self._nest([leaf[self.horizon] for leaf in self._seen_leaves])
+
+    @property
+    def actions(self) -> Any:
+        """What the tasks were given: [horizon, n, ...]."""
+        return self._seen_actions
+
+    @property
+    def rewards(self) -> Any:
+        """float64 [horizon, n]."""
+        return self._on_cpu(self._rewards[1:])
+
+    @property
+    def dones(self) -> Any:
+        """Whether a step ended an episode: bool [horizon, n]."""
+        return self._on_cpu(self._ends[0])
+
+    @property
+    def terminated(self) -> Any:
+        """Whether a step ended an episode by terminating it: bool [horizon, n]."""
+        return self._on_cpu(self._ends[1])
+
+    @property
+    def truncated(self) -> Any:
+        """Whether a step ended an episode by cutting it off: bool [horizon, n]."""
+        return self._on_cpu(self._ends[2])
+
+    @property
+    def episode_starts(self) -> Any:
+        """Whether an observation is the first of its episode: bool [horizon, n]."""
+        return self._seen_starts[: self.horizon]
+
+    @property
+    def memory(self) -> Any:
+        """What the policy remembered before each step: [horizon, n, *memory_shape], or None."""
+        return None if self._memory is None else self._memory[: self.horizon]
+
+    def __getitem__(self, name: str) -> Any:
+        """What the policy gave under this name: [horizon, n, ...]."""
+        try:
+            return self._kept[name]
+        except KeyError:
+            raise InvalidArgument(
+                f"RolloutBuffer: the policy gave nothing named {name!r}; it gave "
+                f"{sorted(self._kept) or 'nothing yet: call collect() first'}."
+            ) from None
+
+    # -- what trainers make of it ---------------------------------------------------------------
+
+    def returns_and_advantages(self, gamma: float = 0.99, lam: float = 0.95) -> tuple[Any, Any]:
+        """Estimate both by GAE: float32 [horizon, n] each, to be found in minibatches too.
+
+        What a truncated episode would have gone on to bring is estimated by the value of its final
+        observation. (A sampler whose worker was restarted left none; the observation before it is
+        taken.)
+
+        Raises:
+            InvalidArgument: there is no rollout yet, or the policy gave no ``"value"``.
+        """
+        self._require_rollout("returns_and_advantages")
+        values = self._as_numpy(self["value"])
+        dones, terminated, _ = self._ends
+        estimate_advantages(
+            self._rewards[1:],
+            values,
+            self._last_values,
+            self._final_values,
+            dones,
+            terminated,
+            gamma,
+            lam,
+            self._advantages,
+        )
+        np.add(self._advantages, values, out=self._returns)
+        if self._is_mirrored:
+            self._mirror(self._seen_advantages, self._advantages)
+            self._mirror(self._seen_returns, self._returns)
+        return self._seen_returns, self._seen_advantages
+
+    def minibatches(
+        self,
+        batch_size: int,
+        *,
+        epochs: int = 1,
+        rng: np.random.Generator | int | None = None,
+        copy: bool = True,
+    ) -> Iterator[Minibatch]:
+        """The rollout's steps, shuffled, in batches of ``batch_size`` (and one of the rest).
+
+        Args:
+            batch_size: steps a batch, from all samplers.
+            epochs: how often the rollout is gone through.
+            rng: shuffles; or its seed.
+            copy: False: every batch is in the same arrays, and valid until the next one.
+        """
+        self._require_rollout("minibatches")
+        count = self.horizon * self.num_samplers
+        columns = [self._flat(column) for column in self._columns()]
+        memory = None if self._memory is None else self._flat(self._memory[: self.horizon])
+        for chosen in _shuffled(count, batch_size, epochs, rng, "batch_size"):
+            index = self._index(chosen)
+            taken = [self._take(c, 0, index, k, copy) for k, c in enumerate(columns)]
+            yield self._minibatch(
+                taken, None if memory is None else self._take(memory, 0, index, "memory", copy)
+            )
+
+    def sequences(
+        self,
+        num_samplers: int,
+        *,
+        epochs: int = 1,
+        rng: np.random.Generator | int | None = None,
+        copy: bool = True,
+    ) -> Iterator[Minibatch]:
+        """The rollout in batches of whole columns, for recurrent policies: [horizon, n, ...].
+
+        ``episode_start`` says where the memory is to be set to zero before a step is taken.
+
+        Args:
+            num_samplers: columns a batch, in a random order (and one of the rest).
+            epochs: how often the rollout is gone through.
+            rng: shuffles; or its seed.
+            copy: False: every batch is in the same arrays, and valid until the next one.
+        """
+        self._require_rollout("sequences")
+        columns = self._columns()
+        for chosen in _shuffled(self.num_samplers, num_samplers, epochs, rng, "num_samplers"):
+            index = self._index(chosen)
+            taken = [self._take(c, 1, index, (k,), copy) for k, c in enumerate(columns)]
+            memory = None
+            if self._memory is not None:
+                memory = self._take(self._memory[0], 0, index, ("memory",), copy)
+            yield self._minibatch(taken, memory)
+
+    def _columns(self) -> list[Any]:
+        return [
+            *(leaf[: self.horizon] for leaf in self._seen_leaves),
+            self._seen_actions,
+            self._seen_advantages,
+            self._seen_returns,
+            self._seen_starts[: self.horizon],
+            *self._kept.values(),
+        ]
+
+    def _minibatch(self, taken: list[Any], memory: Any) -> Minibatch:
+        count = len(self._seen_leaves)
+        action, advantage, returns, starts, *kept = taken[count:]
+        return Minibatch(
+            self._nest(taken[:count]),
+            action,
+            advantage,
+            returns,
+            dict(zip(self._kept, kept, strict=True)),
+            starts,
+            memory,
+        )
+
+    # -- filling it, which collect() does -------------------------------------------------------
+
+    def _begin(self, tasks: Any) -> None:
+        """Put into row 0 what the tasks show now."""
+        is_mine = self._tasks() is tasks
+        if not is_mine:
+            raise InvalidArgument(
+                "collect: this RolloutBuffer was made for another vector; make one for this."
+            )
+        goes_on, self._moves = self._moves == tasks._moves, None
+        self._is_whole = False
+        self._cut_off.clear()
+        self._final_values[...] = 0.0
+        if goes_on:
+            for array in (*self._leaves, self._starts):
+                array[0] = array[-1]
+            if self._memory is not None:
+                self._memory[0] = self._memory[-1]
+        else:
+            writer = self._block.writer_at(0)
+            observations = tasks.get_observations()
+            for i, observation in zip(tasks.sampler_ids, observations, strict=True):
+                if observation is not None:  # and an exhausted sampler refuses its step
+                    writer.write(i, RLStepResult(observation, 0.0, False, {}))
+            self._starts[0] = True
+            if self._memory is not None:
+                self._memory[0] = 0.0
+        self._mirror_row(0)
+
+    def _inputs(self, t: int) -> tuple[Any, ...]:
+        """What the policy chooses the actions of step t by."""
+        observation = self._nest([leaf[t] for leaf in self._seen_leaves])
+        return (observation,) if self._memory is None else (observation, self._memory[t])
+
+    def _keep(self, t: int, decision: Any) -> NDArray[Any]:
+        """Keep what the policy gave at step t; the actions, for the tasks."""
+        if not isinstance(decision, Mapping) or "action" not in decision:
+            given = sorted(decision) if isinstance(decision, Mapping) else type(decision).__name__
+            raise InvalidArgument(
+                f'collect: the policy must return a dict with "action", got {given}.'
+            )
+        if ("memory" in decision) != (self._memory is not None):
+            raise InvalidArgument(
+                'collect: a recurrent policy gives "memory", and its RolloutBuffer is made with '
+                "memory_shape=(...); here only one of the two is so."
+            )
+        for name, value in decision.items():
+            if name == "action":
+                self._set(self._actions, t, self._as_numpy(value), name)
+                if self._is_mirrored:
+                    self._set(self._seen_actions, t, value, name)
+            elif name == "memory":
+                self._set(self._memory, t + 1, value, name)
+            else:
+                if name not in self._kept:
+                    self._kept[name] = self._make_column(value, name)
+                self._set(self._kept[name], t, value, name)
+        row: NDArray[Any] = self._actions[t]
+        return row
+
+    def _finish_step(self, t: int, infos: Mapping[int, Mapping[str, Any]]) -> list[int]:
+        """See to the episodes that step t ended; the ids of their samplers."""
+        self._mirror_row(t + 1)
+        flags = self._flags[t + 1]
+        ended = [i for i in sorted(infos) if flags[i] & DONE]
+        for i in ended:
+            if flags[i] & TRUNCATED and not flags[i] & TERMINATED:
+                info, row = infos[i], t + 1
+                observation = info.get("final_observation")
+                if observation is None:  # the worker died, and the observation with it
+                    observation, row = self._block.slab.nest([a[t, i] for a in self._leaves]), t
+                    observation = _each(np.copy, observation)
+                memory = None if self._memory is None else self._as_numpy(self._memory[row, i])
+                self._cut_off.append((t, i, observation, None if memory is None else memory.copy()))
+            if self._memory is not None:
+                self._memory[t + 1, i] = 0.0
+        return ended
+
+    def _end(self, tasks: Any, policy: Any) -> None:
+        """Sum up, and have the policy value what lies beyond the rollout."""
+        for ends, bit in zip(self._ends, (DONE, TERMINATED, TRUNCATED), strict=True):
+            np.bitwise_and(self._flags[1:], bit, out=self._masked)
+            np.not_equal(self._masked, 0, out=ends)
+        self._starts[1:] = self._ends[0]
+        if self._is_mirrored:
+            self._mirror(self._seen_starts, self._starts)
+        if "value" in self._kept:
+            self._last_values[...] = self._value(policy, *self._inputs(self.horizon))
+            if self._cut_off:
+                steps, ids, observations, memories = zip(*self._cut_off, strict=True)
+                inputs = [self._stack(observations)]
+                if self._memory is not None:
+                    inputs.append(self._to_device(np.stack(memories)))
+                self._final_values[steps, ids] = self._value(policy, *inputs)
+        self._moves = tasks._moves
+        self._is_whole = True
+
+    def _value(self, policy: Any, *inputs: Any) -> NDArray[Any]:
+        value = policy.value(*inputs) if hasattr(policy, "value") else policy(*inputs)["value"]
+        return self._as_numpy(value).reshape(-1)
+
+    def _stack(self, observations: tuple[Any, ...]) -> Any:
+        arrays = []
+        for leaf in self._block.slab.layout.leaves:
+            parts = [self._as_numpy(pick(observation, leaf.path)) for observation in observations]
+            arrays.append(self._to_device(np.stack(parts).astype(leaf.dtype, copy=False)))
+        return self._nest(arrays)
+
+    def _require_rollout(self, what: str) -> None:
+        if not self._is_whole:
+            raise InvalidArgument(f"{what}: there is no whole rollout yet; call collect() first.")
+
+    # -- numpy, or torch on a device ------------------------------------------------------------
+
+    def _nest(self, values: list[Any]) -> Any:
+        return self._block.slab.nest(values)
+
+    def _see(self, array: NDArray[Any]) -> Any:
+        """The array itself, a tensor over it, or a tensor like it on the device."""
+        if self.device is None:
+            return array
+        import torch
+
+        tensor = torch.from_numpy(array)
+        return torch.zeros_like(tensor, device=self.device) if self._is_mirrored else tensor
+
+    def _on_cpu(self, array: NDArray[Any]) -> Any:
+        if self.device is None:
+            return array
+        import torch
+
+        return torch.from_numpy(array)
+
+    def _to_device(self, array: NDArray[Any]) -> Any:
+        return array if self.device is None else self._on_cpu(array).to(self.device)
+
+    def _mirror_row(self, row: int) -> None:
+        if self._is_mirrored:
+            for mirror, array in zip(self._seen_leaves, self._leaves, strict=True):
+                self._mirror(mirror[row], array[row])
+
+    def _mirror(self, mirror: Any, array: NDArray[Any]) -> None:
+        mirror.copy_(self._on_cpu(array), non_blocking=True)
+
+    @staticmethod
+    def _as_numpy(value: Any) -> NDArray[Any]:
+        return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+
+    def _make_column(self, value: Any, name: str) -> Any:
+        array = self._as_numpy(value)
+        if array.shape[:1] != (self.num_samplers,):
+            raise _wrong_shape(name, array.shape, (self.num_samplers, ...))
+        dtype = np.float32 if array.dtype == np.float64 else array.dtype
+        return self._see(np.zeros((self.horizon, *array.shape), dtype))
+
+    def _set(self, column: Any, t: int, value: Any, name: str) -> None:
+        if tuple(np.shape(value)) != tuple(column.shape[1:]):
+            raise _wrong_shape(name, tuple(np.shape(value)), tuple(column.shape[1:]))
+        if isinstance(column, np.ndarray):
+            column[t] = self._as_numpy(value)
+        else:
+            import torch
+
+            column[t].copy_(torch.as_tensor(value))
+
+    @staticmethod
+    def _flat(column: Any) -> Any:
+        return column.reshape(-1, *column.shape[2:])
+
+    def _index(self, chosen: NDArray[Any]) -> Any:
+        return self._to_device(chosen)
+
+    def _take(self, column: Any, axis: int, index: Any, key: Any, copy: bool) -> Any:
+        """Some of a column, in an array of its own or in the one that ``key`` names."""
+        count = len(index)
+        out = None
+        if not copy:
+            shape = (*column.shape[:axis], count, *column.shape[axis + 1 :])
+            out = self._scratch.get((key, count))
+            if out is None:
+                out = self._scratch[key, count] = _empty_like(column, shape)
+        if isinstance(column, np.ndarray):
+            # Only with another mode than "raise" does numpy write straight into ``out``.
+            return np.take(column, index, axis, out=out, mode="clip")
+        import torch
+
+        return torch.index_select(column, axis, index, out=out)
+
+
+def _check_spaces(tasks: Any) -> tuple[tuple[int, ...], Any]:
+    """Shape and dtype of an action; all spaces are such that arrays can hold what is in them."""
+    if tasks._heterogeneous:
+        raise InvalidArgument(
+            "RolloutBuffer: samplers of a heterogeneous vector share no arrays; make a vector "
+            "for each kind of observation."
+        )
+    for leaf in leaves(tasks.observation_space):
+        if leaf.dtype is None:
+            raise InvalidArgument(
+                f"RolloutBuffer: {leaf.name} has no fixed shape in {tasks.observation_space}; "
+                "encode it as a Box in the task."
+            )
+    spaces = tasks._action_spaces
+    its_leaves = leaves(spaces[0])
+    if not all(spaces_equal(space, spaces[0]) for space in spaces):
+        raise InvalidArgument("RolloutBuffer: the samplers have different action spaces.")
+    if len(its_leaves) != 1 or its_leaves[0].path or its_leaves[0].dtype is None:
+        raise InvalidArgument(
+            f"RolloutBuffer: actions of {spaces[0]} are no arrays of one shape; the action space "
+            "must be a Discrete, Box, MultiDiscrete or MultiBinary."
+        )
+    return its_leaves[0].shape, its_leaves[0].dtype
+
+
+def _checked_device(device: Any) -> Any:
+    if device is None:
+        return None
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(
+            f'RolloutBuffer: device={device!r} needs torch: pip install "vectasks[torch]", or '
+            "leave device out for numpy arrays."
+        ) from error
+    return torch.device(device)
+
+
+def _is_apart(device: Any) -> bool:
+    """Whether the device has memory of its own."""
+    return device is not None and device.type != "cpu"
+
+
+def _pin(owner: Any, memory: Any) -> None:
+    """Keep the memory's pages in place while ``owner`` lives, so that a GPU fetches from them.
+
+    Where this cannot be, copies to the GPU wait for a staging copy; the results are the same.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        return
+    array = np.frombuffer(memory, np.uint8)
+    cudart: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+    if int(cudart.cudaHostRegister(array.ctypes.data, array.nbytes, 0)) == 0:
+        # The closure holds the memory until it is unpinned.
+        weakref.finalize(owner, lambda: cudart.cudaHostUnregister(array.ctypes.data))
+
+
+def _shuffled(
+    count: int, size: int, epochs: int, rng: np.random.Generator | int | None, name: str
+) -> Iterator[NDArray[Any]]:
+    if not 1 <= size <= count:
+        raise InvalidArgument(f"{name} must be from 1 to {count}, got {size}.")
+    generator = np.random.default_rng(rng)
+    for _ in range(epochs):
+        order = generator.permutation(count)
+        for start in range(0, count, size):
+            yield order[start : start + size]
+
+
+def _empty_like(column: Any, shape: tuple[int, ...]) -> Any:
+    if isinstance(column, np.ndarray):
+        return np.empty(shape, column.dtype)
+    return column.new_empty(shape)
+
+
+def _each(function: Callable[[Any], Any], nest: Any) -> Any:
+    if isinstance(nest, dict):
+        return {key: _each(function, value) for key, value in nest.items()}
+    if isinstance(nest, tuple):
+        return tuple(_each(function, value) for value in nest)
+    return function(nest)
+
+
+def _wrong_shape(name: str, given: tuple[Any, ...], expected: tuple[Any, ...]) -> LayoutError:
+    return LayoutError(
+        f"collect: the policy's {name!r} has the shape {list(given)}, expected {list(expected)}: "
+        "one for each sampler, and the same in every step."
+    )
