@@ -346,8 +346,8 @@ def test_a_rollout_allocates_no_observations():
         gc.collect()
         after, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        assert peak - before < 50_000  # half of one observation of one sampler
-        assert after - before < 2_000
+        assert peak - before < 90_000  # less than one observation of one sampler
+        assert after - before < 60_000  # what the journal keeps of 80 steps, within its bound
         assert len(addresses) == 1
 
 
