@@ -32,7 +32,7 @@ from vectasks.recording import Call, Passed, RecordedFailure, Recording, Recordi
 from vectasks.spaces import dispatch_rows, own
 from vectasks.task import RLStepResult
 
-MAX_BYTES = 64 * 2**20
+MAX_BYTES = 16 * 2**20
 _LOOK_EVERY = 4096  # entries between two looks at what can be dropped
 _MAX_PASSED = 100_000
 _ENTRY_BYTES = 200  # of an entry's objects, beside what its arrays hold
