@@ -230,7 +230,7 @@ class WorkerLane:
         while True:
             if step_bell[0] != self._seen_steps:
                 _keep_order()
-                if message_bell[0] > self._seen_messages:
+                if message_bell[0] > self._seen_messages and self._is_asked_for_block_rows():
                     # Sent before these steps, it may say where the rows are that they go to.
                     self._seen_messages += 1
                     return self._channel.receive_blocking()
@@ -248,6 +248,10 @@ class WorkerLane:
                 return self._channel.receive_blocking()
             else:
                 nap_ms = min(2 * nap_ms, _LONGEST_NAP_MS)
+
+    def _is_asked_for_block_rows(self) -> bool:
+        asked, last = self._asked, self._last
+        return any(asked[i] > last[i] and row_of(asked[i]) >= NUM_ROWS for i in self._ids)
 
     def _sleep(self, nap_ms: int) -> bool:
         """Block until something comes; whether it is a message."""
