@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from vectasks.errors import ResourceLimit
 from vectasks.host import HostGroup
 from vectasks.messages import Reply, Request
 from vectasks.workers.slab import SharedMemory
@@ -154,13 +155,20 @@ class Board:
         if timed:
             capacities = [STEPS_KEPT * len(ids) for ids in worker_samplers]
             capacities.append(STEPS_KEPT * _SPANS_A_STEP)
+        size_bytes = ring_at + sum(capacities) * _SPAN.itemsize
         self._memory = SharedMemory(MEMORY_NAME)
+        self._mapped: Any
         try:
-            self._memory.resize(ring_at + sum(capacities) * _SPAN.itemsize)
-            self._mapped: Any = self._memory.map()
-        except BaseException:
+            self._memory.resize(size_bytes)
+            self._mapped = self._memory.map()
+        except OSError as error:
             self._memory.close()
-            raise
+            if timed:
+                raise ResourceLimit(
+                    f"There is no shared memory of {size_bytes} bytes, which timing=True needs: "
+                    f"{error}."
+                ) from error
+            self._mapped = bytearray(size_bytes)  # nobody can look, which harms nobody
         self._lines = Lines.on(self._mapped, self.num_workers, num_samplers)
         head = self._lines.head
         head["num_workers"], head["num_samplers"] = self.num_workers, num_samplers
