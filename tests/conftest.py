@@ -6,6 +6,7 @@ import gc
 import multiprocessing.forkserver
 import multiprocessing.resource_tracker
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,10 @@ from typing import NamedTuple
 
 import psutil
 import pytest
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell that starts the tests in the background has them ignore it, and their scripts too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _PATIENCE_S = 5.0  # a child that was killed takes a moment to be reaped
 _FAILED = pytest.StashKey[bool]()

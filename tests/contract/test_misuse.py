@@ -54,7 +54,7 @@ COLLECTING = {
     "step_wait": lambda v: v.step_wait(),
     "recv": lambda v: v.recv(),
 }
-AT_ANY_TIME = {"close", "stats"}
+AT_ANY_TIME = {"close", "stats", "trace", "recording_at", "record_episodes"}
 
 
 def test_no_method_is_left_out() -> None:

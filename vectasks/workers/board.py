@@ -173,7 +173,7 @@ class Board:
         head = self._lines.head
         head["num_workers"], head["num_samplers"] = self.num_workers, num_samplers
         head["is_timed"], head["started_s"] = timed, time.monotonic()
-        head["name"] = name.encode()[:64]
+        head["name"] = name.encode(errors="replace")[:64]
         self.rings = []
         for number, capacity in enumerate(capacities):
             self._lines.workers[number]["ring_at"] = ring_at
@@ -230,7 +230,8 @@ class Board:
     def tell_error(self, error: BaseException) -> None:
         """Show the last error."""
         if self._is_open:
-            text = f"{type(error).__name__}: {error}".encode()[: HEAD["error"].itemsize]
+            text = f"{type(error).__name__}: {error}".encode(errors="replace")
+            text = text[: HEAD["error"].itemsize]
             self._lines.head["error"], self._lines.head["error_s"] = text, time.monotonic()
 
     def spans(self, worker: int) -> NDArray[Any]:
