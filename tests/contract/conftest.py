@@ -63,6 +63,10 @@ EVERY = (
     SPAWN,
     Kind("fork", 2),
 )
+# A spawned worker imports everything anew: the widest matrices leave it to the slow run.
+EVERY_SOME_SLOWLY = tuple(
+    pytest.param(kind, marks=pytest.mark.slow) if kind is SPAWN else kind for kind in EVERY
+)
 LANES = (Kind(transport="pipe"), Kind("forkserver", 2, "pipe"), Kind("forkserver", 2, "slab"))
 
 
@@ -72,7 +76,7 @@ def every_kind(request: pytest.FixtureRequest) -> Kind:
     return request.param
 
 
-@pytest.fixture(params=EVERY + LANES, ids=str)
+@pytest.fixture(params=EVERY_SOME_SLOWLY + LANES, ids=str)
 def every_lane(request: pytest.FixtureRequest) -> Kind:
     """Every kind of worker, and every lane that steps can take."""
     return request.param
@@ -90,13 +94,13 @@ def kind(request: pytest.FixtureRequest) -> Kind:
     return request.param
 
 
-@pytest.fixture(params=EVERY[1:], ids=str)
+@pytest.fixture(params=EVERY_SOME_SLOWLY[1:], ids=str)
 def process_kind(request: pytest.FixtureRequest) -> Kind:
     """Every kind of worker that is a process."""
     return request.param
 
 
-@pytest.fixture(params=EVERY[1:] + LANES[1:], ids=str)
+@pytest.fixture(params=EVERY_SOME_SLOWLY[1:] + LANES[1:], ids=str)
 def process_lane(request: pytest.FixtureRequest) -> Kind:
     """Every kind of worker that is a process, and every lane that steps can take."""
     return request.param
