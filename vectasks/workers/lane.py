@@ -262,7 +262,8 @@ class WorkerLane:
                 self._step_bell[0] == self._seen_steps
                 and self._message_bell[0] <= self._seen_messages
             ):
-                return self._channel.doze(nap_ms)
+                # What was asked for before a message comes before it.
+                return self._channel.doze(nap_ms) and self._step_bell[0] == self._seen_steps
             return False
         finally:
             self._asleep[0] = 0
