@@ -18,7 +18,7 @@ PACKAGE = Path(vectasks.__file__).parent
 LAYERS = [
     ["_version", "batch", "errors", "messages", "task"],
     ["arguments", "guard", "spaces", "rendering.tiles", "rendering.captions", "rendering.window"],
-    ["host", "ledger", "restarts"],
+    ["causes", "host", "ledger", "restarts"],
     ["workers", "rendering"],
     ["recording"],
     ["journal"],
