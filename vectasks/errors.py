@@ -24,6 +24,7 @@
     │       └── TaskAttributeError    (AttributeError) the attribute does not exist
     ├── WorkerDied                    (EOFError) a worker process ended
     ├── ResourceLimit                 (OSError) the system grants too little to start workers
+    ├── MissingExtra                  (ModuleNotFoundError) a package of an extra is not installed
     ├── RecordingError                (ValueError) a recording cannot be written or read
     └── WaitTimeout                   (TimeoutError, multiprocessing.TimeoutError)
 
@@ -96,6 +97,10 @@ class SamplerUnavailable(UsageError, RuntimeError):
 
 class DisplayUnavailable(UsageError, RuntimeError):
     """A window was asked for where there is no screen."""
+
+
+class MissingExtra(VectasksError, ModuleNotFoundError):
+    """A package that only an extra installs cannot be imported."""
 
 
 class RecordingError(VectasksError, ValueError):

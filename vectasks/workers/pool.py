@@ -45,7 +45,7 @@ class WorkerPool:
         start_timeout_s: how long ``make_object`` may take; None: as long as it takes.
         close_grace_s: how long :meth:`close` waits for the workers, all of them together.
         daemon: daemonic processes may not start processes of their own.
-        resources: what each actor is given, as ``ray.remote`` takes it: ``{"num_cpus": 2}``. Only
+        resources: options of each actor, as ``ray.remote`` takes them: ``{"num_cpus": 2}``. Only
             for Ray.
 
     Raises:
@@ -85,6 +85,15 @@ class WorkerPool:
                 context=start_context(DEFAULT_START_METHOD, None, ()),
                 start_timeout_s=start_timeout_s,
                 daemon=daemon,
+            )
+        elif kind == "ray":
+            from vectasks.workers.ray import RayCrew
+
+            self._crew = RayCrew(
+                make_object,
+                self.num_workers,
+                start_timeout_s=start_timeout_s,
+                options=resources or {},
             )
         else:
             raise InvalidArgument(f"kind={kind!r} is unknown; use 'process', 'inline' or 'ray'.")
