@@ -221,6 +221,7 @@ class RunnerWrapper:
         self._worker = 0 if pool is None else runner_id
         self._owns_pool = pool is None
         self._is_fit = True  # neither hung nor failed in its making
+        self._is_ready = False  # made, as far as is known
 
     async def prepare(self) -> None:
         """Wait until the runner is made; it has as many attempts as a task has.
@@ -231,7 +232,7 @@ class RunnerWrapper:
         """
         for attempts_left in reversed(range(1 + self.max_retry_times)):
             try:
-                await self._ask("ready")
+                await self._be_ready()
                 return
             except (SetupError, WorkerDied, ResourceLimit):
                 if not attempts_left:
@@ -261,6 +262,7 @@ class RunnerWrapper:
     async def _attempt(self, task: TaskWrapper) -> tuple[Status, list[Any]]:
         arguments = (task.task, task.repeat_times, task.run_id_base)
         try:
+            await self._be_ready()  # which has time of its own
             outcome: tuple[Status, list[Any]] = await asyncio.wait_for(
                 self._ask("run_task", *arguments), self.max_timeout
             )
@@ -275,18 +277,24 @@ class RunnerWrapper:
                 await self.restart_runner()
         return Status(False, {}, told), []
 
-    async def _ask(self, method: str, *arguments: Any) -> Any:
-        """Call a method of the runner's host, on a live runner."""
+    async def _be_ready(self) -> None:
+        """Wait until the runner is made, anew where it hung or died."""
         if self._pool is None:
             self._pool = await asyncio.to_thread(self._make_pool)
         if not self._is_alive:
             await self.restart_runner()
+        if not self._is_ready:
+            await self._ask("ready")
+            self._is_ready = True
+
+    async def _ask(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the runner's host."""
+        assert self._pool is not None
+        future = self._pool.submit_at(self._worker, method, *arguments)
         self._is_fit = False  # unless it answers
         try:
-            answer = await asyncio.wrap_future(
-                self._pool.submit_at(self._worker, method, *arguments)
-            )
-        except (CallError, InvalidArgument):
+            answer = await asyncio.wrap_future(future)
+        except CallError:
             self._is_fit = True
             raise
         self._is_fit = True
@@ -307,6 +315,7 @@ class RunnerWrapper:
         """
         if self._pool is not None:
             self.num_restarts += 1
+            self._is_ready = False
             await asyncio.to_thread(self._pool.restart_at, self._worker)
             self._is_fit = True
 
