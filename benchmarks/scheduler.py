@@ -101,7 +101,7 @@ def make_runner(setting: Setting) -> EpisodeRunner:
     return EpisodeRunner(StretchSampler, arguments, policy=act)
 
 
-# -- contenders: episodes a second ------------------------------------------------------------------
+# -- contenders: episodes a second ----------------------------------------------------------------
 
 
 def by_the_scheduler(setting: Setting, num_episodes: int) -> float:
@@ -164,7 +164,7 @@ def in_lockstep(setting: Setting, num_episodes: int) -> float:
         return ended / (time.perf_counter() - began)
 
 
-# -- overheads ---------------------------------------------------------------------------------------
+# -- overheads -----------------------------------------------------------------------------------
 
 
 class Idle:
