@@ -17,6 +17,7 @@ EXTRAS = {
     "atari": ["ale-py"],
     "sb3": ["stable-baselines3>=2.3"],
     "torchrl": ["torchrl>=0.9"],
+    "ray": ["ray>=2.9"],
 }
 EXTRAS["all"] = sorted(requirement for extra in EXTRAS.values() for requirement in extra)
 EXTRAS["test"] = [
