@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import pickle
@@ -292,7 +293,7 @@ def test_a_loop_that_ends_fails_what_was_awaited_in_it(make: Any) -> None:
         return pool.submit_at(0, "wait_for", asyncio.Event())
 
     assert isinstance(error_of(asyncio.run(main())), WorkerDied)
-    assert pool.submit_at(0, "note", 1).result(0) == [1]
+    assert pool.submit_at(0, "note", 1).result(0) == ["begins", 1]
 
 
 # -- deaths ---------------------------------------------------------------------------------------
@@ -405,7 +406,7 @@ def test_a_constructor_that_takes_too_long(make: Any, tmp_path: Path) -> None:
 
 def test_a_constructor_that_cannot_be_sent() -> None:
     lock = threading.Lock()
-    with pytest.raises(InvalidArgument, match=r"make_object cannot be sent .* inline"):
+    with pytest.raises(InvalidArgument, match=r"make_object cannot be sent .*pickle.* kind='inline'"):
         WorkerPool(lambda: lock, 1)
     assert WorkerPool(lambda: lock, 1, kind="inline").is_alive(0)
 
@@ -493,7 +494,7 @@ def test_a_pool_that_nobody_holds_ends(tmp_path: Path) -> None:
 
 def test_restarts_while_it_closes(tmp_path: Path) -> None:
     # Whichever comes first: nothing is left (conftest looks), and nobody waits for ever.
-    for _ in range(5):
+    for _ in range(3):
         pool = WorkerPool(lambda: Thing(tmp_path), 2, close_grace_s=1.0)
         start = threading.Barrier(2)
 
@@ -573,11 +574,13 @@ def test_nothing_that_was_submitted_is_forgotten(make: Any, tmp_path: Path) -> N
     pool = make(3, close_grace_s=1.0)
     rng = np.random.default_rng(0)
     futures = []
-    for _ in range(60):
+    for _ in range(40):
         futures += [pool.submit_at(int(i), "echo") for i in rng.integers(3, size=5)]
         victim = int(rng.integers(3))
-        if rng.random() < 0.5 and pool.pids[victim] is not None:
-            os.kill(pool.pids[victim], signal.SIGKILL)
+        pid = pool.pids[victim]
+        if rng.random() < 0.5 and pid is not None:
+            with contextlib.suppress(ProcessLookupError):  # dead, and nobody knows it yet
+                os.kill(pid, signal.SIGKILL)
         else:
             pool.restart_at(victim)
     done, late = wait(futures, PATIENCE_S)

@@ -236,7 +236,7 @@ def test_a_get_that_is_cancelled_takes_nothing(run: Any, tmp_path: Path) -> None
         scheduler.schedule([("gate", "late")], 0)
         get = asyncio.create_task(scheduler.get_results(0))
         (tmp_path / "late").touch()
-        while scheduler._batches[0].out:  # until the result is about to be handed over
+        while scheduler.has_step(0):  # until the result is about to be handed over
             await asyncio.sleep(0)
         get.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -351,7 +351,7 @@ def test_one_good_and_three_raising_give_four_statuses(run: Any, tmp_path: Path)
 def test_a_retry_is_on_a_live_runner(run_in_processes: Any, tmp_path: Path, how: str) -> None:
     async def main(scheduler: Scheduler) -> None:
         scheduler.schedule([("once", how), *["a"] * 4], 0)
-        statuses, _ = await scheduler.get_results(0)
+        statuses, _ = await scheduler.get_results(0, timeout=PATIENCE_S)
         assert num_ok(statuses) == 5
         stats = scheduler.stats()
         assert (stats["retries"], stats["restarts"]) == (1, 0 if how == "raise" else 1)
@@ -366,12 +366,12 @@ def test_a_retry_is_on_a_live_runner(run_in_processes: Any, tmp_path: Path, how:
 def test_attempts_are_counted(run_in_processes: Any, tmp_path: Path, how: str, told: str) -> None:
     async def main(scheduler: Scheduler) -> None:
         scheduler.schedule([how], 0)
-        (status,), experiences = await scheduler.get_results(0)
+        (status,), experiences = await scheduler.get_results(0, timeout=PATIENCE_S)
         assert not status.ok
         assert told in status.message
         assert experiences == []
         scheduler.schedule(["a"], 0)  # the runner is live again
-        assert num_ok((await scheduler.get_results(0))[0]) == 1
+        assert num_ok((await scheduler.get_results(0, timeout=PATIENCE_S))[0]) == 1
         assert scheduler.stats()["failed"] == 1
 
     run_in_processes(main, 1, max_timeout=HUNG_S, max_retry_times=1)
@@ -381,7 +381,7 @@ def test_attempts_are_counted(run_in_processes: Any, tmp_path: Path, how: str, t
 def test_a_hung_runner_shows_where_it_hung(run_in_processes: Any) -> None:
     async def main(scheduler: Scheduler) -> None:
         scheduler.schedule(["hang"], 0)
-        (status,), _ = await scheduler.get_results(0)
+        (status,), _ = await scheduler.get_results(0, timeout=PATIENCE_S)
         assert "in wait_for" in status.message
 
     run_in_processes(main, 1, max_timeout=HUNG_S, max_retry_times=0)
@@ -584,7 +584,7 @@ def test_a_loop_that_ends_without_stop_leaves_no_worker(tmp_path: Path) -> None:
 
 def test_misuse(tmp_path: Path) -> None:
     scheduler = Scheduler(lambda: Runner(tmp_path), 1)
-    with pytest.raises(SchedulerUnavailable, match="does not run"):
+    with pytest.raises(SchedulerUnavailable, match="is not running"):
         scheduler.schedule(["a"], 0)
 
     async def start_twice() -> None:
@@ -609,7 +609,7 @@ def test_misuse(tmp_path: Path) -> None:
         await scheduler.stop()
 
     asyncio.run(start_twice())
-    with pytest.raises(SchedulerUnavailable, match="does not run"):
+    with pytest.raises(SchedulerUnavailable, match="is not running"):
         scheduler.schedule(["a"], 0)
 
 

@@ -251,8 +251,8 @@ class RolloutRunner:
             advantages,
             buffer._kept,
         )
-        arrays = own(tensors_to_arrays(fields))
-        return Rollout(*arrays, episodes, {"num_episodes": float(len(episodes))})
+        rest = (episodes, {"num_episodes": float(len(episodes))})
+        return Rollout._make([*own(tensors_to_arrays(fields)), *rest])
 
     def close(self) -> None:
         """Close the vector."""

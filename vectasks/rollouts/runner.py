@@ -104,14 +104,14 @@ class RunnerHost:
 
     def __init__(self, make_runner: Callable[[], Any]) -> None:
         runner = self._runner = make_runner()
-        self._run_task = getattr(runner, "run_task", None)
-        self._run = getattr(runner, "run", None)
+        self._run_task: Any = getattr(runner, "run_task", None)
+        self._run: Any = getattr(runner, "run", None)
         if not callable(self._run_task) and not callable(self._run):
             raise TypeError(
                 f"make_runner gave a {type(runner).__name__}, which can run nothing: a runner has "
                 "run_task(task, repeat_times, run_id_base) or run(task), plain or async."
             )
-        self._takes_run_id = self._run_task is None and takes(self._run, "run_id")
+        self._takes_run_id = self._run is not None and takes(self._run, "run_id")
 
     def ready(self) -> None:
         """Answers once the runner is made."""
@@ -246,7 +246,8 @@ class RunnerWrapper:
         Returns:
             how it went, what its runs gave, and ``runner_id``.
         """
-        status, experiences = Status(False), []
+        status = Status(False)
+        experiences: list[Any] = []
         for attempt in range(1 + self.max_retry_times):
             self.num_retries += attempt > 0
             status, experiences = await self._attempt(task)
