@@ -12,11 +12,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import sys
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+if "--address" not in " ".join(sys.argv):
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray's way to say: loopback only
 
 import numpy as np
 import ray
@@ -142,7 +145,6 @@ def main() -> None:
     if args.address is None:
         node = {
             "num_cpus": 1,
-            "node_ip_address": "127.0.0.1",
             "include_dashboard": False,
             "object_store_memory": 100_000_000,
         }

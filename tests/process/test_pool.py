@@ -406,7 +406,9 @@ def test_a_constructor_that_takes_too_long(make: Any, tmp_path: Path) -> None:
 
 def test_a_constructor_that_cannot_be_sent() -> None:
     lock = threading.Lock()
-    with pytest.raises(InvalidArgument, match=r"make_object cannot be sent .*pickle.* kind='inline'"):
+    with pytest.raises(
+        InvalidArgument, match=r"make_object cannot be sent .*pickle.* kind='inline'"
+    ):
         WorkerPool(lambda: lock, 1)
     assert WorkerPool(lambda: lock, 1, kind="inline").is_alive(0)
 

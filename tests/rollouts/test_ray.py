@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,15 @@ pytestmark = [
 def told(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What came of each scenario, and what was left running."""
     folder = tmp_path_factory.mktemp("ray")
-    environment = {**os.environ, "PYTHONPATH": str(Path(vectasks.__file__).parents[1])}
+    files_of_ray = tempfile.mkdtemp(prefix="vectasks-ray-")  # short: sockets have paths in it
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(vectasks.__file__).parents[1]),
+        "RAY_TMPDIR": files_of_ray,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's way to say: loopback addresses only
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    }
     with (folder / "output").open("wb") as output:
         script = subprocess.Popen(
             [sys.executable, SCRIPT, folder / "results"],
@@ -50,6 +60,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Any:
             if script.poll() is None:
                 os.killpg(script.pid, signal.SIGKILL)
                 script.wait()
+            shutil.rmtree(files_of_ray, ignore_errors=True)
     assert code == 0, (folder / "output").read_text()
     return json.loads((folder / "results").read_text())
 

@@ -2,6 +2,9 @@
 
 A pool uses the cluster that this process is connected to. Where there is none, it connects to the
 one that ``RAY_ADDRESS`` names, or starts one on this machine, and leaves it with the last pool.
+
+Ray tells of replies and losses in a thread of its own that must not call Ray, nor run what users
+hang on to their futures. So it only queues what there is to do, and one thread a pool does it.
 """
 
 from __future__ import annotations
@@ -10,7 +13,9 @@ import contextlib
 import functools
 import logging
 import os
+import queue
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -33,6 +38,10 @@ from vectasks.workers.objects import Answer, Call, ObjectHost
 logger = logging.getLogger("vectasks")
 
 
+#: A cluster of this machine alone, which nobody else can reach.
+_ALONE: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+
+
 class _Connection:
     """This process's connection to a cluster, where pools made it: it ends with the last one."""
 
@@ -47,7 +56,8 @@ class _Connection:
         with self._lock:
             if not ray.is_initialized():
                 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-                ray.init(include_dashboard=False)
+                of_this_machine = {} if "RAY_ADDRESS" in os.environ else _ALONE
+                ray.init(**of_this_machine)
                 self._is_ours = True
             self._num_users += 1
         return ray
@@ -85,6 +95,7 @@ class _Worker:
     Attributes:
         out: what was sent and not answered, with the names of the methods.
         end: makes the error for calls that it cannot answer any more; None while it takes calls.
+        deadline_s: by when its object must be made.
     """
 
     def __init__(self, number: int, handle: Any) -> None:
@@ -92,8 +103,8 @@ class _Worker:
         self.handle = handle
         self.out: dict[Future[Any], str] = {}
         self.end: Callable[[], VectasksError] | None = None
+        self.deadline_s: float | None = None
         self.is_ready = False
-        self.timer: threading.Timer | None = None
 
 
 class RayCrew(Crew):
@@ -122,17 +133,25 @@ class RayCrew(Crew):
         self._lock = threading.RLock()
         self._start_timeout_s = start_timeout_s
         self._workers: list[_Worker] = []
+        self._to_do: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._serve, name="vectasks-ray", daemon=True)
+        self._thread.start()
         try:
             # An actor that dies stays dead, as any worker does, and nothing is run twice unasked.
             settings = {"num_cpus": 1, **options, "max_restarts": 0, "max_task_retries": 0}
             self._actor_class = self._options(settings)
-            self._make_object = self._ray.put(make_object)
+            self._make_object = self._put(make_object)
             self._workers += [self._start(number) for number in range(num_workers)]
-        except BaseException as error:
+            self._to_do.put(_look_at_deadlines)
+        except BaseException:
             self.close(0.0)
-            if isinstance(error, TypeError):
-                raise unsendable_object(error) from error
             raise
+
+    def _put(self, make_object: Callable[[], Any]) -> Any:
+        try:
+            return self._ray.put(make_object)
+        except TypeError as error:  # what Ray raises where something cannot be pickled
+            raise unsendable_object(error) from error
 
     def _options(self, settings: Mapping[str, Any]) -> Any:
         try:
@@ -143,52 +162,85 @@ class RayCrew(Crew):
     def _start(self, number: int) -> _Worker:
         worker = _Worker(number, self._actor_class.remote(self._make_object))
         if self._start_timeout_s is not None:
-            worker.timer = threading.Timer(self._start_timeout_s, self._overdue, [worker])
-            worker.timer.daemon = True
-            worker.timer.start()
+            worker.deadline_s = time.monotonic() + self._start_timeout_s
         ready = worker.handle.setup_failure.remote().future()
-        ready.add_done_callback(functools.partial(self._ready, worker))
+        self._when_done(ready, functools.partial(self._ready, worker))
         return worker
 
-    def _ready(self, worker: _Worker, done: Future[Any]) -> None:
-        if worker.timer is not None:
-            worker.timer.cancel()
-        if done.exception() is None:
-            worker.is_ready = True
-        else:
-            self._bury(worker, functools.partial(death, worker.number, _loss(done.exception())))
+    def _when_done(self, reply: Future[Any], then: Callable[[Future[Any]], None]) -> None:
+        """Have the thread call ``then`` with the reply."""
+        reply.add_done_callback(lambda done: self._to_do.put(functools.partial(then, done)))
 
-    def _overdue(self, worker: _Worker) -> None:
-        if worker.is_ready:
-            return
-        self._bury(
-            worker,
-            lambda: SetupError(
-                f"the object of worker {worker.number} was not made within "
-                f"{self._start_timeout_s:g} s: make_object takes longer, or no node has room for "
-                "the actor (`ray status` tells). start_timeout_s sets how long is waited.",
-                worker=worker.number,
-                command="setup",
-            ),
+    # -- the thread -----------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                act = self._to_do.get(timeout=self._time_left_s())
+            except queue.Empty:
+                self._end_overdue()
+                continue
+            if act is None:
+                return
+            act()
+
+    def _time_left_s(self) -> float | None:
+        deadlines = [w.deadline_s for w in self._workers if w.deadline_s is not None]
+        return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+
+    def _end_overdue(self) -> None:
+        for worker in tuple(self._workers):
+            if worker.deadline_s is not None and worker.deadline_s <= time.monotonic():
+                self._bury(worker, functools.partial(self._not_made, worker.number))
+
+    def _not_made(self, number: int) -> SetupError:
+        return SetupError(
+            f"the object of worker {number} was not made within {self._start_timeout_s:g} s: "
+            "make_object takes longer, or no node has room for the actor (`ray status` tells). "
+            "start_timeout_s sets how long is waited.",
+            worker=number,
+            command="setup",
         )
+
+    def _ready(self, worker: _Worker, reply: Future[Any]) -> None:
+        worker.deadline_s = None
+        worker.is_ready = reply.exception() is None
+        if not worker.is_ready:
+            self._lose(worker, reply.exception())
+
+    def _settle(self, worker: _Worker, future: Future[Any], reply: Future[Any]) -> None:
+        error = reply.exception()
+        if error is not None and not isinstance(error, self._ray.exceptions.RayTaskError):
+            self._lose(worker, error)
+        with self._lock:
+            method = worker.out.pop(future, None)
+        if method is None:
+            return  # it was told already
+        if error is None:
+            settle(future, worker.number, method, reply.result())
+        else:  # Ray could not send what the method gave
+            future.set_exception(call_error(worker.number, method, Failure.of(error)))
+
+    def _lose(self, worker: _Worker, error: BaseException | None) -> None:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        how = f"was lost: {lines[0].strip().rstrip('.:')}"
+        self._bury(worker, functools.partial(death, worker.number, how))
 
     def _bury(self, worker: _Worker, end: Callable[[], VectasksError]) -> None:
         """End an actor that is no good any more; what was out in it fails."""
         with self._lock:
+            worker.deadline_s = None
             if worker.end is None:
                 worker.end = end
                 logger.warning("%s", end())
             end = worker.end
             out, worker.out = worker.out, {}
-        self._kill(worker)
+        with contextlib.suppress(Exception):  # it is dead already, or Ray was shut down
+            self._ray.kill(worker.handle, no_restart=True)
         for future in out:
             future.set_exception(end())
 
-    def _kill(self, worker: _Worker) -> None:
-        if worker.timer is not None:
-            worker.timer.cancel()
-        with contextlib.suppress(Exception):  # it is dead already, or Ray was shut down
-            self._ray.kill(worker.handle, no_restart=True)
+    # -- from any thread ------------------------------------------------------------------------
 
     def submit(self, worker: int, call: Call) -> Future[Any]:
         """Ask the actor."""
@@ -206,21 +258,8 @@ class RayCrew(Crew):
         if end is not None:
             future.set_exception(end())
         else:
-            reply.add_done_callback(functools.partial(self._settle, asked, future))
+            self._when_done(reply, functools.partial(self._settle, asked, future))
         return future
-
-    def _settle(self, worker: _Worker, future: Future[Any], reply: Future[Any]) -> None:
-        error = reply.exception()
-        if error is not None and not isinstance(error, self._ray.exceptions.RayTaskError):
-            self._bury(worker, functools.partial(death, worker.number, _loss(error)))
-        with self._lock:
-            method = worker.out.pop(future, None)
-        if method is None:
-            return  # it was told already
-        if error is None:
-            settle(future, worker.number, method, reply.result())
-        else:  # Ray could not send what the method gave
-            future.set_exception(call_error(worker.number, method, Failure.of(error)))
 
     def restart(self, worker: int) -> None:
         """Kill the actor and make another, on whichever node has room."""
@@ -228,6 +267,7 @@ class RayCrew(Crew):
             old = self._workers[worker]
             old.end = old.end or functools.partial(death, worker, BEGUN_ANEW)
             self._workers[worker] = self._start(worker)
+        self._to_do.put(_look_at_deadlines)
         self._bury(old, old.end)
 
     def is_alive(self, worker: int) -> bool:
@@ -247,6 +287,9 @@ class RayCrew(Crew):
         for worker in self._workers:
             worker.end = worker.end or functools.partial(death, worker.number, CLOSED)
             self._bury(worker, worker.end)
+        self._to_do.put(None)
+        if self._thread is not threading.current_thread():
+            self._thread.join()
         _connection.close(self._ray)
         return failures
 
@@ -271,6 +314,5 @@ class RayCrew(Crew):
         """Nothing: a fork cannot use Ray, and does not try."""
 
 
-def _loss(error: BaseException | None) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return f"was lost: {lines[0].strip().rstrip('.')}"
+def _look_at_deadlines() -> None:
+    """Nothing to do, but the thread finds out anew how long it may wait."""
