@@ -58,7 +58,7 @@ _LOOKING = frozenset(
         Command.SAMPLER_ATTR,
         Command.OBSERVATION_SPACE,
         Command.ACTION_SPACE,
-        Command.KEEP_FINAL_FRAME,
+        Command.KEEP_FRAMES,
     }
 )
 
