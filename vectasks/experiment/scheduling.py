@@ -161,9 +161,9 @@ class experiment:
     def _cancel(self) -> None:
         """Stop all jobs: those that do not end in time, or at once if there is another Ctrl-C."""
         self._stopping.set()
-        for execution in self._running():
-            execution.cancel()
         try:
+            for execution in self._running():
+                execution.cancel()
             self._wait_until_over(self.launcher.grace_s)
         finally:
             for execution in self._running():
