@@ -38,7 +38,7 @@ class Train(Task):
 
 
 class Evaluate(Task):
-    """Returns of a trained policy: one episode a sampler, so that short ones do not count double."""
+    """Returns of a trained policy, one episode a sampler: short ones do not count double."""
 
     policy: Param[Train]
     episodes: Param[int] = 32
@@ -93,7 +93,8 @@ class Report(Task):
             )
         self.table.write_text("\n".join(lines) + "\n")
         axes = Figure(figsize=(5, 3), layout="constrained").subplots()
-        for position, (learning_rate, of_seeds) in enumerate(sorted(means.items())):
+        for position, learning_rate in enumerate(sorted(means)):
+            of_seeds = means[learning_rate]
             axes.bar(position, statistics.mean(of_seeds), color="C0", alpha=0.5)
             axes.plot([position] * len(of_seeds), of_seeds, "o", color="C0")
         axes.set_xticks(range(len(means)), [f"{rate:g}" for rate in sorted(means)])
