@@ -63,7 +63,7 @@ class Launcher(ABC):
 
     def variables(self, job: Job) -> dict[str, str]:
         """What a job's process has besides this one's variables: it finds the same modules."""
-        path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
+        path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
         return {"PYTHONPATH": path, **self.environ, **job.environ}
 
 

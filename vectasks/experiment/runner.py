@@ -31,11 +31,11 @@ _MOST_CHARACTERS = 1000
 
 
 def command(job: Job, run: str, attempt: int, experiment: str) -> list[str]:
-    """What executes a job: the arguments of :func:`main`."""
+    """What executes a job: the arguments of :func:`main`; what it prints is seen at once."""
     options = [f"--run={run}", f"--attempt={attempt}", f"--experiment={experiment}"]
     if job.timeout_s is not None:
         options.append(f"--timeout-s={job.timeout_s}")
-    return [sys.executable, "-m", "vectasks.experiment", *options, str(job.path)]
+    return [sys.executable, "-u", "-m", "vectasks.experiment", *options, str(job.path)]
 
 
 def main() -> int:
