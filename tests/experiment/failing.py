@@ -10,7 +10,7 @@ from vectasks import FailedExperiment
 
 @contextmanager
 def failing(
-    match: str = "", error: type[BaseException] = FailedExperiment
+    match: str | None = None, error: type[BaseException] = FailedExperiment
 ) -> Iterator[pytest.ExceptionInfo[BaseException]]:
     """Around an experiment that is to fail."""
     with pytest.raises(error, match=match) as caught:

@@ -6,11 +6,10 @@ import functools
 import shutil
 from collections.abc import Callable
 from pathlib import Path, PurePath
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from vectasks.errors import InvalidArgument
 from vectasks.experiment import context
-from vectasks.experiment.config import Config
 from vectasks.experiment.identifier import type_name
 from vectasks.extras import require
 
@@ -48,7 +47,7 @@ def cache(
         method: Callable[Concatenate[Any, Path, P], R],
     ) -> Callable[Concatenate[Any, P], R]:
         @functools.wraps(method)
-        def cached(self: Config, *args: P.args, **kwargs: P.kwargs) -> R:
+        def cached(self: Any, *args: P.args, **kwargs: P.kwargs) -> R:
             filelock = require("filelock", "experiment", "cache")
             workdir = context.current(f"{type(self).__name__}.{method.__name__}").workdir
             folder = workdir / "cache" / type_name(type(self)) / self.identifier
@@ -62,7 +61,7 @@ def cache(
                     is_whole.touch()
             return result
 
-        return cached
+        return cast(Callable[Concatenate[Any, P], R], cached)
 
     return decorate
 

@@ -303,8 +303,12 @@ def located(config: Config, everything: bool = False) -> Iterator[tuple[str, Con
         seen.add(id(found))
         yield where, found
         if everything or found is config or _state(found).job is None:
-            for name, value in reversed(values_of(found).items()):
-                todo += configs_in(value, f"{where}/{name}" if where else name)
+            parts = [
+                part
+                for name, value in values_of(found).items()
+                for part in configs_in(value, f"{where}/{name}" if where else name)
+            ]
+            todo += reversed(parts)
 
 
 def reachable(config: Config) -> list[Config]:

@@ -55,9 +55,12 @@ def canonical(value: Any, where: str, holders: tuple[int, ...] = ()) -> Any:
         return canonical(value.item(), where)
     if value is None or isinstance(value, bool):
         return value
-    for kind, plain in ((int, int), (float, _float_form), (str, str), (bytes, _bytes_form)):
-        if isinstance(value, kind):
-            return plain(value)
+    if isinstance(value, (int, str)):
+        return value
+    if isinstance(value, float):
+        return ["float", repr(value)]
+    if isinstance(value, bytes):
+        return ["bytes", value.hex()]
     if isinstance(value, PurePath):
         return ["path", value.as_posix()]
     if isinstance(value, numpy_types("ndarray")):
@@ -87,14 +90,6 @@ def _container_form(value: Any, where: str, holders: tuple[int, ...]) -> list[An
     )
 
 
-def _float_form(value: float) -> list[str]:
-    return ["float", repr(float(value))]
-
-
-def _bytes_form(value: bytes) -> list[str]:
-    return ["bytes", value.hex()]
-
-
 def _array_form(array: Any, where: str) -> list[Any]:
     if array.dtype.hasobject:
         raise InvalidArgument(f"{where} is an array of objects; give it as a list.")
@@ -103,7 +98,7 @@ def _array_form(array: Any, where: str) -> list[Any]:
     return ["array", little_endian.dtype.str, list(array.shape), content]
 
 
-def numpy_types(name: str) -> tuple[type, ...]:
+def numpy_types(name: str) -> tuple[Any, ...]:
     """A type of numpy, for ``isinstance``; none where nobody imported numpy yet."""
     numpy = sys.modules.get("numpy")
     return () if numpy is None else (getattr(numpy, name),)

@@ -225,7 +225,7 @@ def read_parameters(
             parameters[name] = Parameter(name, Path, Kind.GENERATED, _UNSET, kind.name)
             continue
         rest = tuple(other for other in kinds if other is not kind)
-        inner = Annotated[(hint.__origin__, *rest)] if rest else hint.__origin__  # type: ignore[index]
+        inner = Annotated[(hint.__origin__, *rest)] if rest else hint.__origin__
         parameters[name] = Parameter(name, inner, kind, default)
         if kind is Kind.CONSTANT and not parameters[name].has_default:
             raise InvalidArgument(f"{cls.__name__}.{name}: a Constant needs its value: `= 1`.")

@@ -365,5 +365,5 @@ def _exit_on_signals() -> Iterator[None]:
     try:
         yield
     finally:
-        for signum, handler in previous.items():
-            signal.signal(signum, handler)
+        for stopped, handler in previous.items():
+            signal.signal(stopped, handler)

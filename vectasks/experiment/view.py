@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vectasks.experiment.job import Job, JobState
 
@@ -90,7 +90,7 @@ def shown(name: str, jobs: Callable[[], list[Job]], wanted: bool | None) -> Iter
         yield
 
 
-def _progress(name: str, jobs: Sequence[Job], started_s: dict[str, float]) -> Any:
+def _progress(name: str, jobs: Sequence[Job], started_s: dict[str, float]) -> RenderableType:
     """A bar, how many are in which state, and the jobs that run."""
     from rich.columns import Columns
     from rich.console import Group
