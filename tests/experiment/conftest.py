@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -8,6 +10,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+
+@pytest.fixture(autouse=True)
+def no_job_outlives_a_failed_test(tmp_path: Path) -> Iterator[None]:
+    """Jobs go on when their experiment is gone; those of a test that failed must not."""
+    yield
+    for path in tmp_path.glob("**/jobs/*/*/status.json"):
+        status = json.loads(path.read_text())
+        if status["state"] == "running":
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(status["pid"], signal.SIGKILL)
 
 
 @pytest.fixture

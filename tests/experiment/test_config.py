@@ -384,6 +384,12 @@ def test_a_field_has_one_default():
             x: Constant[int]
 
 
+@pytest.mark.parametrize("name", ["job", "tags", "identifier", "submit", "execute"])
+def test_a_parameter_hides_no_member(name):
+    with pytest.raises(InvalidArgument, match=rf"Hiding\.{name}: every task has a member"):
+        type("Hiding", (Config,), {"__annotations__": {name: Param[int]}})
+
+
 def test_a_typename_is_a_folders_name():
     with pytest.raises(InvalidArgument, match="no name for a folder"):
 

@@ -257,7 +257,13 @@ def _read_parameters(cls: type[Config], names: Mapping[str, Any]) -> None:
     for base in reversed(cls.__mro__[1:]):
         if issubclass(base, Config):
             inherited |= parameters_of(base)
-    cls.__params__ = read_parameters(cls, inherited, names)
+    parameters = read_parameters(cls, inherited, names)
+    for name in parameters:
+        if hasattr(Task, name):
+            raise InvalidArgument(
+                f"{cls.__name__}.{name}: every task has a member of this name; choose another."
+            )
+    cls.__params__ = parameters
 
 
 def _unknown(name: str, parameters: Mapping[str, Parameter]) -> str:

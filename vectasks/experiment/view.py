@@ -34,12 +34,12 @@ def table(records: Sequence[Record]) -> Table:
 
     lines = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for title in ("job", "state", "started", "took", "experiment", "tags", ""):
-        lines.add_column(title, overflow="fold")
+        lines.add_column(title, overflow="fold", no_wrap=title in ("job", "state", "took"))
     for record in records:
         status = record.status
         started, end_s = "-", status.ended_s
         if status.started_s is not None:
-            started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(status.started_s))
+            started = time.strftime("%m-%d %H:%M:%S", time.localtime(status.started_s))
             end_s = time.time() if record.state is JobState.RUNNING else end_s
         took_s = None if status.started_s is None or end_s is None else end_s - status.started_s
         lines.add_row(
