@@ -133,7 +133,7 @@ def main_name() -> str:
     spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
     if spec is not None:
         return str(spec.name)
-    return "__main__" if file is None else Path(file).stem
+    return Path(file).stem if file is not None and Path(file).is_file() else "__main__"
 
 
 def set_main_name(name: str) -> None:

@@ -104,9 +104,9 @@ def _progress(name: str, jobs: Sequence[Job], started_s: dict[str, float]) -> Re
         if counts[state]:
             told.append(f"{counts[state]} {state}  ", style=color)
     running = [job for job in jobs if job.state is JobState.RUNNING]
-    lines = []
+    lines, now_s = [], time.monotonic()
     for job in running[:_MOST_RUNNING]:
-        elapsed_s = time.monotonic() - started_s.setdefault(str(job.path), time.monotonic())
+        elapsed_s = now_s - started_s.setdefault(str(job.path), now_s)
         lines.append(Text(f"  {job}  {duration(elapsed_s)}  {_tags(job)}", style="dim"))
     if len(running) > _MOST_RUNNING:
         lines.append(Text(f"  and {len(running) - _MOST_RUNNING} more", style="dim"))
