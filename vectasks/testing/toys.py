@@ -325,7 +325,7 @@ class LargeTask(ToyTask):
 
     def get_observations(self) -> Any:
         counts = np.array(self.counts(), np.int32)
-        return {"image": np.resize(counts.astype(np.uint8), (24, 32, 3)), "counts": counts}
+        return {"counts": counts, "image": np.resize(counts.astype(np.uint8), (24, 32, 3))}
 
 
 class TextTask(ToyTask):
