@@ -300,6 +300,16 @@ def test_what_cannot_travel_is_a_failure(workdir):
     assert task.job.state is JobState.FAILED
 
 
+def test_a_full_disk_fails_what_waits_and_hangs_nobody(workdir, monkeypatch):
+    def full(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Job, "write_status", full)
+    with failing("OSError: no space left"), experiment(workdir, "full"):
+        after = After(tasks=[Fail().submit()]).submit()
+    assert after.job.state is JobState.FAILED
+
+
 def test_an_error_in_the_block_cancels(workdir, meeting, tmp_path):
     begun, go, cleaned = meeting("begun"), meeting("go"), tmp_path / "cleaned"
     with failing(error=ZeroDivisionError), experiment(workdir, "error", max_jobs=1):

@@ -221,10 +221,14 @@ class experiment:
             if not failed and len(ended) < len(job.dependencies):
                 return
             self._begun.add(job.path)
-        if failed:
-            self._finish(job, self._marked(job, failed[0]))
-        else:
-            self._pool.submit(self._run, job)
+        try:
+            if not failed:
+                self._pool.submit(self._run, job)
+                return
+            status = self._marked(job, failed[0])
+        except Exception as error:  # no thread can be started, the disk is full, ...
+            status = _not_run(job, error)
+        self._finish(job, status)
 
     def _marked(self, job: Job, dependency: Job) -> Status:
         """Say in a job's folder that it cannot run for the sake of a job that it depends on."""
@@ -252,8 +256,7 @@ class experiment:
         try:
             status = self._outcome(job)
         except Exception as error:  # it could not be pickled or started, the disk is full, ...
-            logger.exception("%s could not be run", job)
-            status = Status().ended(JobState.FAILED, f"{type(error).__name__}: {error}")
+            status = _not_run(job, error)
         self._finish(job, status)
 
     def _outcome(self, job: Job) -> Status:
@@ -300,13 +303,13 @@ class experiment:
 
     def _settled(self, job: Job, run: Status, exit_code: int) -> Status:
         """What came of an execution that is over; says so if its process ended without a word."""
+        deadline_s = time.monotonic() + self.launcher.grace_s
+        while job.status().run == run.run and job.is_locked() and time.monotonic() < deadline_s:
+            time.sleep(_LOOK_AT_LOCK_S)  # Slurm may tell of the end before it has come
         status = job.status()
         is_ours = status.run == run.run
         if status.state is JobState.DONE or (is_ours and status.state is not JobState.RUNNING):
             return status
-        deadline_s = time.monotonic() + self.launcher.grace_s
-        while is_ours and job.is_locked() and time.monotonic() < deadline_s:
-            time.sleep(_LOOK_AT_LOCK_S)  # Slurm may tell of the end before it has come
         begun = status if is_ours else replace(run, experiment=self.name)
         reason = _death(exit_code, is_ours)
         took_s = 0.0 if begun.started_s is None else time.time() - begun.started_s
@@ -318,6 +321,11 @@ class experiment:
             if is_free:
                 job.write_status(ended)
         return ended
+
+
+def _not_run(job: Job, error: Exception) -> Status:
+    logger.error("%s could not be run", job, exc_info=error)
+    return Status().ended(JobState.FAILED, f"{type(error).__name__}: {error}")
 
 
 def _depending(config: Any, task: Task, job: Job) -> Any:
