@@ -17,11 +17,14 @@ EXTRAS = {
     "atari": ["ale-py"],
     "sb3": ["stable-baselines3>=2.3"],
     "torchrl": ["torchrl>=0.9"],
+    "experiment": ["filelock>=3.12", "pydantic>=2.7"],
+    "slurm": ["filelock>=3.12", "pydantic>=2.7", "submitit>=1.5"],
 }
-EXTRAS["all"] = sorted(requirement for extra in EXTRAS.values() for requirement in extra)
+EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 EXTRAS["test"] = [
     *EXTRAS["all"],
     "hypothesis",
+    "matplotlib",
     "psutil",
     "pytest",
     "pytest-timeout",

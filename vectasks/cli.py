@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-from vectasks.commands import check, replay, top
+from vectasks.commands import check, jobs, replay, top
 from vectasks.commands.common import CommandError, see_current_directory
 from vectasks.errors import VectasksError
 from vectasks.extras import require
@@ -124,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     record.add_argument("--captions", action="store_true", help="episode, return and step on tiles")
     record.set_defaults(run=_record)
     check.register(commands)
+    jobs.register(commands)
     replay.register(commands)
     top.register(commands)
     return parser

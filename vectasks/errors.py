@@ -12,6 +12,7 @@
     │   ├── NothingPending            (RuntimeError) wait_step without async_step
     │   ├── VectorClosed              (RuntimeError) the vector is closed
     │   ├── SamplerUnavailable        (RuntimeError) exhausted, failed, paused or busy
+    │   ├── NoExperiment              (RuntimeError) a task was submitted outside of an experiment
     │   └── DisplayUnavailable        (RuntimeError) "human" rendering without a screen
     ├── LayoutError                   (ValueError) a value does not fit the declared space
     ├── RemoteError                   the user's code raised where the sampler lives
@@ -22,6 +23,7 @@
     ├── ResourceLimit                 (OSError) the system grants too little to start workers
     ├── MissingExtra                  (ModuleNotFoundError) a package of an extra is not installed
     ├── RecordingError                (ValueError) a recording cannot be written or read
+    ├── FailedExperiment              (RuntimeError) jobs of an experiment failed or were cancelled
     └── WaitTimeout                   (TimeoutError, multiprocessing.TimeoutError)
 
 The names in brackets are the built-in exceptions that each can also be caught as.
@@ -73,6 +75,10 @@ class VectorClosed(UsageError, RuntimeError):
 
 class SamplerUnavailable(UsageError, RuntimeError):
     """A sampler is in a state that does not allow the command."""
+
+
+class NoExperiment(UsageError, RuntimeError):
+    """There is no experiment around the call."""
 
 
 class DisplayUnavailable(UsageError, RuntimeError):
@@ -182,6 +188,21 @@ class WorkerDied(_Recorded, VectasksError, EOFError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.args, self._state())
+
+
+class FailedExperiment(VectasksError, RuntimeError):
+    """Jobs of an experiment were not done; the message says which and why.
+
+    Attributes:
+        jobs: these jobs.
+    """
+
+    def __init__(self, message: str, *, jobs: Sequence[Any] = ()) -> None:
+        super().__init__(message)
+        self.jobs = tuple(jobs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__)
 
 
 class ResourceLimit(VectasksError, OSError):

@@ -41,8 +41,21 @@ THE_REST = len(LAYERS)
 
 # Slow to import, or not installed everywhere: only inside the function that uses them, or in a
 # module that is nothing without them and that nobody else imports.
-HEAVY = {"av", "cv2", "ray", "rich", "stable_baselines3", "tensordict", "torch", "torchrl"}
+HEAVY = {
+    "av",
+    "cv2",
+    "filelock",
+    "pydantic",
+    "ray",
+    "rich",
+    "stable_baselines3",
+    "submitit",
+    "tensordict",
+    "torch",
+    "torchrl",
+}
 HOMES = {
+    "submitit": "experiment.launchers",
     "ray": "workers.ray",
     "stable_baselines3": "adapters.sb3",
     "tensordict": "adapters.torchrl",
