@@ -12,6 +12,7 @@
     │   ├── NothingPending            (RuntimeError) wait_step without async_step
     │   ├── VectorClosed              (RuntimeError) the vector is closed
     │   ├── SamplerUnavailable        (RuntimeError) exhausted, failed, paused or busy
+    │   ├── ManifestBusy              (RuntimeError) another run is writing to this manifest
     │   └── DisplayUnavailable        (RuntimeError) "human" rendering without a screen
     ├── LayoutError                   (ValueError) a value does not fit the declared space
     ├── RemoteError                   the user's code raised where the sampler lives
@@ -21,6 +22,7 @@
     ├── WorkerDied                    (EOFError) a worker process ended
     ├── ResourceLimit                 (OSError) the system grants too little to start workers
     ├── RecordingError                (ValueError) a recording cannot be written or read
+    ├── ManifestError                 (ValueError) a manifest or its journal is damaged
     └── WaitTimeout                   (TimeoutError, multiprocessing.TimeoutError)
 
 The names in brackets are the built-in exceptions that each can also be caught as.
@@ -74,12 +76,20 @@ class SamplerUnavailable(UsageError, RuntimeError):
     """A sampler is in a state that does not allow the command."""
 
 
+class ManifestBusy(UsageError, RuntimeError):
+    """Another run is writing to this manifest."""
+
+
 class DisplayUnavailable(UsageError, RuntimeError):
     """A window was asked for where there is no screen."""
 
 
 class RecordingError(VectasksError, ValueError):
     """A recording cannot be written or read."""
+
+
+class ManifestError(VectasksError, ValueError):
+    """A manifest or its journal is damaged, or of a newer version; it was left as it is."""
 
 
 class _Recorded:

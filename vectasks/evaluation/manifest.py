@@ -1,0 +1,250 @@
+"""What a batch run is asked for and what it leaves: jobs, records, and the manifest of a run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from datetime import date, datetime, timezone
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from vectasks.errors import ManifestError
+
+SCHEMA_VERSION = 1
+
+logger = logging.getLogger("vectasks.evaluation")
+
+
+def plain(value: Any, otherwise: Callable[[Any], Any] | None = None) -> Any:
+    """A value as JSON has it: arrays and tuples become lists, numpy's numbers Python's own.
+
+    Args:
+        value: nested in whatever way.
+        otherwise: what to put in place of something that JSON cannot hold.
+
+    Raises:
+        ValueError: there is such a thing, and nothing to put in its place.
+    """
+    if isinstance(value, Enum):
+        return plain(value.value, otherwise)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): plain(item, otherwise) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(item, otherwise) for item in value]
+    if hasattr(value, "tolist"):  # numpy's arrays and numbers, torch's tensors
+        return plain(value.tolist(), otherwise)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, date):  # and datetime
+        return value.isoformat()
+    if otherwise is None:
+        raise ValueError(f"JSON cannot hold a {type(value).__name__} ({value!r:.60})")
+    return otherwise(value)
+
+
+#: What is known about where something comes from; anything that JSON can hold.
+Provenance: TypeAlias = Annotated[dict[str, Any], AfterValidator(plain)]
+
+
+class RunStatus(str, Enum):
+    """How a job ended."""
+
+    success = "success"  # the worker returned, and its output is there
+    skipped = "skipped"  # it was done already
+    failed = "failed"  # the worker raised, died, or left no output; it is run again next time
+
+
+class BatchJob(BaseModel):
+    """One piece of work: an input to read, an output to make.
+
+    Further fields (``robot="arm"``) are kept and are attributes of the job.
+
+    Args:
+        id: what the job is known by; no two jobs of a run share it.
+        input: what the worker reads; also accepted as ``motion``.
+        output: what the worker makes: a file or a directory.
+        name: for people (``id`` if not given).
+        config_path: a configuration that the worker reads.
+        provenance: where it comes from; goes into the job's record.
+    """
+
+    model_config = ConfigDict(
+        extra="allow", frozen=True, populate_by_name=True, coerce_numbers_to_str=True
+    )
+
+    id: str = Field(min_length=1)
+    input: Path = Field(validation_alias=AliasChoices("input", "motion"))
+    output: Path
+    name: str = ""
+    config_path: Path | None = None
+    provenance: Provenance = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_it(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and not data.get("name"):
+            data = {**data, "name": data.get("id", "")}
+        return data
+
+    @property
+    def motion(self) -> Path:
+        """Another name of ``input``."""
+        return self.input
+
+
+class BatchRunRecord(BaseModel):
+    """What became of one job.
+
+    Attributes:
+        message: why it was skipped or how it failed.
+        error_type: the name of the exception's class, where it failed.
+        provenance: the job's own, and what the worker returned.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    job_id: str
+    input: Path
+    output: Path
+    status: RunStatus
+    started_at: datetime
+    finished_at: datetime
+    message: str = ""
+    error_type: str | None = None
+    provenance: Provenance = Field(default_factory=dict)
+
+
+class BatchManifest(BaseModel):
+    """A whole run: one record a job, in the order in which the jobs were given.
+
+    Attributes:
+        created_at: when the first run on this manifest began; it survives reruns.
+        updated_at: when it was written.
+        input_dir, output_dir, pattern: where the jobs came from, as the caller told; nothing is
+            looked up there.
+        total: how many jobs there are. Of a run that was interrupted there are fewer records.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: int = SCHEMA_VERSION
+    created_at: datetime
+    updated_at: datetime
+    input_dir: Path | None = None
+    output_dir: Path | None = None
+    pattern: str = ""
+    total: int
+    success_count: int
+    skipped_count: int
+    failed_count: int
+    records: tuple[BatchRunRecord, ...]
+
+    @classmethod
+    def from_records(
+        cls,
+        *,
+        records: Iterable[BatchRunRecord],
+        total: int,
+        created_at: datetime,
+        input_dir: str | os.PathLike[str] | None = None,
+        output_dir: str | os.PathLike[str] | None = None,
+        pattern: str = "",
+    ) -> BatchManifest:
+        """A manifest of these records; it counts them."""
+        kept = tuple(records)
+        counts = {status: 0 for status in RunStatus}
+        for record in kept:
+            counts[record.status] += 1
+        return cls(
+            created_at=created_at,
+            updated_at=now(),
+            input_dir=None if input_dir is None else Path(input_dir),
+            output_dir=None if output_dir is None else Path(output_dir),
+            pattern=pattern,
+            total=total,
+            success_count=counts[RunStatus.success],
+            skipped_count=counts[RunStatus.skipped],
+            failed_count=counts[RunStatus.failed],
+            records=kept,
+        )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> BatchManifest:
+        """The manifest as its file and its journal tell it, also of a run that was killed.
+
+        Raises:
+            FileNotFoundError: there is neither.
+            ManifestError: the file is damaged and there is no journal to rebuild it from, or the
+                journal itself is damaged.
+        """
+        from vectasks.evaluation.journal import History
+
+        history = History.read(Path(path))
+        if history is None:
+            raise FileNotFoundError(f"there is no manifest {path}, and no journal beside it.")
+        return history.manifest()
+
+    def save_json(self, path: str | os.PathLike[str]) -> None:
+        """Write it; the file is replaced whole or not at all."""
+        replace_file(Path(path), self.model_dump_json(indent=2).encode() + b"\n")
+
+    def records_by_id(self) -> dict[str, BatchRunRecord]:
+        """The records by their jobs' ids."""
+        return {record.job_id: record for record in self.records}
+
+
+def read_snapshot(path: Path) -> BatchManifest | None:
+    """What is in the manifest's own file; None if there is no file.
+
+    Raises:
+        ManifestError: it is damaged.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        manifest = BatchManifest.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise ManifestError(f"{path} is no manifest of a batch run ({where}: {first['msg']}).") from error
+    if manifest.schema_version > SCHEMA_VERSION:
+        raise ManifestError(
+            f"{path} has schema_version {manifest.schema_version}, and this vectasks knows "
+            f"{SCHEMA_VERSION} at most: use a newer one."
+        )
+    return manifest
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Give a file new content, which is on the disk before the old one is gone."""
+    partial_path = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with partial_path.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial_path.replace(path)
+    finally:
+        partial_path.unlink(missing_ok=True)
+
+
+def now() -> datetime:
+    """The time, in UTC."""
+    return datetime.now(timezone.utc)
