@@ -19,7 +19,14 @@ EXTRAS = {
     "torchrl": ["torchrl>=0.9"],
 }
 EXTRAS["all"] = sorted(requirement for extra in EXTRAS.values() for requirement in extra)
-EXTRAS["test"] = [*EXTRAS["all"], "hypothesis", "psutil", "pytest", "pytest-timeout"]
+EXTRAS["test"] = [
+    *EXTRAS["all"],
+    "hypothesis",
+    "psutil",
+    "pytest",
+    "pytest-timeout",
+    "pytest-xdist",
+]
 EXTRAS["dev"] = ["mkdocs-material", "mkdocstrings[python]", "mypy", "ruff"]
 
 setup(

@@ -67,7 +67,9 @@ def sb3(workload: str, vector: str, steps: int) -> dict[str, float]:
     elif vector == "SubprocVecEnv":
         envs = SubprocVecEnv(env_fns)
     else:
-        envs = _ours(env_fns)
+        from vectasks.adapters.sb3 import VecEnv
+
+        envs = VecEnv(_vectasks(workload))
     model = PPO(
         "MlpPolicy" if workload == "CartPole" else "CnnPolicy",
         envs,
@@ -87,27 +89,36 @@ def sb3(workload: str, vector: str, steps: int) -> dict[str, float]:
     return {"wall_s": wall_s, "vector_s": inside.seconds}
 
 
-def _ours(env_fns: list[Callable[[], Any]]) -> Any:
-    """Our adapter over what ``suggest_max_processes`` suggests."""
+def own_loop(workload: str, steps: int) -> dict[str, float]:
+    """PPO over ``collect`` and a ``RolloutBuffer``."""
+    import torch
+
+    from benchmarks.own_loop import train
+
+    torch.set_num_threads(1)
+    with _vectasks(workload) as tasks:
+        shape = tasks.observation_space.shape
+        features = None if workload == "CartPole" else _convolutions(shape)
+        return train(tasks, features, steps, _WARM_UP_STEPS * NUM_ENVS)
+
+
+def _vectasks(workload: str) -> Any:
+    """The twin, or as many processes as ``suggest_max_processes`` suggests."""
     from vectasks import SingleProcessVectorSampledTasks, VectorSampledTasks, suggest_max_processes
-    from vectasks.adapters.sb3 import VecEnv
     from vectasks.envs import GymnasiumTaskSampler
 
-    arguments = [{"env_fn": env_fn} for env_fn in env_fns]
+    arguments = [{"env_fn": lambda: make_env(workload)}] * NUM_ENVS
 
     def make_sampler(env_fn: Callable[[], Any]) -> Any:
         return GymnasiumTaskSampler(env_fn, seed_each_episode=False)
 
     processes = suggest_max_processes(make_sampler, arguments).max_processes
     if processes == 0:
-        return VecEnv(SingleProcessVectorSampledTasks(make_sampler, arguments, should_log=False))
-    return VecEnv(
-        VectorSampledTasks(make_sampler, arguments, max_processes=processes, should_log=False)
-    )
+        return SingleProcessVectorSampledTasks(make_sampler, arguments, should_log=False)
+    return VectorSampledTasks(make_sampler, arguments, max_processes=processes, should_log=False)
 
 
 def _tiny_cnn() -> dict[str, Any]:
-    import torch
     from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
     class TinyCNN(BaseFeaturesExtractor):
@@ -115,20 +126,28 @@ def _tiny_cnn() -> dict[str, Any]:
 
         def __init__(self, space: Any) -> None:
             super().__init__(space, features_dim=64)
-            self.layers = torch.nn.Sequential(
-                torch.nn.Conv2d(space.shape[0], 8, 8, stride=4),
-                torch.nn.ReLU(),
-                torch.nn.Conv2d(8, 8, 4, stride=4),
-                torch.nn.ReLU(),
-                torch.nn.Flatten(),
-                torch.nn.LazyLinear(64),
-            )
-            self.layers(torch.zeros(1, *space.shape))
+            self.layers = _convolutions(space.shape)
 
         def forward(self, observations: Any) -> Any:
             return self.layers(observations)
 
     return {"features_extractor_class": TinyCNN}
+
+
+def _convolutions(shape: tuple[int, ...]) -> Any:
+    """Images [n, *shape] to features [n, 64]."""
+    from torch import nn, zeros
+
+    layers = nn.Sequential(
+        nn.Conv2d(shape[0], 8, 8, stride=4),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 4, stride=4),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.LazyLinear(64),
+    )
+    layers(zeros(1, *shape))
+    return layers
 
 
 class _Stopwatch:
@@ -158,6 +177,8 @@ def main() -> None:
     warnings.simplefilter("ignore")
     if job["vector"] == "plain loop":
         answer = plain_loop(job["workload"], job["steps"])
+    elif job["vector"] == "vectasks collect":
+        answer = own_loop(job["workload"], job["steps"])
     else:
         answer = sb3(job["workload"], job["vector"], job["steps"])
     Path(job["out"]).write_text(json.dumps(answer))

@@ -18,8 +18,7 @@ from typing import Any
 from benchmarks import environments, processes, report
 
 PLAIN = "plain loop"
-OURS = "vectasks adapter"
-VECTORS = [PLAIN, "DummyVecEnv", "SubprocVecEnv", OURS]
+VECTORS = [PLAIN, "DummyVecEnv", "SubprocVecEnv", "vectasks adapter", "vectasks collect"]
 _STEPS = {"CartPole": 65_536, "Breakout": 8_192}
 _BEGIN, _END = "<!-- training: begin -->", "<!-- training: end -->"
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 from vectasks.commands import check, replay, top
 from vectasks.commands.common import CommandError, see_current_directory
 from vectasks.errors import VectasksError
+from vectasks.extras import require
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -150,8 +151,8 @@ _DEMO_EPISODES = 16
 
 def _demo(args: argparse.Namespace) -> int:
     _quieten_native_libraries()
-    _require("torch", "torch")
-    _require("av", "video")
+    require("torch", "torch", "demo")
+    require("av", "video", "demo")
     _check_output(args.out)
     from vectasks import demo
 
@@ -186,7 +187,7 @@ def _demo(args: argparse.Namespace) -> int:
 def _record(args: argparse.Namespace) -> int:
     _quieten_native_libraries()
     see_current_directory()
-    _require("av", "video")
+    require("av", "video", "record")
     _check_output(args.out)
     _check_environment(args.env_id)
     seed = secrets.randbelow(2**31) if args.seed is None else args.seed
@@ -347,15 +348,6 @@ def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
 # -- checks -----------------------------------------------------------------------------------
 
 
-def _require(module: str, extra: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise CommandError(
-            f'{module} is missing ({error}): pip install "vectasks[{extra}]"'
-        ) from error
-
-
 def _check_output(path: Path) -> None:
     """Find out whether a video can be written to ``path``; nothing is left there."""
     if path.suffix.lower() not in (".mp4", ".gif"):
@@ -388,9 +380,9 @@ def _import_known_package(env_id: str) -> None:
     """Import the package that registers ``env_id``, where vectasks has an extra for it."""
     name = env_id.rpartition(":")[2]
     if name.startswith(("MiniGrid-", "BabyAI-")):
-        _require("minigrid", "minigrid")
+        require("minigrid", "minigrid", env_id)
     elif name.startswith("ALE/") or "NoFrameskip" in name:
-        ale_py = _require("ale_py", "atari")
+        ale_py = require("ale_py", "atari", env_id)
         ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # keeps its banner off stderr
 
 

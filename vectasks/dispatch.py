@@ -483,25 +483,13 @@ class Dispatcher:
         limit: str,
         deadline: float | None = None,
     ) -> None:
+        def missing() -> list[int]:
+            away = [i for i in ids if i not in self._arrived]
+            return away if len(away) > len(ids) - count else []
+
         if deadline is None and timeout_s is not None:
             deadline = time.monotonic() + timeout_s
-        while True:
-            missing = [i for i in ids if i not in self._arrived]
-            if len(ids) - len(missing) >= count:
-                return
-            workers = {self._worker_of[i]: None for i in missing}
-            # Looked at again now and then: where a child of a task's holds all that its dead worker
-            # held, nothing tells of the death but the exit code.
-            nap_s = _LONGEST_NAP_S
-            if deadline is not None:
-                nap_s = min(nap_s, max(0.0, deadline - time.monotonic()))
-            self._wait_for_news(workers, nap_s)
-            for worker in workers:
-                self._take_in(worker)
-            if deadline is not None and time.monotonic() >= deadline:
-                missing = [i for i in ids if i not in self._arrived]
-                if len(ids) - len(missing) < count:
-                    raise self._timeout(missing, timeout_s or 0.0, limit)
+        self._take_in_until_none(missing, deadline, timeout_s, limit)
 
     def await_restarts(self, ids: Iterable[int], timeout_s: float | None) -> None:
         """Wait until those of these samplers are there again that are being made anew unasked.
@@ -513,16 +501,39 @@ class Dispatcher:
             return
         ids = list(ids)
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        while late := [i for i in ids if i in self._restarting]:
+        self._take_in_until_none(
+            lambda: [i for i in ids if i in self._restarting],
+            deadline,
+            timeout_s,
+            "start_timeout_s",
+        )
+
+    def _take_in_until_none(
+        self,
+        missing: Callable[[], Sequence[int]],
+        deadline: float | None,
+        timeout_s: float | None,
+        limit: str,
+    ) -> None:
+        """Take in what comes, at least once, until no sampler is ``missing()`` any more.
+
+        Raises:
+            WaitTimeout: some are, when the time is over.
+        """
+        is_over = False
+        while late := missing():
+            if is_over:
+                raise self._timeout(late, timeout_s or 0.0, limit)
+            # Looked at again now and then: where a child of a task's holds all that its dead worker
+            # held, nothing tells of the death but the exit code.
             nap_s = _LONGEST_NAP_S
             if deadline is not None:
-                nap_s = min(nap_s, deadline - time.monotonic())
-            if nap_s <= 0:
-                raise self._timeout(late, timeout_s or 0.0, "start_timeout_s")
+                nap_s = min(nap_s, max(0.0, deadline - time.monotonic()))
             workers = self._workers_of(late)
             self._wait_for_news(workers, nap_s)
             for worker in workers:
                 self._take_in(worker)
+            is_over = deadline is not None and time.monotonic() >= deadline
 
     def _wait_for_news(self, workers: Iterable[Worker], timeout_s: float) -> None:
         poll = select.poll()
@@ -535,7 +546,7 @@ class Dispatcher:
         with ctrl_c:
             poll.poll(timeout_s * 1000)
 
-    def _timeout(self, missing: list[int], timeout_s: float, limit: str) -> WaitTimeout:
+    def _timeout(self, missing: Sequence[int], timeout_s: float, limit: str) -> WaitTimeout:
         late = []
         is_step = True
         for sampler_id in missing:

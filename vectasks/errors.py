@@ -21,6 +21,7 @@
     │       └── TaskAttributeError    (AttributeError) the attribute does not exist
     ├── WorkerDied                    (EOFError) a worker process ended
     ├── ResourceLimit                 (OSError) the system grants too little to start workers
+    ├── MissingExtra                  (ModuleNotFoundError) a package of an extra is not installed
     ├── RecordingError                (ValueError) a recording cannot be written or read
     ├── ManifestError                 (ValueError) a manifest or its journal is damaged
     └── WaitTimeout                   (TimeoutError, multiprocessing.TimeoutError)
@@ -82,6 +83,10 @@ class ManifestBusy(UsageError, RuntimeError):
 
 class DisplayUnavailable(UsageError, RuntimeError):
     """A window was asked for where there is no screen."""
+
+
+class MissingExtra(VectasksError, ModuleNotFoundError):
+    """A package that only an extra installs cannot be imported."""
 
 
 class RecordingError(VectasksError, ValueError):

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vectasks.answers import REACHING, as_given, raise_failures, remote_error
 from vectasks.arguments import (
@@ -263,20 +264,25 @@ class Front:
                 f"{what}: samplers of a heterogeneous vector share no arrays; use step()."
             )
 
-    def _batch(
-        self, ids: Sequence[int], batch: StepBatch | dict[int, Any], *, counted: bool = False
-    ) -> StepBatch:
-        """The batch, or the error of a step that failed; its steps are counted, but once."""
+    def _counted(self, ids: Sequence[int], batch: StepBatch | dict[int, Any]) -> StepBatch:
+        """The batch, whose steps are counted; or the error of a step that failed."""
         if isinstance(batch, dict):
-            if not counted:
-                self._unwrap(ids, Command.STEP, batch)
-            self._raise_failures(ids, Command.STEP, batch)
+            self._unwrap(ids, Command.STEP, batch)
             raise AssertionError("a batch is given as outcomes only if one of them failed")
-        if not counted:
-            self._num_steps += len(ids)
-            self._num_episodes += int(np.count_nonzero(batch.done))
-            self._journal.batch_came(ids, batch.reward, batch.done, batch.infos, batch.observation)
+        self._count_rows(ids, batch.reward, batch.done, batch.infos, lambda: batch.observation)
         return batch
+
+    def _count_rows(
+        self,
+        ids: Sequence[int],
+        reward: NDArray[np.float32],
+        done: NDArray[np.bool_],
+        infos: Sequence[Mapping[str, Any]],
+        observe: Callable[[], Any],
+    ) -> None:
+        self._num_steps += len(ids)
+        self._num_episodes += int(np.count_nonzero(done))
+        self._journal.batch_came(ids, reward, done, infos, observe)
 
     @exclusive
     def _add_block(self, num_rows: int) -> Block:
@@ -316,17 +322,14 @@ class Front:
         self._ledger.step_ids = None
         infos, failed = self._dispatcher.take_infos(ids, block, index)
         if failed is not None:
-            self._batch(ids, failed)
+            self._counted(ids, failed)
         slab = block.slab
-        done = (slab["flags"][index] & DONE) != 0
-        self._num_steps += len(ids)
-        self._num_episodes += int(np.count_nonzero(done))
-        self._journal.batch_came(
+        self._count_rows(
             ids,
             slab["reward"][index].astype(np.float32),
-            done,
+            (slab["flags"][index] & DONE) != 0,
             [infos.get(i, {}) for i in ids],
-            slab.nest(slab.row(index)),
+            lambda: slab.nest(slab.row(index)),
         )
         return infos
 

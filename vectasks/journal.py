@@ -17,9 +17,10 @@ seed that its next task followed at once. The memory for it is bounded.
 from __future__ import annotations
 
 import contextlib
+import functools
 from array import array
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -190,12 +191,12 @@ class Journal:
         reward: NDArray[np.float32],
         done: NDArray[np.bool_],
         infos: Sequence[Mapping[str, Any]],
-        observation: Any,
+        observe: Callable[[], Any],
     ) -> None:
         """A step's results, as arrays with a row for each of ``ids``."""
         if ids != self._ids:
             self._ids, self._key = list(ids), tuple(ids)
-        seen = self._recorders and self._observations(ids, lambda k: _row(observation, k))
+        seen = self._recorders and self._observations(ids, functools.partial(_row, observe()))
         flags = done.tobytes()
         self._entries.append((_RESULTS, self._key, reward.tobytes(), flags, seen))
         if 1 in flags:

@@ -231,9 +231,13 @@ class BaseVectorSampledTasks(Front):
         if self.auto_resample_when_done:
             self._dispatcher.wait_step(ids, len(ids), self.read_timeout)
             self._ledger.step_ids = None
-            return self._batch(ids, self._dispatcher.take_batch(ids, out, copy))
+            return self._counted(ids, self._dispatcher.take_batch(ids, out, copy))
         outcomes = self._collect_step(ids, self.read_timeout)
-        return self._batch(ids, self._dispatcher.batch_of(outcomes, out, copy), counted=True)
+        batch = self._dispatcher.batch_of(outcomes, out, copy)  # the outcomes were counted already
+        if isinstance(batch, dict):
+            self._raise_failures(ids, Command.STEP, batch)
+            raise AssertionError("a batch is given as outcomes only if one of them failed")
+        return batch
 
     @exclusive
     def send(self, actions: Any, samplers: Sequence[int] | None = None) -> None:
@@ -295,7 +299,7 @@ class BaseVectorSampledTasks(Front):
         self._dispatcher.wait_step(sent, count, self._timeout(timeout))
         ids = self._dispatcher.earliest(sent, count)
         self._ledger.sent.difference_update(ids)
-        return self._batch(ids, self._dispatcher.take_batch(ids, None, True))
+        return self._counted(ids, self._dispatcher.take_batch(ids, None, True))
 
     # -- tasks --------------------------------------------------------------------------------
 

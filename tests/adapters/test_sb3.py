@@ -276,7 +276,7 @@ def test_an_observation_that_does_not_fit(opened: Any) -> None:
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "vectasks.adapters.sb3")
     monkeypatch.setitem(sys.modules, "stable_baselines3.common.preprocessing", None)
-    with pytest.raises(ImportError, match=r"pip install 'vectasks\[sb3\]'"):
+    with pytest.raises(ImportError, match=r"vectasks\[sb3\]"):
         import vectasks.adapters.sb3  # noqa: F401
 
 

@@ -211,7 +211,7 @@ def test_action_spaces_that_torchrl_cannot_take() -> None:
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "vectasks.adapters.torchrl")
     monkeypatch.setitem(sys.modules, "torchrl", None)
-    with pytest.raises(ImportError, match=r"pip install 'vectasks\[torchrl\]'"):
+    with pytest.raises(ImportError, match=r"vectasks\[torchrl\]"):
         import vectasks.adapters.torchrl  # noqa: F401
 
 

@@ -2,41 +2,17 @@
 
 from __future__ import annotations
 
-import ast
 import re
-from pathlib import Path
 
 import pytest
+from held_tables import HELD_BY, assert_held, names_of_tests, read_page, rows
 
 from vectasks import errors
 from vectasks.testing.faults import ACTIONS, CORRUPTIONS
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
-COLUMNS = ["what happens", "fault", "you see", "what survives", "held by"]
-
-
-def rows() -> list[dict[str, str]]:
-    lines = [line for line in PAGE.splitlines() if line.startswith("|")]
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    return [
-        dict(zip(COLUMNS, row, strict=True))
-        for row in cells
-        if row != COLUMNS and not set("".join(row)) <= {"-"}
-    ]
-
-
-def names_of_tests(pattern: str) -> set[str]:
-    return {
-        node.name
-        for path in (ROOT / "tests").rglob(pattern)
-        for node in ast.parse(path.read_text(encoding="utf-8")).body
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
-    }
-
-
-ROWS = rows()
-TESTS = names_of_tests("test_*.py")
+PAGE = read_page("reliability.md")
+COLUMNS = ["what happens", "fault", "you see", "what survives", HELD_BY]
+ROWS = rows(PAGE, COLUMNS)
 
 
 def test_every_table_is_read():
@@ -46,10 +22,7 @@ def test_every_table_is_read():
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row["what happens"][:40])
 def test_every_row_is_held_by_tests_that_exist(row):
-    named = re.findall(r"`(test_\w+)`", row["held by"])
-    assert named, "this row names no test"
-    assert set(named) <= TESTS, f"there are no tests {sorted(set(named) - TESTS)}"
-    assert re.sub(r"`test_\w+`(, )?", "", row["held by"]) == ""
+    assert_held(row)
     for word in re.findall(r"`(\w*(?:Error|Died|Timeout))`", row["you see"]):
         assert hasattr(errors, word) or word == "MemoryError", f"there is no error {word}"
 

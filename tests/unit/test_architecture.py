@@ -17,7 +17,15 @@ PACKAGE = Path(vectasks.__file__).parent
 # The package itself ("vectasks", its public names) stands above the vector, all the rest above it.
 LAYERS = [
     ["_version", "batch", "errors", "messages", "task"],
-    ["arguments", "guard", "spaces", "rendering.tiles", "rendering.captions", "rendering.window"],
+    [
+        "arguments",
+        "extras",
+        "guard",
+        "spaces",
+        "rendering.tiles",
+        "rendering.captions",
+        "rendering.window",
+    ],
     ["host", "ledger", "restarts"],
     ["workers", "rendering"],
     ["recording"],

@@ -18,15 +18,14 @@ from numpy.typing import NDArray
 
 from vectasks.adapters.envs import GivenTasks, MadeEnvs
 from vectasks.batch import StepBatch
+from vectasks.extras import missing
 from vectasks.vector import BaseVectorSampledTasks
 
 try:
     from stable_baselines3.common.preprocessing import check_for_nested_spaces
     from stable_baselines3.common.vec_env import VecEnv as BaseVecEnv
 except ImportError as error:
-    raise ImportError(
-        "vectasks.adapters.sb3 needs Stable-Baselines3: pip install 'vectasks[sb3]'."
-    ) from error
+    raise missing("stable_baselines3", "sb3", "vectasks.adapters.sb3", error) from error
 
 StepReturn = tuple[Any, NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]
 Indices = None | int | Iterable[int]

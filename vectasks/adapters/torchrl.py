@@ -17,6 +17,7 @@ import numpy as np
 from gymnasium import spaces
 
 from vectasks.adapters.envs import GivenTasks, MadeEnvs
+from vectasks.extras import missing
 from vectasks.vector import BaseVectorSampledTasks
 
 try:
@@ -25,9 +26,7 @@ try:
     from torchrl import data as specs
     from torchrl.envs import EnvBase
 except ImportError as error:
-    raise ImportError(
-        "vectasks.adapters.torchrl needs TorchRL: pip install 'vectasks[torchrl]'."
-    ) from error
+    raise missing("torchrl", "torchrl", "vectasks.adapters.torchrl", error) from error
 
 # What TorchRL itself puts beside the observations.
 _RESERVED = {"action", "reward", "done", "terminated", "truncated", "next", "_reset"}

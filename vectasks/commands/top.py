@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from vectasks.errors import InvalidArgument
+from vectasks.extras import require
 from vectasks.ledger import SamplerState
 from vectasks.messages import Command
 from vectasks.workers.board import KINDS, MAGIC, MEMORY_NAME, Lines
@@ -315,11 +316,9 @@ def register(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Show the vector until it is closed, or Ctrl-C."""
-    try:
-        from rich.console import Console
-        from rich.live import Live
-    except ImportError as error:
-        raise InvalidArgument(f"top: rich is missing ({error}): pip install rich") from error
+    require("rich", None, "top")
+    from rich.console import Console
+    from rich.live import Live
 
     board = choose_board(args.pid, args.name)
     console = Console()

@@ -5,20 +5,23 @@ from __future__ import annotations
 import argparse
 import contextlib
 import faulthandler
+import functools
 import pdb
 import sys
 import traceback
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from vectasks.debug.replay import Outcome, Replay
-from vectasks.errors import InvalidArgument, RecordingError
+from vectasks.errors import InvalidArgument
+from vectasks.extras import require
 from vectasks.messages import Command
 from vectasks.recording import Recording, load, read_about
+from vectasks.rendering.encoders import encoder_class_for
+from vectasks.rendering.film import Film, Shot
+from vectasks.rendering.tiles import as_rgb
 
 EXIT_OTHERWISE = 1
 
@@ -91,7 +94,7 @@ def _replay(recording: Recording, use_pdb: bool, video: Path | None) -> int:
     with Replay(recording) as replay, _film(video) as film:
         try:
             outcome = replay.run(
-                on_frame=None if film is None else film.write,
+                on_frame=None if film is None else functools.partial(_shoot, film),
                 last_step=None if debugger is None else debugger.step_into,
             )
         except KeyboardInterrupt as interrupt:
@@ -111,7 +114,7 @@ def _replay(recording: Recording, use_pdb: bool, video: Path | None) -> int:
             print(f"replayed {steps}: {verdict}", flush=True)
         if use_pdb and outcome.error is not None:
             _post_mortem(outcome.error)
-    if film is not None:
+    if film is not None and film.is_finished:
         print(f"{video}: {film.num_frames} frames")
     return 0 if agrees else EXIT_OTHERWISE
 
@@ -161,57 +164,20 @@ def _post_mortem(error: BaseException) -> None:
     pdb.post_mortem(error.__traceback__)
 
 
-class _Film:
-    """One video of one task's images, opened at the first."""
-
-    def __init__(self, path: Path) -> None:
-        from vectasks.rendering.encoders import encoder_class_for
-
-        self._path = path
-        self._kind = encoder_class_for(path)
-        self._encoder: Any = None
-        self._shape: tuple[int, ...] = ()
-        self.num_frames = 0
-
-    def write(self, image: Any) -> None:
-        """Append an image; one of another size than the first is cut or padded to it."""
-        from fractions import Fraction
-
-        from vectasks.rendering.tiles import tile_images
-
-        frame: NDArray[np.uint8] = tile_images([image])
-        if self._encoder is None:
-            self._shape = frame.shape
-            self._encoder = self._kind(self._path, Fraction(30), *frame.shape[:2])
-        if frame.shape != self._shape:
-            canvas = np.zeros(self._shape, np.uint8)
-            height, width = np.minimum(frame.shape[:2], self._shape[:2])
-            canvas[:height, :width] = frame[:height, :width]
-            frame = canvas
-        self._encoder.write(frame)
-        self.num_frames += 1
-
-    def close(self) -> None:
-        """Finish the file."""
-        if self._encoder is not None:
-            self._encoder.close()
+def _shoot(film: Film, image: Any) -> None:
+    film.write([Shot(as_rgb(image), None, is_live=True)])
 
 
 @contextlib.contextmanager
-def _film(path: Path | None) -> Iterator[_Film | None]:
+def _film(path: Path | None) -> Iterator[Film | None]:
+    """The video to write, which is finished at the end, whatever the replay ends with."""
     if path is None:
         yield None
         return
-    if path.suffix.lower() not in (".mp4", ".gif"):
-        raise InvalidArgument(f"--video {path}: the name must end in .mp4 or .gif")
-    try:
-        import av  # noqa: F401
-    except ImportError as error:
-        raise RecordingError(
-            f'--video needs PyAV ({error}): pip install "vectasks[video]"'
-        ) from error
-    film = _Film(path)
+    encoder_class = encoder_class_for(path)
+    require("av", "video", "--video")
+    film = Film(path, encoder_class, Fraction(30))
     try:
         yield film
     finally:
-        film.close()
+        film.finish()

@@ -9,6 +9,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from vectasks.errors import InvalidArgument
+from vectasks.extras import require
 from vectasks.task import RLStepResult, Task, TaskSampler
 
 _SEED_LIMIT = 2**31
@@ -201,14 +202,8 @@ class AtariTaskSampler(TaskSampler[AtariTask]):
 
 
 def _import_ale() -> Any:
-    try:
-        import ale_py
-        import ale_py.roms
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            'Atari games need ale_py, which is missing: pip install "vectasks[atari]"',
-            name=error.name,
-        ) from error
+    ale_py = require("ale_py", "atari", "Atari games")
+    require("ale_py.roms", "atari", "Atari games")
     return ale_py
 
 

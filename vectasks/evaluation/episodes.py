@@ -138,9 +138,7 @@ def evaluate(
         seed=seed,
         **vector_options,
     ) as vector:
-        slots = (
-            slots_for_episodes(vector, episodes) if listed is None else slots_for_tasks(listed)
-        )
+        slots = slots_for_episodes(vector, episodes) if listed is None else slots_for_tasks(listed)
         files = None if manifest_path is None else EvaluationFiles(Path(manifest_path))
         identity = {"seed": seed, "num_samplers": len(arguments) if listed is None else None}
         filmed = _filmed(videos, len(slots))

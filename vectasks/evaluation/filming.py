@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from vectasks.rendering.encoders import encoder_class_for, frame_rate, require_av
+from vectasks.extras import require
+from vectasks.rendering.encoders import encoder_class_for, frame_rate
 from vectasks.rendering.film import Film, FilmThread, Shot
 from vectasks.rendering.tiles import as_rgb
 from vectasks.task import RLStepResult
@@ -24,7 +25,7 @@ class EpisodeFilmer:
         fps: frames a second.
 
     Raises:
-        ModuleNotFoundError: PyAV is missing, and there is something to film.
+        MissingExtra: PyAV is missing, and there is something to film.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class EpisodeFilmer:
         self._asked: set[int] = set()  # samplers that keep their final frames
         self._thread: FilmThread | None = None
         if paths:
-            require_av()
+            require("av", "video", "evaluate's films")
             self._thread = FilmThread()
 
     def begin(self, sampler_id: int, episode: int) -> None:

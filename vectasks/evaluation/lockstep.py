@@ -27,7 +27,6 @@ from vectasks.host import COMPLETE_TASK_METRICS_KEY
 from vectasks.task import RLStepResult
 from vectasks.vector import BaseVectorSampledTasks
 
-
 #: What acts: of (observations) or of (observations, action_spaces), lists with an entry for each
 #: sampler that still plays; it returns one action for each.
 EvaluationPolicy: TypeAlias = (
@@ -186,9 +185,7 @@ class EvaluationRun:
             if observation is None:
                 self._playing.pop(sampler_id)
                 told = "its sampler gave None for it (next_task)"
-                self._on_end(
-                    Ended(slot, sampler_id, playing.started_at, {}, told, "NoSuchTask")
-                )
+                self._on_end(Ended(slot, sampler_id, playing.started_at, {}, told, "NoSuchTask"))
                 waiting.append(sampler_id)
                 continue
             self._observations[sampler_id] = observation

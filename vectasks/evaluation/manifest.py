@@ -223,7 +223,9 @@ def read_snapshot(path: Path) -> BatchManifest | None:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
-        raise ManifestError(f"{path} is no manifest of a batch run ({where}: {first['msg']}).") from error
+        raise ManifestError(
+            f"{path} is no manifest of a batch run ({where}: {first['msg']})."
+        ) from error
     if manifest.schema_version > SCHEMA_VERSION:
         raise ManifestError(
             f"{path} has schema_version {manifest.schema_version}, and this vectasks knows "

@@ -80,9 +80,7 @@ def _interquartile_mean(values: NDArray[np.float64], axis: int = -1) -> Any:
     return stats.trim_mean(values, 0.25, axis=axis)
 
 
-def _interval(
-    array: NDArray[np.float64], statistic: Any, confidence: float, seed: int
-) -> Interval:
+def _interval(array: NDArray[np.float64], statistic: Any, confidence: float, seed: int) -> Interval:
     if len(array) < 2:
         return Interval(None, None)
     stats = require("scipy.stats", "evaluation", "confidence intervals")

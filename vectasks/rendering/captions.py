@@ -15,21 +15,6 @@ _MARGIN_PX = 4
 _WHITE = (255, 255, 255)
 
 
-def require_opencv() -> None:
-    """Fail where captions cannot be drawn.
-
-    Raises:
-        ModuleNotFoundError: OpenCV is not installed; says how to install it.
-    """
-    try:
-        import cv2  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "captions are drawn by OpenCV, which is missing: pip install opencv-python",
-            name=error.name,
-        ) from error
-
-
 def draw_caption(lines: Sequence[str], width_px: int) -> NDArray[np.uint8]:
     """Lines of text, white on black.
 

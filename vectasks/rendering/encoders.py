@@ -184,18 +184,3 @@ def frame_rate(fps: float | Fraction, encoder: type[Encoder]) -> Fraction:
             + "."
         )
     return Fraction(fps).limit_denominator(1001)  # 1001: NTSC's rates, as 30000/1001
-
-
-def require_av() -> None:
-    """Fail where no video can be written.
-
-    Raises:
-        ModuleNotFoundError: PyAV is not installed; says how to install it.
-    """
-    try:
-        import av  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            'videos are written by PyAV, which is missing: pip install "vectasks[video]"',
-            name=error.name,
-        ) from error

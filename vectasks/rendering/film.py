@@ -53,6 +53,7 @@ class Film:
     ) -> None:
         self.path = path
         self.is_finished = False
+        self.num_frames = 0
         self._partial_path = _partial_path(path)
         self._encoder_class = encoder_class
         self._fps = fps
@@ -66,6 +67,7 @@ class Film:
         if self._encoder is None:
             self._encoder = self._encoder_class(self._partial_path, self._fps, *frame.shape[:2])
         self._encoder.write(frame)
+        self.num_frames += 1
 
     def finish(self) -> None:
         """Close the file and give it its name; without a frame there is none."""

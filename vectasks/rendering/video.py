@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 
 from vectasks.batch import StepBatch
 from vectasks.errors import InvalidArgument, UsageError, VectasksError, WrongCount
+from vectasks.extras import require
 from vectasks.ledger import SamplerState
 from vectasks.rendering import notebook
-from vectasks.rendering.captions import require_opencv
-from vectasks.rendering.encoders import encoder_class_for, frame_rate, require_av
+from vectasks.rendering.encoders import encoder_class_for, frame_rate
 from vectasks.rendering.episodes import EpisodeCount
 from vectasks.rendering.film import Film, FilmThread, Shot, require_writable
 from vectasks.rendering.tiles import as_rgb
@@ -155,9 +155,9 @@ class VideoRecorder:
         if on_error not in ("warn", "raise"):
             raise InvalidArgument(f'on_error={on_error!r}: it must be "warn" or "raise".')
         self._on_error = on_error
-        require_av()
+        require("av", "video", "VideoRecorder")
         if captions:
-            require_opencv()
+            require("cv2", None, "VideoRecorder's captions")
 
         self.error: Exception | None = None
         self._is_entered = self._is_closed = False

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vectasks.errors import InvalidArgument, LayoutError
+from vectasks.extras import require
 from vectasks.rollouts.gae import estimate_advantages
 from vectasks.spaces import spaces_equal
 from vectasks.task import RLStepResult
@@ -498,14 +499,7 @@ def _check_spaces(tasks: Any) -> tuple[tuple[int, ...], Any]:
 def _checked_device(device: Any) -> Any:
     if device is None:
         return None
-    try:
-        import torch
-    except ImportError as error:
-        raise ImportError(
-            f'RolloutBuffer: device={device!r} needs torch: pip install "vectasks[torch]", or '
-            "leave device out for numpy arrays."
-        ) from error
-    return torch.device(device)
+    return require("torch", "torch", f"RolloutBuffer with device={device!r}").device(device)
 
 
 def _is_apart(device: Any) -> bool:
