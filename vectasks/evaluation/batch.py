@@ -95,7 +95,9 @@ class BatchRunner:
             max_workers: how many jobs run at a time.
             force: run every job, also those that are done; an older output stays until the new one
                 is whole.
-            input_dir, output_dir, pattern: are kept in the manifest.
+            input_dir: where the jobs' inputs are; it is kept in the manifest, and not looked at.
+            output_dir: the same of the outputs.
+            pattern: by which the inputs were found; the same.
 
         Returns:
             The manifest, which is also in its file: one record a job, in the order of the jobs.

@@ -6,9 +6,9 @@
     run.json.journal   everything that ever happened to it, one line each, only ever appended to
     run.json.lock      held by the run that writes them
 
-A line is whole if its newline is there. What a kill leaves behind the last newline is cut off before
-the next line is written, and not read until then. The journal alone tells all that the manifest
-tells, so the manifest is rebuilt from it if its file is behind or damaged.
+A line is whole if its newline is there. What a kill leaves behind the last newline is not read, and
+is cut off before the next line is written. The journal alone tells all that the manifest tells, so
+the manifest is rebuilt from it if its file is behind or damaged.
 """
 
 from __future__ import annotations

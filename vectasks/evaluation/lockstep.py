@@ -1,4 +1,4 @@
-"""Playing settled episodes with a vector: samplers go on to their next ones, and pause at the end."""
+"""Playing settled episodes with a vector: samplers go on to their next ones, and then pause."""
 
 from __future__ import annotations
 
