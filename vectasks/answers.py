@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vectasks.causes import with_cause
 from vectasks.errors import (
     LayoutError,
     RemoteError,
@@ -61,14 +62,7 @@ def remote_error(
         command=label,
         remote_traceback=failure.traceback_text,
     )
-    remote = RemoteTraceback(failure.traceback_text)
-    original = failure.exception()
-    if original is None:
-        error.__cause__ = remote
-    else:
-        original.__cause__ = remote
-        error.__cause__ = original
-    return error
+    return with_cause(error, failure)
 
 
 def _what_follows(death: Death) -> str:

@@ -37,13 +37,13 @@ from vectasks.spaces import dispatch_rows, own
 from vectasks.workers import stacks
 from vectasks.workers.base import Unreadable, Worker, WorkerEnded
 from vectasks.workers.blocks import Block, BlocksMoved
+from vectasks.workers.ending import end_workers
 from vectasks.workers.inline import InlineWorker
 from vectasks.workers.lane import ParentLane, Steps, polls_before_blocking, yield_core
 from vectasks.workers.slab import EXHAUSTED, Layout, SharedMemory
 
 logger = logging.getLogger("vectasks")
 
-_TERMINATE_GRACE_S = 1.0
 _FIRST_NAP_S, _LONGEST_NAP_S = 0.005, 0.2
 
 # Asked of a sampler whose worker is dead, these begin the worker anew.
@@ -762,13 +762,7 @@ class Dispatcher:
             logger.debug("closing while samplers %s are busy", busy)
         failures = []
         try:
-            for worker in self.workers:
-                worker.ask_to_end()
-            remaining = self._join(self.workers, grace_s)
-            for worker in remaining:
-                logger.warning("worker %d did not end within %g s", worker.number, grace_s)
-                worker.terminate()
-            self._join(remaining, _TERMINATE_GRACE_S)
+            end_workers(self.workers, grace_s, self._wait_for_news)
         finally:  # Ctrl-C too: whoever cannot wait leaves nothing behind either
             for worker in self.workers:
                 failures += worker.release()
@@ -777,13 +771,3 @@ class Dispatcher:
             if self._memory is not None:
                 self._memory.close()
         return failures
-
-    def _join(self, workers: Sequence[Worker], timeout_s: float) -> list[Worker]:
-        """Wait for the end of these workers, side by side; those that have not ended."""
-        deadline = time.monotonic() + timeout_s
-        while True:
-            left = [worker for worker in workers if not worker.has_ended()]
-            remaining = deadline - time.monotonic()
-            if not left or remaining <= 0:
-                return left
-            self._wait_for_news(left, remaining)

@@ -8,9 +8,13 @@
     │   │   ├── WrongCount            one value a sampler was expected
     │   │   └── InvalidAction         an action outside its space
     │   ├── SamplerIndexError         (IndexError) no unpaused sampler at that index
+    │   ├── WorkerIndexError          (IndexError) no worker of a pool has that number
     │   ├── AlreadyPending            (RuntimeError) a step or another call is still out
     │   ├── NothingPending            (RuntimeError) wait_step without async_step
     │   ├── VectorClosed              (RuntimeError) the vector is closed
+    │   ├── PoolClosed                (RuntimeError) the worker pool is closed
+    │   ├── SchedulerStopped          (RuntimeError) the scheduler was not started, or was stopped
+    │   ├── UnknownBatch              (LookupError) nothing was ever scheduled under this batch id
     │   ├── SamplerUnavailable        (RuntimeError) exhausted, failed, paused or busy
     │   ├── ManifestBusy              (RuntimeError) another run is writing to this manifest
     │   └── DisplayUnavailable        (RuntimeError) "human" rendering without a screen
@@ -61,6 +65,10 @@ class SamplerIndexError(UsageError, IndexError):
     """There is no unpaused sampler at this index."""
 
 
+class WorkerIndexError(UsageError, IndexError):
+    """No worker of a pool has this number."""
+
+
 class AlreadyPending(UsageError, RuntimeError):
     """A step (or another thread's call) is still out."""
 
@@ -71,6 +79,18 @@ class NothingPending(UsageError, RuntimeError):
 
 class VectorClosed(UsageError, RuntimeError):
     """The vector was closed."""
+
+
+class PoolClosed(UsageError, RuntimeError):
+    """The worker pool was closed."""
+
+
+class SchedulerStopped(UsageError, RuntimeError):
+    """The scheduler is not running: it was not started, or it was stopped."""
+
+
+class UnknownBatch(UsageError, LookupError):
+    """Nothing was ever scheduled under this batch id."""
 
 
 class SamplerUnavailable(UsageError, RuntimeError):
@@ -137,20 +157,28 @@ class LayoutError(_Recorded, VectasksError, ValueError):
 
 
 class RemoteError(_Recorded, VectasksError):
-    """The user's code raised where a sampler lives.
+    """The user's code raised in a worker.
 
     Attributes:
-        sampler_id: the sampler it happened in.
-        command: the name of the command that was running.
+        sampler_id: the sampler it happened in; None in a worker of a pool.
+        worker: the pool's worker it happened in; None in a vector.
+        command: the name of the command or method that was running.
         remote_traceback: the traceback as text, as it was formatted where it happened.
         results: what the other samplers answered to the same call, by sampler id.
     """
 
     def __init__(
-        self, message: str, *, sampler_id: int, command: str, remote_traceback: str = ""
+        self,
+        message: str,
+        *,
+        sampler_id: int | None = None,
+        worker: int | None = None,
+        command: str,
+        remote_traceback: str = "",
     ) -> None:
         super().__init__(message)
         self.sampler_id = sampler_id
+        self.worker = worker
         self.command = command
         self.remote_traceback = remote_traceback
         self.results: Mapping[int, Any] = {}
@@ -160,7 +188,7 @@ class RemoteError(_Recorded, VectasksError):
 
 
 class SetupError(RemoteError):
-    """``make_sampler_fn`` failed, or its sampler had no first task."""
+    """``make_sampler_fn`` or the first task failed, or a pool's ``make_object``."""
 
 
 class TaskError(RemoteError):
@@ -171,18 +199,22 @@ class TaskAttributeError(TaskError, AttributeError):
     """The task or sampler has no such attribute."""
 
 
+class CallError(RemoteError):
+    """A method of an object that lives in a worker pool failed."""
+
+
 class WorkerDied(_Recorded, VectasksError, EOFError):
     """A worker ended without being asked to.
 
     Attributes:
         worker: the worker's number, from 0.
-        sampler_ids: the samplers that lived in it.
+        sampler_ids: the samplers that lived in it; none in a pool.
         exitcode: its exit code; minus the signal's number where a signal ended it; None if unknown.
         results: what the other samplers answered to the same call, by sampler id.
     """
 
     def __init__(
-        self, message: str, *, worker: int, sampler_ids: Sequence[int], exitcode: int | None
+        self, message: str, *, worker: int, sampler_ids: Sequence[int] = (), exitcode: int | None
     ) -> None:
         super().__init__(message)
         self.worker = worker

@@ -12,6 +12,21 @@ from typing import NamedTuple
 RESTART_WINDOW_S = 300.0
 
 
+def how_it_ended(exitcode: int | None) -> str:
+    """How a worker ended, as words that follow its name."""
+    if exitcode is None:
+        return "closed its connection, as by closing descriptors that are not its own"
+    if exitcode == 0:
+        return "exited with code 0, as by exit() or by closing descriptors that are not its own"
+    if exitcode > 0:
+        return f"exited with code {exitcode}"
+    try:
+        name = signal.Signals(-exitcode).name
+    except ValueError:
+        name = f"signal {-exitcode}"
+    return f"was killed by {name}"
+
+
 class Death(NamedTuple):
     """What came instead of a reply: the worker that should have given it died.
 
@@ -28,20 +43,8 @@ class Death(NamedTuple):
 
     def describe(self) -> str:
         """One line: who died, how, and which samplers lived there."""
-        if self.exitcode is None:
-            how = "closed its connection, as by closing descriptors that are not its own"
-        elif self.exitcode == 0:
-            how = "exited with code 0, as by exit() or by closing descriptors that are not its own"
-        elif self.exitcode < 0:
-            try:
-                name = signal.Signals(-self.exitcode).name
-            except ValueError:
-                name = f"signal {-self.exitcode}"
-            how = f"was killed by {name}"
-        else:
-            how = f"exited with code {self.exitcode}"
         mates = ", ".join(map(str, self.sampler_ids))
-        return f"worker {self.worker} (samplers {mates}) {how}"
+        return f"worker {self.worker} (samplers {mates}) {how_it_ended(self.exitcode)}"
 
 
 class RestartLimit:

@@ -26,7 +26,7 @@ LAYERS = [
         "rendering.captions",
         "rendering.window",
     ],
-    ["host", "ledger", "restarts"],
+    ["causes", "host", "ledger", "restarts"],
     ["workers", "rendering"],
     ["recording"],
     ["journal"],

@@ -247,15 +247,23 @@ class Channel:
         self._socket.close()
 
 
-def unsendable(value: Any, what: str) -> Failure | None:
-    """Why ``value`` cannot be sent, as a Failure of what made it; None if it can be."""
+def unsendable(
+    value: Any, what: str, instead: str = "SingleProcessVectorSampledTasks"
+) -> Failure | None:
+    """Why ``value`` cannot be sent, as a Failure of what made it; None if it can be.
+
+    Args:
+        value: what was to be sent.
+        what: what gave it.
+        instead: what hands objects over without sending them.
+    """
     try:
         cloudpickle.dumps(value, protocol=5)
     except Exception as error:  # user code: pickling runs __reduce__ and __getstate__
         explained = pickle.PicklingError(
             f"what {what} gave cannot be sent to the parent process "
-            f"({type(error).__name__}: {error}). Return plain data, or use "
-            "SingleProcessVectorSampledTasks, which hands objects over as they are."
+            f"({type(error).__name__}: {error}). Return plain data, or use {instead}, which hands "
+            "objects over as they are."
         )
         explained.__cause__ = error
         return Failure.of(explained)

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Callable
 from multiprocessing import parent_process
 from typing import Any
 
@@ -41,17 +42,44 @@ logger = logging.getLogger("vectasks.worker")
 
 def run(
     end: socket.socket,
-    memory: SharedMemory | None,
     registrations: bytes | None,
+    memory: SharedMemory | None,
     ring: Ring | None = None,
 ) -> None:
     """Carry out what arrives until END or the parent's end, then close every task and sampler.
 
     Args:
         end: the socket to the parent.
-        memory: where the slab will be, once its layout is known; None: steps come by the socket.
         registrations: what to register with Gymnasium.
+        memory: where the slab will be, once its layout is known; None: steps come by the socket.
         ring: where to record how long everything takes; None: nowhere.
+    """
+    group: HostGroup = HostGroup()
+    if ring is not None:
+        group = TimedHostGroup(Recorder(ring))
+        ring.memory.close()
+    serve_until_end(
+        end,
+        registrations,
+        serve=lambda channel: _serve(channel, group, memory),
+        close=group.close,
+    )
+
+
+def serve_until_end(
+    end: socket.socket,
+    registrations: bytes | None,
+    *,
+    serve: Callable[[Channel], None],
+    close: Callable[[], Any],
+) -> None:
+    """The life of every worker process.
+
+    Args:
+        end: the socket to the parent.
+        registrations: what to register with Gymnasium.
+        serve: carries out what arrives, and returns at END.
+        close: closes what the worker holds; what it returns is sent to the parent.
     """
     # Ctrl-C is the parent's to handle; SIGTERM ends a worker even where the parent caught it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -66,20 +94,16 @@ def run(
         target=_end_with_parent, args=(end,), name="vectasks-watchdog", daemon=True
     ).start()
     channel = Channel(end)
-    group: HostGroup = HostGroup()
-    if ring is not None:
-        group = TimedHostGroup(Recorder(ring))
-        ring.memory.close()
     try:
         if registrations is not None:
             adopt_registrations(registrations)
-        _serve(channel, group, memory)
+        serve(channel)
     except (EOFError, OSError):
-        group.close()  # the parent is gone: nobody is left to be told
+        close()  # the parent is gone: nobody is left to be told
         return
-    failures = group.close()
+    last_words = close()
     try:
-        channel.send_blocking(failures)
+        channel.send_blocking(last_words)
     except OSError:
         pass
     finally:

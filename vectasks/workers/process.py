@@ -12,7 +12,7 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
@@ -32,13 +32,15 @@ from vectasks.workers.slab import SharedMemory
 _PRELOAD = (
     "vectasks.vector",
     "vectasks.envs",
-    "vectasks.workers.child",
+    "vectasks.workers.objects",
     "vectasks.workers.preload",
 )
 
-_start_lock = threading.Lock()
+#: Held while a child is started or asked whether it has ended.
+_start_lock = threading.RLock()
 
-_LONGEST_EXIT_S = 1.0
+#: So long may a process take to end after it has hung up.
+LONGEST_EXIT_S = 1.0
 _NAP_S = 0.002
 
 #: What a worker costs this process: its channel and two ends of multiprocessing's pipes.
@@ -47,7 +49,158 @@ _DESCRIPTORS_A_WORKER = 3
 _SPARE_DESCRIPTORS = 16
 
 
-class ProcessWorker(Worker):
+class ChildProcess:
+    """A child process and the channel to it: how any kind of worker starts, hangs up and ends.
+
+    Args:
+        name: what the process is called.
+        context: the multiprocessing context that starts it.
+        daemon: a daemonic child may not start children of its own.
+        rerun_main: let the child import the user's ``__main__`` again, as CPython's default is.
+    """
+
+    def __init__(
+        self, name: str, context: BaseContext, *, daemon: bool = False, rerun_main: bool = False
+    ) -> None:
+        self._name = name
+        self._context = context
+        self._daemon = daemon
+        self._rerun_main = rerun_main
+        self._past_bytes = 0  # through channels that are closed
+        self._process: Any = None
+        self._channel: Channel | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, or None before the start."""
+        return None if self._process is None else self._process.pid
+
+    @property
+    def channel_bytes(self) -> int:
+        """Bytes that went through its channels, both ways."""
+        return self._past_bytes + (0 if self._channel is None else self._channel.num_bytes)
+
+    @property
+    def exitcode(self) -> int | None:
+        """The exit code of the process that was started; None while it runs."""
+        with _start_lock:  # a start asks every child, and of two who ask at once one is misled
+            exitcode: int | None = self._process.exitcode
+        return exitcode
+
+    @property
+    def has_hung_up(self) -> bool:
+        """Whether the other end of the channel is closed and every message was taken in."""
+        return self._channel is None or self._channel.has_ended
+
+    def begin(self, main: Callable[..., None], *args: Any) -> None:
+        """Start the process, which runs ``main(socket, registrations, *args)``.
+
+        It is not waited for.
+        """
+        with _ctrl_c_held_back(self._context.get_start_method()):
+            self._begin(main, args)
+
+    def _begin(self, main: Callable[..., None], args: tuple[Any, ...]) -> None:
+        channel, there = channel_pair()
+        is_fork = self._context.get_start_method() == "fork"
+        # A forked child has the registrations already.
+        registrations = None if is_fork else child.registrations()
+        process = self._context.Process(  # type: ignore[attr-defined]  # typeshed: on its subclasses
+            target=main,
+            args=(there, registrations, *args),
+            name=self._name,
+            daemon=self._daemon,
+        )
+        try:
+            # A forked child runs nothing again, and would inherit what is held here.
+            with contextlib.nullcontext() if self._rerun_main or is_fork else _without_main():
+                process.start()
+        except BaseException:
+            channel.close()
+            raise
+        finally:
+            there.close()
+        self._process, self._channel = process, channel
+
+    def take_in(self) -> list[Any]:
+        """The messages that have come, perhaps none; ``Unreadable`` for what cannot be rebuilt."""
+        messages: list[Any] = []
+        channel = self._channel
+        if channel is not None and channel.events & select.POLLOUT:
+            with contextlib.suppress(OSError):  # what cannot be sent shows as the end, below
+                channel.pump()
+        while channel is not None:
+            try:
+                message = channel.receive()
+            except Exception as error:  # user code: what pickles may yet not be built here
+                if channel.has_ended:
+                    break
+                messages.append(Unreadable(error))
+                continue
+            if message is None:
+                break
+            messages.append(message)
+        return messages
+
+    def descriptors(self) -> list[tuple[int, int]]:
+        """The channel, and the process's sentinel: it becomes readable when the process dies."""
+        if self._process is None:
+            return []
+        end = (self._process.sentinel, select.POLLIN)
+        if self._channel is None:
+            return [end]
+        return [(self._channel.fileno(), self._channel.events), end]
+
+    def ask_to_end(self) -> None:
+        """Send END."""
+        if self._channel is not None:
+            with contextlib.suppress(OSError):
+                self._channel.send(child.END)
+
+    def has_ended(self) -> bool:
+        """Whether the process has ended; its last messages are taken in, so that it can."""
+        if self._process is None:
+            return True
+        # Asked before the channel is emptied, so that nothing can arrive in between.
+        ended = self.exitcode is not None
+        for message in self.take_in():
+            self._take_late(message)
+        if self.has_hung_up:
+            self._close_channel()  # only the process itself is waited for now
+        return ended
+
+    def _take_late(self, message: Any) -> None:
+        """Take in a message that came while the process was ending."""
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        if self._process is not None:
+            self._process.terminate()
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        if self._process is not None:
+            self._process.kill()
+
+    def let_go(self) -> None:
+        """Close the channel and forget the process, which is killed if it still runs."""
+        self._close_channel()
+        if self._process is not None:
+            if self.exitcode is None:
+                self._process.kill()
+                self._process.join()
+            stacks.forget(self._process.pid)
+            self._process.close()
+            self._process = None
+
+    def _close_channel(self) -> None:
+        if self._channel is not None:
+            self._past_bytes += self._channel.num_bytes
+            self._channel.close()
+            self._channel = None
+
+
+class ProcessWorker(ChildProcess, Worker):
     """Hosts behind a channel in a child process.
 
     Args:
@@ -71,63 +224,25 @@ class ProcessWorker(Worker):
         daemon: bool = False,
         rerun_main: bool = False,
     ) -> None:
-        super().__init__(number, sampler_ids)
+        Worker.__init__(self, number, sampler_ids)
+        ChildProcess.__init__(
+            self, f"vectasks-worker-{number}", context, daemon=daemon, rerun_main=rerun_main
+        )
         self._memory = memory
         self._ring: Ring | None = None
-        self._past_bytes = 0  # through channels that are closed
         self._lane: ParentLane | None = None
-        self._context = context
-        self._daemon = daemon
-        self._rerun_main = rerun_main
-        self._process: Any = None
-        self._channel: Channel | None = None
         self._failures: list[tuple[int, Failure]] = []
-
-    @property
-    def pid(self) -> int | None:
-        """The process id, or None before the start."""
-        return None if self._process is None else self._process.pid
 
     def record_spans(self, ring: Ring) -> None:
         """Let the child record how long everything takes."""
         self._ring = ring
 
-    @property
-    def channel_bytes(self) -> int:
-        """Bytes that went through its channels, both ways."""
-        return self._past_bytes + (0 if self._channel is None else self._channel.num_bytes)
-
     def start(self) -> None:
         """Start the process; it is not waited for."""
         self.release()
-        with _ctrl_c_held_back(self._context.get_start_method()):
-            self._start()
+        self.begin(child.run, self._memory, self._ring)
         if self._lane is not None:
             self.attach(self._lane)
-
-    def _start(self) -> None:
-        channel, there = channel_pair()
-        # A forked child has the registrations already.
-        registrations = (
-            None if self._context.get_start_method() == "fork" else child.registrations()
-        )
-        process = self._context.Process(  # type: ignore[attr-defined]  # typeshed: on its subclasses
-            target=child.run,
-            args=(there, self._memory, registrations, self._ring),
-            name=f"vectasks-worker-{self.number}",
-            daemon=self._daemon,
-        )
-        try:
-            # A forked child runs nothing again, and would inherit what is held here.
-            is_fork = self._context.get_start_method() == "fork"
-            with contextlib.nullcontext() if self._rerun_main or is_fork else _without_main():
-                process.start()
-        except BaseException:
-            channel.close()
-            raise
-        finally:
-            there.close()
-        self._process, self._channel = process, channel
 
     def pack(self, message: list[Request] | Steps | BlocksMoved) -> list[memoryview]:
         """Pickle the message."""
@@ -140,7 +255,7 @@ class ProcessWorker(Worker):
         try:
             self._channel.post(parcel)
         except OSError:
-            raise WorkerEnded(self._exitcode()) from None
+            raise WorkerEnded(self._last_exitcode()) from None
         if self._lane is not None:
             self._lane.announce_message(self.number)
 
@@ -157,7 +272,7 @@ class ProcessWorker(Worker):
         try:
             self._channel.ring()
         except OSError:
-            raise WorkerEnded(self._exitcode()) from None
+            raise WorkerEnded(self._last_exitcode()) from None
 
     def receive(self) -> list[Reply | Unreadable]:
         """The replies that have arrived."""
@@ -166,38 +281,21 @@ class ProcessWorker(Worker):
         replies: list[Reply | Unreadable] = []
         # Asked before the channel is emptied, so that nothing can arrive in between. A dead
         # process is not always the end of the channel: a process of the task's may hold it.
-        ended = self._process.exitcode is not None
-        while True:
-            try:
-                message = self._channel.receive()
-            except Exception as error:  # user code: what pickles may yet not be built here
-                if self._channel.has_ended:
-                    ended = True
-                    break
-                replies.append(Unreadable(error))
-                continue
-            if message is None:
-                break
+        ended = self.exitcode is not None
+        for message in self.take_in():
             if isinstance(message, StepExtras):
                 assert self._lane is not None
                 for extra in message.extras:
                     self._lane.keep(extra)
+            elif isinstance(message, Unreadable):
+                replies.append(message)
             else:
                 replies += message
-        if ended and not replies:
-            raise WorkerEnded(self._exitcode())
+        if (ended or self.has_hung_up) and not replies:
+            raise WorkerEnded(self._last_exitcode())
         return replies
 
-    def descriptors(self) -> list[tuple[int, int]]:
-        """The channel, and the process's sentinel: it becomes readable when the process dies."""
-        if self._process is None:
-            return []
-        end = (self._process.sentinel, select.POLLIN)
-        if self._channel is None:
-            return [end]
-        return [(self._channel.fileno(), self._channel.events), end]
-
-    def _exitcode(self) -> int | None:
+    def _last_exitcode(self) -> int | None:
         """The exit code of a worker that hung up; None where it went on and had to be ended."""
         exitcode = self._await_end()  # it may hang up a moment before it has ended
         if exitcode is None:  # its task closed the channel: it is out of reach, yet it goes on
@@ -211,11 +309,11 @@ class ProcessWorker(Worker):
         Joining could block: the sentinel, which it waits for first, is closed too where a task
         closed all descriptors.
         """
-        deadline = time.monotonic() + _LONGEST_EXIT_S
-        exitcode: int | None = self._process.exitcode
+        deadline = time.monotonic() + LONGEST_EXIT_S
+        exitcode = self.exitcode
         while exitcode is None and time.monotonic() < deadline:
             time.sleep(_NAP_S)
-            exitcode = self._process.exitcode
+            exitcode = self.exitcode
         return exitcode
 
     def ask_to_end(self) -> None:
@@ -224,58 +322,24 @@ class ProcessWorker(Worker):
             with contextlib.suppress(WorkerEnded):
                 self.post(Channel.pack(child.END))
 
-    def has_ended(self) -> bool:
-        """Whether the process has ended; its last messages are taken in, so that it can."""
-        if self._process is None:
-            return True
-        # Asked before the channel is emptied, so that nothing can arrive in between.
-        ended = self._process.exitcode is not None
-        while self._channel is not None:
-            try:
-                message = self._channel.receive()
-            except Exception:  # user code: a late reply that cannot be rebuilt is nobody's
-                if self._channel.has_ended:
-                    self._close_channel()  # only the process itself is waited for now
-                continue
-            if message is None:
-                break
-            if isinstance(message, list):
-                # Late replies to requests are nobody's now; failures of close() are told.
-                self._failures += [item for item in message if not isinstance(item, Reply)]
-        return ended
-
-    def terminate(self) -> None:
-        """SIGTERM."""
-        if self._process is not None:
-            self._process.terminate()
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        if self._process is not None:
-            self._process.kill()
+    def _take_late(self, message: Any) -> None:
+        if isinstance(message, list):
+            # Late replies to requests are nobody's now; failures of close() are told.
+            self._failures += [item for item in message if not isinstance(item, Reply)]
 
     def release(self) -> list[tuple[int, Failure]]:
         """Close the channel and forget the process, which is killed if it still runs."""
-        self._close_channel()
-        if self._process is not None:
-            if self._process.exitcode is None:
-                self._process.kill()
-                self._process.join()
-            stacks.forget(self._process.pid)
-            self._process.close()
-            self._process = None
+        self.let_go()
         failures, self._failures = self._failures, []
         return failures
 
-    def _close_channel(self) -> None:
-        if self._channel is not None:
-            self._past_bytes += self._channel.num_bytes
-            self._channel.close()
-            self._channel = None
 
-
-def require_descriptors(num_workers: int) -> None:
+def require_descriptors(num_workers: int, argument: str = "max_processes") -> None:
     """Refuse to start more workers than the limit of open descriptors allows.
+
+    Args:
+        num_workers: how many are to be started.
+        argument: what the user asked for them by.
 
     Raises:
         ResourceLimit: it does not allow so many.
@@ -288,7 +352,7 @@ def require_descriptors(num_workers: int) -> None:
         most = max(0, left // _DESCRIPTORS_A_WORKER)
         raise ResourceLimit(
             f"{num_workers} workers need {num_workers * _DESCRIPTORS_A_WORKER} descriptors, and "
-            f"this process may open {max(0, left)} more: its limit is {limit}. Give max_processes="
+            f"this process may open {max(0, left)} more: its limit is {limit}. Give {argument}="
             f"{most} or fewer, or raise the limit (ulimit -n, resource.setrlimit). "
             "Nothing was started."
         )
@@ -385,3 +449,12 @@ def _without_main() -> Iterator[None]:
             yield
         finally:
             multiprocessing.spawn.get_preparation_data = original
+
+
+def _renew_lock() -> None:
+    global _start_lock
+    _start_lock = threading.RLock()  # the thread that held it is not in this process
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)

@@ -1,0 +1,237 @@
+"""WorkerPool: addressable workers that each hold an object, and answer with futures."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import operator
+import os
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, Literal
+
+from vectasks.errors import InvalidArgument, PoolClosed, UsageError, WorkerIndexError
+from vectasks.messages import Failure
+from vectasks.workers.crew import Crew, InlineCrew, call_error
+from vectasks.workers.objects import Call
+from vectasks.workers.process import DEFAULT_START_METHOD, require_descriptors, start_context
+from vectasks.workers.process_crew import ProcessCrew
+
+logger = logging.getLogger("vectasks")
+
+Kind = Literal["process", "inline", "ray"]
+
+
+class WorkerPool:
+    """Workers that each hold an object of their own, whose methods are called by number.
+
+    The calls of one worker run in order, those of several beside each other. A worker's death fails
+    the futures of its own calls and nothing else. Any thread may call.
+
+    A dead worker stays dead: what is submitted to it fails with ``WorkerDied`` until
+    :meth:`restart_at`. Where ``make_object`` fails, whatever is submitted fails with
+    ``SetupError``, also until :meth:`restart_at`.
+
+    Args:
+        make_object: makes a worker's object, where the worker is; whatever cloudpickle can carry.
+            The object's ``close()``, if it has one, is called at the worker's end.
+        num_workers: how many workers.
+        kind: "process": each in a process of its own. "inline": all in this process; a call is over
+            when it is submitted, but where an event loop runs, awaitable results are awaited there.
+            "ray": each is a Ray actor, on whichever node has room.
+        start_timeout_s: how long ``make_object`` may take; None: as long as it takes.
+        close_grace_s: how long :meth:`close` waits for the workers, all of them together.
+        daemon: daemonic processes may not start processes of their own.
+        resources: what each actor is given, as ``ray.remote`` takes it: ``{"num_cpus": 2}``. Only
+            for Ray.
+
+    Raises:
+        InvalidArgument: an unknown kind, fewer than one worker, or a ``make_object`` that cannot be
+            pickled.
+        ResourceLimit: the system grants too little to start the workers; none is left.
+        MissingExtra: Ray is not installed.
+    """
+
+    def __init__(
+        self,
+        make_object: Callable[[], Any],
+        num_workers: int,
+        *,
+        kind: Kind = "process",
+        start_timeout_s: float | None = 300.0,
+        close_grace_s: float = 5.0,
+        daemon: bool = False,
+        resources: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.num_workers = _checked_count(num_workers)
+        if not callable(make_object):
+            raise InvalidArgument(f"make_object must be callable, got {make_object!r}.")
+        if resources is not None and kind != "ray":
+            raise InvalidArgument(f"resources are for kind='ray'; this pool is of kind={kind!r}.")
+        self._close_grace_s = close_grace_s
+        self._pid = os.getpid()
+        self._is_closed = False
+        self._crew: Crew
+        if kind == "inline":
+            self._crew = InlineCrew(make_object, self.num_workers)
+        elif kind == "process":
+            require_descriptors(self.num_workers, "num_workers")
+            self._crew = ProcessCrew(
+                make_object,
+                self.num_workers,
+                context=start_context(DEFAULT_START_METHOD, None, ()),
+                start_timeout_s=start_timeout_s,
+                daemon=daemon,
+            )
+        else:
+            raise InvalidArgument(f"kind={kind!r} is unknown; use 'process', 'inline' or 'ray'.")
+        _LIVE.add(self)
+
+    def submit_at(self, worker: int, method: str, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Call a method of one worker's object; its later calls wait for this one.
+
+        Args:
+            worker: the worker's number, from 0.
+            method: the method's name. If what it returns is awaitable, it is awaited in the worker.
+            args: its arguments.
+            kwargs: its arguments by name.
+
+        Returns:
+            a future of what the method returns. It fails with ``CallError``, the original exception
+            as its cause, where the method raised; with ``SetupError`` where the object could not be
+            made; with ``WorkerDied`` where the worker ended first. It cannot be cancelled:
+            :meth:`restart_at` is the way to stop what runs.
+
+        Raises:
+            WorkerIndexError: there is no such worker.
+            InvalidArgument: an argument cannot be pickled; nothing was sent.
+            PoolClosed: the pool was closed.
+        """
+        self._require_open("submit_at")
+        return self._crew.submit(self._checked(worker), Call(method, args, kwargs))
+
+    def restart_at(self, worker: int) -> None:
+        """Kill a worker and begin it anew; the others never notice.
+
+        The futures of what it was asked and has not answered fail with ``WorkerDied``. Returns when
+        the new one has started, without waiting for its object. (Inline, what is awaited is
+        cancelled; other code cannot be stopped.)
+
+        Raises:
+            WorkerIndexError: there is no such worker.
+            ResourceLimit: it could not be started again.
+            PoolClosed: the pool was closed.
+        """
+        self._require_open("restart_at")
+        self._crew.restart(self._checked(worker))
+
+    def is_alive(self, worker: int) -> bool:
+        """Whether a worker takes calls; False from when its death was noticed."""
+        return not self._is_closed and self._crew.is_alive(self._checked(worker))
+
+    @property
+    def pids(self) -> list[int | None]:
+        """The process id of each worker; None where it is dead, or (Ray, inline) has none here."""
+        return [None] * self.num_workers if self._is_closed else self._crew.pids
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._is_closed
+
+    # -- the end ------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """End every worker; works twice, and whatever they are doing.
+
+        They share ``close_grace_s`` seconds in which to finish what they were asked and to close
+        their objects; then they are sent SIGTERM, then SIGKILL. What is not answered by then fails
+        with ``WorkerDied``.
+
+        Raises:
+            CallError: an object's ``close()`` raised; all is closed all the same.
+        """
+        failures = self._end()
+        if failures:
+            worker, failure = failures[0]
+            raise call_error(worker, "close", failure)
+
+    def _end(self) -> Sequence[tuple[int, Failure]]:
+        if self._is_closed or os.getpid() != self._pid:
+            return []  # a fork's copy: the workers are not its own
+        self._is_closed = True
+        _LIVE.discard(self)
+        return self._crew.close(self._close_grace_s)
+
+    def _end_quietly(self) -> None:
+        """Close where nobody can be told of errors."""
+        for worker, failure in self._end():
+            logger.warning("closing pool worker %d: %s", worker, failure.traceback_text)
+
+    def __enter__(self) -> WorkerPool:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:  # what the body raised is worth more than what closing raises
+            self._end_quietly()
+
+    def __del__(self) -> None:
+        if "_crew" in self.__dict__:  # otherwise __init__ failed before anything was started
+            self._end_quietly()
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a WorkerPool holds processes and cannot be pickled; make another one where it is "
+            "needed."
+        )
+
+    # -- checks -------------------------------------------------------------------------------
+
+    def _require_open(self, what: str) -> None:
+        if os.getpid() != self._pid:
+            raise UsageError(
+                f"{what}: this pool belongs to process {self._pid}, and this is a fork of it "
+                f"({os.getpid()}): make a new pool here."
+            )
+        if self._is_closed:
+            raise PoolClosed(f"{what}: the pool is closed; make a new one.")
+
+    def _checked(self, worker: Any) -> int:
+        number = operator.index(worker)
+        if not 0 <= number < self.num_workers:
+            raise WorkerIndexError(
+                f"worker {number} is out of range: the pool has {self.num_workers} workers, so it "
+                f"must be from 0 to {self.num_workers - 1}."
+            )
+        return number
+
+
+def _checked_count(num_workers: Any) -> int:
+    count = operator.index(num_workers)
+    if count < 1:
+        raise InvalidArgument(f"num_workers must be at least 1, got {count}.")
+    return count
+
+
+#: Pools that are open. They must be closed before multiprocessing joins its children at exit, which
+#: would wait for them forever; handlers run in reverse order, and multiprocessing's is older.
+_LIVE: weakref.WeakSet[WorkerPool] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_live_pools() -> None:
+    for pool in list(_LIVE):
+        pool._end_quietly()
+
+
+def _forget_pools() -> None:
+    for pool in list(_LIVE):
+        pool._crew.forget()
+    _LIVE.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pools)
