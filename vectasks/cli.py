@@ -25,6 +25,7 @@ from vectasks.commands import check, replay, top
 from vectasks.commands.common import CommandError, see_current_directory
 from vectasks.errors import VectasksError
 from vectasks.extras import require
+from vectasks.files import whole_or_nothing
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -169,7 +170,7 @@ def _demo(args: argparse.Namespace) -> int:
         f"{state.elapsed_s:.0f} s ({state.steps / state.elapsed_s:.0f} steps/s), "
         f"mean return of the last episodes: {mean_return}"
     )
-    with _whole_or_nothing(args.out) as partial_path, _progress() as progress:
+    with whole_or_nothing(args.out) as partial_path, _progress() as progress:
         bar = progress.add_task(f"{demo.ENV_ID}: filming", total=_DEMO_EPISODES)
         returns = demo.evaluate(
             agent, _DEMO_EPISODES, partial_path, args.seed, lambda: progress.advance(bar)
@@ -196,7 +197,7 @@ def _record(args: argparse.Namespace) -> int:
     from vectasks.rendering.video import VideoRecorder
 
     with (
-        _whole_or_nothing(args.out) as partial_path,
+        whole_or_nothing(args.out) as partial_path,
         _start_samplers(args.env_id, args.samplers, args.processes, seed) as tasks,
         VideoRecorder(
             tasks, partial_path, fps=args.fps, captions=args.captions, on_error="raise"
@@ -315,17 +316,6 @@ def _progress() -> Iterator[Progress]:
         disable=not console.is_terminal,
     ) as progress:
         yield progress
-
-
-@contextmanager
-def _whole_or_nothing(path: Path) -> Iterator[Path]:
-    """A name beside ``path`` to write to; it becomes ``path`` only if the body succeeds."""
-    partial_path = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
-    try:
-        yield partial_path
-        partial_path.replace(path)
-    finally:
-        partial_path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -16,8 +16,8 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from vectasks.errors import InvalidArgument
-from vectasks.evaluation.atomic import replace_file
 from vectasks.extras import require
+from vectasks.files import whole_or_nothing
 
 Approach = Literal["append", "overwrite", "update"]
 
@@ -101,7 +101,8 @@ class NumpySaver(Saver):
     """Writes a ``.npy`` file. Rows are added in place: what is there is not written again."""
 
     def _overwrite(self, rows: NDArray[Any]) -> None:
-        replace_file(self.file_path, lambda file: np.save(file, rows, allow_pickle=False))
+        with whole_or_nothing(self.file_path) as partial_path, partial_path.open("xb") as file:
+            np.save(file, rows, allow_pickle=False)
 
     def _append(self, rows: NDArray[Any]) -> None:
         try:
@@ -120,7 +121,9 @@ class NumpySaver(Saver):
             file.flush()
             file.seek(0)
             header = {"descr": npy.dtype_to_descr(dtype), "fortran_order": False}
-            npy.write_array_header_1_0(file, {**header, "shape": (shape[0] + len(rows), *shape[1:])})
+            npy.write_array_header_1_0(
+                file, {**header, "shape": (shape[0] + len(rows), *shape[1:])}
+            )
             if file.tell() != data_at:
                 raise InvalidArgument(f"save: {self.file_path} was not written by numpy.save.")
 
@@ -173,7 +176,9 @@ class ZarrSaver(Saver):
         self._begin(self._group(), rows)
 
     def _begin(self, group: Any, rows: NDArray[Any]) -> None:
-        create = getattr(group, "create_array", None) or group.create_dataset  # zarr 2 has the latter
+        create = (
+            getattr(group, "create_array", None) or group.create_dataset
+        )  # zarr 2 has the latter
         array = create(self.dataset_name, shape=rows.shape, dtype=rows.dtype, overwrite=True)
         array[...] = rows
 

@@ -2,4 +2,35 @@
 
 from vectasks.extras import require
 
-require("pydantic", "evaluation", "vectasks.evaluation")
+require("pydantic", "evaluation", "vectasks.evaluation")  # before our modules ask for it
+
+from vectasks.evaluation.batch import BatchProgress, BatchRunner  # noqa: E402
+from vectasks.evaluation.episodes import (  # noqa: E402
+    EpisodeResult,
+    EvaluationReport,
+    evaluate,
+)
+from vectasks.evaluation.manifest import (  # noqa: E402
+    BatchJob,
+    BatchManifest,
+    BatchRunRecord,
+    RunStatus,
+)
+from vectasks.evaluation.report import write_report  # noqa: E402
+from vectasks.evaluation.statistics import Aggregate, Interval, aggregate  # noqa: E402
+
+__all__ = [
+    "Aggregate",
+    "BatchJob",
+    "BatchManifest",
+    "BatchProgress",
+    "BatchRunRecord",
+    "BatchRunner",
+    "EpisodeResult",
+    "EvaluationReport",
+    "Interval",
+    "RunStatus",
+    "aggregate",
+    "evaluate",
+    "write_report",
+]

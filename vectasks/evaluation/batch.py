@@ -150,7 +150,7 @@ class BatchRunner:
             for job in to_do:
                 yield attempt(worker, job, partial_path(job.output))
         else:
-            from vectasks.evaluation.crew import run_in_workers
+            from vectasks.evaluation.parallel import run_in_workers
 
             yield from run_in_workers(to_do, worker, max_workers, self._backend)
 

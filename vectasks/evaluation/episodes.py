@@ -22,9 +22,9 @@ from vectasks.evaluation.manifest import (
     RunStatus,
     now,
     plain,
-    replace_file,
 )
 from vectasks.evaluation.statistics import Aggregate, aggregate_all
+from vectasks.files import replace_file
 from vectasks.vector import SingleProcessVectorSampledTasks, VectorSampledTasks
 
 

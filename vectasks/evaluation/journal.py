@@ -30,9 +30,9 @@ from vectasks.evaluation.manifest import (
     logger,
     now,
     read_snapshot,
-    replace_file,
 )
 from vectasks.extras import require
+from vectasks.files import replace_file
 
 
 class RunHeader(BaseModel):

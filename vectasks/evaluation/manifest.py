@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime, timezone
 from enum import Enum
@@ -22,6 +21,7 @@ from pydantic import (
 )
 
 from vectasks.errors import ManifestError
+from vectasks.files import replace_file
 
 SCHEMA_VERSION = 1
 
@@ -232,19 +232,6 @@ def read_snapshot(path: Path) -> BatchManifest | None:
             f"{SCHEMA_VERSION} at most: use a newer one."
         )
     return manifest
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Give a file new content, which is on the disk before the old one is gone."""
-    partial_path = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with partial_path.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial_path.replace(path)
-    finally:
-        partial_path.unlink(missing_ok=True)
 
 
 def now() -> datetime:

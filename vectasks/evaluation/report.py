@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vectasks.evaluation.manifest import BatchManifest, BatchRunRecord, RunStatus, replace_file
+from vectasks.evaluation.manifest import BatchManifest, BatchRunRecord, RunStatus
 from vectasks.evaluation.statistics import Aggregate, Interval, aggregate_all
 from vectasks.extras import require
+from vectasks.files import replace_file
 from vectasks.rendering.notebook import videos_html
 
 #: A page holds what it shows; films beyond this are only named.
