@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import importlib
 import os
 import secrets
 import signal
@@ -21,8 +20,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-from vectasks.commands import check, replay, top
-from vectasks.commands.common import CommandError, see_current_directory
+from vectasks.commands import batch, check, evaluate, replay, report, top
+from vectasks.commands.common import (
+    EXIT_BAD_USE,
+    EXIT_INTERRUPTED,
+    CommandError,
+    at_least,
+    load_callable,
+    see_current_directory,
+)
 from vectasks.errors import VectasksError
 from vectasks.extras import require
 from vectasks.files import whole_or_nothing
@@ -32,9 +38,6 @@ if TYPE_CHECKING:
 
     from vectasks.envs import GymnasiumTaskSampler
     from vectasks.vector import SingleProcessVectorSampledTasks, VectorSampledTasks
-
-EXIT_BAD_USE = 2
-EXIT_INTERRUPTED = 130
 
 _EPILOG = """\
 A policy is a function of two lists that returns a third, each with one entry a sampler:
@@ -89,9 +92,9 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=Path("demo.mp4"), help="the video: .mp4 or .gif (demo.mp4)"
     )
     demo.add_argument(
-        "--steps", type=_at_least(1), default=200_000, metavar="N", help="at most (default: 200000)"
+        "--steps", type=at_least(1), default=200_000, metavar="N", help="at most (default: 200000)"
     )
-    demo.add_argument("--seed", type=_at_least(0), default=1, metavar="N", help="(default: 1)")
+    demo.add_argument("--seed", type=at_least(0), default=1, metavar="N", help="(default: 1)")
     record = commands.add_parser(
         "record",
         help="film a Gymnasium environment in many samplers at once",
@@ -104,45 +107,29 @@ def _parser() -> argparse.ArgumentParser:
     record.add_argument("env_id", metavar="ENV_ID", help='"CartPole-v1", "module:Id-v0", ...')
     record.add_argument("--out", required=True, type=Path, help="the video: .mp4 or .gif")
     record.add_argument(
-        "--samplers", type=_at_least(1), default=9, metavar="N", help="tiles (default: 9)"
+        "--samplers", type=at_least(1), default=9, metavar="N", help="tiles (default: 9)"
     )
     record.add_argument(
-        "--steps", type=_at_least(1), default=500, metavar="N", help="of each one (default: 500)"
+        "--steps", type=at_least(1), default=500, metavar="N", help="of each one (default: 500)"
     )
     record.add_argument("--policy", metavar="MODULE:FUNCTION", help="(default: random actions)")
     record.add_argument(
-        "--seed", type=_at_least(0), metavar="N", help="the same seed gives the same video"
+        "--seed", type=at_least(0), metavar="N", help="the same seed gives the same video"
     )
     record.add_argument(
         "--processes",
-        type=_at_least(0),
+        type=at_least(0),
         metavar="N",
         help="0: no process but this one (default: one a core)",
     )
     record.add_argument(
-        "--fps", type=_at_least(1), default=30, metavar="N", help="frames a second (default: 30)"
+        "--fps", type=at_least(1), default=30, metavar="N", help="frames a second (default: 30)"
     )
     record.add_argument("--captions", action="store_true", help="episode, return and step on tiles")
     record.set_defaults(run=_record)
-    check.register(commands)
-    replay.register(commands)
-    top.register(commands)
+    for command in (batch, check, evaluate, replay, report, top):
+        command.register(commands)
     return parser
-
-
-def _at_least(minimum: int) -> Callable[[str], int]:
-    def whole_number(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            number = minimum - 1
-        if number < minimum:
-            raise argparse.ArgumentTypeError(
-                f"must be a whole number of at least {minimum}, got {text!r}"
-            )
-        return number
-
-    return whole_number
 
 
 # -- demo -------------------------------------------------------------------------------------
@@ -192,7 +179,9 @@ def _record(args: argparse.Namespace) -> int:
     _check_output(args.out)
     _check_environment(args.env_id)
     seed = secrets.randbelow(2**31) if args.seed is None else args.seed
-    policy = None if args.policy is None else _load_policy(args.policy)
+    policy = (
+        None if args.policy is None else load_callable(args.policy, "MODULE:FUNCTION", "--policy")
+    )
 
     from vectasks.rendering.video import VideoRecorder
 
@@ -374,19 +363,6 @@ def _import_known_package(env_id: str) -> None:
     elif name.startswith("ALE/") or "NoFrameskip" in name:
         ale_py = require("ale_py", "atari", env_id)
         ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # keeps its banner off stderr
-
-
-def _load_policy(name: str) -> Policy:
-    module_name, _, function_name = name.partition(":")
-    if not module_name or not function_name:
-        raise CommandError(f"--policy {name}: it must be MODULE:FUNCTION")
-    try:
-        policy: Policy = getattr(importlib.import_module(module_name), function_name)
-    except Exception as error:  # user code
-        raise CommandError(f"--policy {name}: {_described(error)}") from error
-    if not callable(policy):
-        raise CommandError(f"--policy {name}: it is a {type(policy).__name__}, not a function")
-    return policy
 
 
 # -- surroundings -----------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from vectasks.evaluation.manifest import BatchJob, BatchRunRecord, RunStatus, logger, now
+from vectasks.evaluation.manifest import BatchJob, BatchRunRecord, RunStatus, now
 
 #: What users bring: it reads ``job.input``, makes ``job.output`` and may return provenance.
 JobWorker: TypeAlias = Callable[[BatchJob], Mapping[str, Any] | None]
@@ -60,7 +60,6 @@ def attempt(worker: JobWorker, job: BatchJob, partial: Path) -> BatchRunRecord:
         raise
     except BaseException as error:  # user code; sys.exit() too ends no more than its job
         remove(partial)
-        logger.error("job %s failed:\n%s", job.id, "".join(traceback.format_exception(error)))
         return failed_record(job, started_at, error)
     return record
 
@@ -71,7 +70,7 @@ def make_record(
     started_at: datetime,
     *,
     message: str = "",
-    error_type: str | None = None,
+    error: BaseException | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> BatchRunRecord:
     """A record of a job that ends now."""
@@ -83,8 +82,9 @@ def make_record(
         started_at=started_at,
         finished_at=now(),
         message=message,
-        error_type=error_type,
+        error_type=None if error is None else type(error).__name__,
         provenance=dict(job.provenance if provenance is None else provenance),
+        traceback="" if error is None else "".join(traceback.format_exception(error)),
     )
 
 
@@ -95,7 +95,7 @@ def failed_record(job: BatchJob, started_at: datetime, error: BaseException) -> 
         RunStatus.failed,
         started_at,
         message=str(error) or type(error).__name__,
-        error_type=type(error).__name__,
+        error=error,
     )
 
 

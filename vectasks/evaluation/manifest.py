@@ -113,6 +113,7 @@ class BatchRunRecord(BaseModel):
     Attributes:
         message: why it was skipped or how it failed.
         error_type: the name of the exception's class, where it failed.
+        traceback: where it was raised, where that is known.
         provenance: the job's own, and what the worker returned.
     """
 
@@ -127,6 +128,7 @@ class BatchRunRecord(BaseModel):
     message: str = ""
     error_type: str | None = None
     provenance: Provenance = Field(default_factory=dict)
+    traceback: str = ""
 
 
 class BatchManifest(BaseModel):
