@@ -27,6 +27,7 @@ from vectasks.commands.common import (
     CommandError,
     at_least,
     load_callable,
+    quieten_native_libraries,
     see_current_directory,
 )
 from vectasks.errors import VectasksError
@@ -138,7 +139,7 @@ _DEMO_EPISODES = 16
 
 
 def _demo(args: argparse.Namespace) -> int:
-    _quieten_native_libraries()
+    quieten_native_libraries()
     require("torch", "torch", "demo")
     require("av", "video", "demo")
     _check_output(args.out)
@@ -173,15 +174,15 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _record(args: argparse.Namespace) -> int:
-    _quieten_native_libraries()
+    quieten_native_libraries()
     see_current_directory()
     require("av", "video", "record")
     _check_output(args.out)
     _check_environment(args.env_id)
     seed = secrets.randbelow(2**31) if args.seed is None else args.seed
-    policy = (
-        None if args.policy is None else load_callable(args.policy, "MODULE:FUNCTION", "--policy")
-    )
+    policy: Policy | None = None
+    if args.policy is not None:
+        policy = load_callable(args.policy, "MODULE:FUNCTION", "--policy")
 
     from vectasks.rendering.video import VideoRecorder
 
@@ -366,13 +367,6 @@ def _import_known_package(env_id: str) -> None:
 
 
 # -- surroundings -----------------------------------------------------------------------------
-
-
-def _quieten_native_libraries() -> None:
-    """Keep greetings, and the search for a screen and a sound card, away; workers inherit this."""
-    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-    os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
 
 
 def _described(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""``vectasks batch JOBS --worker MODULE:FUNCTION``: many jobs, each once, however often it stops."""
+"""``vectasks batch JOBS --worker MODULE:FUNCTION``: many jobs, each once."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import argparse
 import importlib
 import json
 import operator
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -26,6 +27,13 @@ def see_current_directory() -> None:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
+
+
+def quieten_native_libraries() -> None:
+    """Keep greetings, and the search for a screen and a sound card, away; workers inherit this."""
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
 
 
 def at_least(minimum: int) -> Callable[[str], int]:

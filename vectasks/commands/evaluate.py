@@ -16,6 +16,7 @@ from vectasks.commands.common import (
     at_least,
     load_arguments,
     load_callable,
+    quieten_native_libraries,
     see_current_directory,
 )
 from vectasks.commands.progress import failures_table, job_bar
@@ -87,6 +88,7 @@ def register(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print the metrics, and return the exit code."""
+    quieten_native_libraries()
     see_current_directory()
     arguments = load_arguments(args.args)
     make_sampler = load_callable(args.sampler, "MODULE:MAKE_SAMPLER")
