@@ -70,6 +70,7 @@ def report_html(manifest: BatchManifest, manifest_path: Path, *, confidence: flo
         *_aggregates(aggregates, confidence),
         *_plots(metrics, aggregates),
         *_films(manifest.records, manifest_path.parent),
+        *_failures(manifest.records),
         *_records(manifest.records, list(aggregates)),
     ]
     return (
@@ -209,6 +210,20 @@ def _film_of(record: BatchRunRecord, directory: Path) -> Path | None:
     return path if is_film and path.is_file() else None
 
 
+def _failures(records: Iterable[BatchRunRecord]) -> Iterator[str]:
+    failed = [record for record in records if record.status is RunStatus.failed]
+    if not failed:
+        return
+    yield "<h2>Failures</h2>"
+    for record in failed:
+        told = f"<b>{_text(record.job_id)}</b> {_text(record.error_type)}: {_text(record.message)}"
+        yield (
+            f"<details><summary>{told}</summary><pre>{_text(record.traceback)}</pre></details>"
+            if record.traceback
+            else f"<p>{told}</p>"
+        )
+
+
 def _records(records: Sequence[BatchRunRecord], names: Sequence[str]) -> Iterator[str]:
     yield "<h2>Records</h2>"
     rows = []
@@ -221,7 +236,7 @@ def _records(records: Sequence[BatchRunRecord], names: Sequence[str]) -> Iterato
                 record.status.value,
                 "" if record.status is RunStatus.skipped else f"{took_s:.2f} s",
                 *(_number(told[name]) if name in told else "" for name in names),
-                f"{record.error_type}: {record.message}" if record.error_type else record.message,
+                record.error_type or record.message,
             ]
         )
     yield _table(["job", "status", "took", *names, "message"], rows)
