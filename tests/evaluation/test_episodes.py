@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -391,7 +390,7 @@ def test_wrong_arguments(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=expected):
         evaluate(push, ToySampler, toy_args(CountingTask, 2), max_processes=0, **arguments)
-    assert os.listdir() == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_more_episodes_than_there_are_tasks() -> None:

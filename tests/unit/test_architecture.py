@@ -20,6 +20,7 @@ LAYERS = [
     [
         "arguments",
         "extras",
+        "files",
         "guard",
         "spaces",
         "rendering.tiles",
@@ -41,8 +42,22 @@ THE_REST = len(LAYERS)
 
 # Slow to import, or not installed everywhere: only inside the function that uses them, or in a
 # module that is nothing without them and that nobody else imports.
-HEAVY = {"av", "cv2", "ray", "rich", "stable_baselines3", "tensordict", "torch", "torchrl"}
+HEAVY = {
+    "av",
+    "cv2",
+    "filelock",
+    "matplotlib",
+    "ray",
+    "rich",
+    "scipy",
+    "stable_baselines3",
+    "tensordict",
+    "torch",
+    "torchrl",
+    "zarr",
+}
 HOMES = {
+    "pydantic": "evaluation",
     "ray": "workers.ray",
     "stable_baselines3": "adapters.sb3",
     "tensordict": "adapters.torchrl",

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vectasks.commands.common import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
-    CommandError,
     at_least,
     load_callable,
     see_current_directory,
 )
 from vectasks.commands.progress import failures_table, job_bar
-
-if TYPE_CHECKING:
-    from vectasks.evaluation import BatchJob
 
 _DESCRIPTION = """\
 Run a list of jobs in worker processes. A job whose output is there is skipped, one that fails is
@@ -69,9 +64,9 @@ def register(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the jobs, tell what failed, and return the exit code."""
     see_current_directory()
-    from vectasks.evaluation import BatchManifest, BatchProgress, BatchRunner
+    from vectasks.evaluation import BatchManifest, BatchProgress, BatchRunner, read_jobs
 
-    jobs = _read_jobs(args.jobs)
+    jobs = read_jobs(args.jobs)
     worker = load_callable(args.worker, "MODULE:FUNCTION", "--worker")
     with job_bar(args.jobs.name) as bar:
 
@@ -110,26 +105,3 @@ def run(args: argparse.Namespace) -> int:
     ]
     failures_table(failed)
     return EXIT_FAILED if failed else 0
-
-
-def _read_jobs(path: Path) -> list[BatchJob]:
-    from pydantic import ValidationError
-
-    from vectasks.evaluation import BatchJob
-
-    jobs = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            jobs.append(BatchJob.model_validate(json.loads(line)))
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            told = f"{where}: {first['msg']}" if where else first["msg"]
-            raise CommandError(f"{path}, line {number}: {told}") from error
-        except ValueError as error:
-            raise CommandError(f"{path}, line {number}: it is no JSON ({error})") from error
-    if not jobs:
-        raise CommandError(f"{path}: there is no job in it")
-    return jobs

@@ -15,6 +15,7 @@ from vectasks.evaluation.manifest import (  # noqa: E402
     BatchManifest,
     BatchRunRecord,
     RunStatus,
+    read_jobs,
 )
 from vectasks.evaluation.report import write_report  # noqa: E402
 from vectasks.evaluation.statistics import Aggregate, Interval, aggregate  # noqa: E402
@@ -32,5 +33,6 @@ __all__ = [
     "RunStatus",
     "aggregate",
     "evaluate",
+    "read_jobs",
     "write_report",
 ]

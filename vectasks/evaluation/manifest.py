@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from vectasks.errors import ManifestError
+from vectasks.errors import InvalidArgument, ManifestError
 from vectasks.files import replace_file
 
 SCHEMA_VERSION = 1
@@ -105,6 +105,35 @@ class BatchJob(BaseModel):
     def motion(self) -> Path:
         """Another name of ``input``."""
         return self.input
+
+
+def read_jobs(path: str | os.PathLike[str]) -> list[BatchJob]:
+    """The jobs of a file: JSON Lines, one object a job.
+
+    Raises:
+        InvalidArgument: a line is no job, or there is none.
+        OSError: the file cannot be read.
+    """
+    jobs = []
+    for number, line in enumerate(Path(path).read_text("utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            jobs.append(BatchJob.model_validate_json(line))
+        except ValidationError as error:
+            raise InvalidArgument(f"{path}, line {number}: {_told(error)}") from error
+    if not jobs:
+        raise InvalidArgument(
+            f"{path}: there is no job in it; it must have one JSON object a line."
+        )
+    return jobs
+
+
+def _told(error: ValidationError) -> str:
+    """The first thing that is wrong, in a line."""
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where}: {first['msg']}" if where else first["msg"]
 
 
 class BatchRunRecord(BaseModel):
@@ -223,11 +252,7 @@ def read_snapshot(path: Path) -> BatchManifest | None:
     try:
         manifest = BatchManifest.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise ManifestError(
-            f"{path} is no manifest of a batch run ({where}: {first['msg']})."
-        ) from error
+        raise ManifestError(f"{path} is no manifest of a batch run ({_told(error)}).") from error
     if manifest.schema_version > SCHEMA_VERSION:
         raise ManifestError(
             f"{path} has schema_version {manifest.schema_version}, and this vectasks knows "
