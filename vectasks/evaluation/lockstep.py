@@ -61,7 +61,8 @@ class _Playing:
     def metrics(self, info: Any) -> dict[str, Any]:
         told = info.get(COMPLETE_TASK_METRICS_KEY) if isinstance(info, Mapping) else None
         total = np.asarray(self.total_reward).tolist()  # a float; a list for several agents
-        return {**(told or {}), "return": total, "length": self.num_steps}
+        ours = {"return": total, "length": self.num_steps}
+        return {**ours, **(told or {}), **ours}
 
 
 class EvaluationRun:
