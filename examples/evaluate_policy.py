@@ -39,7 +39,7 @@ for name in ("return", "length"):
     told = report.aggregates[name]
     print(
         f"{name}: mean {told.mean:.1f} ({told.mean_interval.low:.1f} to "
-        f"{told.mean_interval.high:.1f}), interquartile mean {told.iqm:.1f}, {told.count} episodes"
+        f"{told.mean_interval.high:.1f}), interquartile mean {told.iqm:.1f}, {told.n} episodes"
     )
 write_report(directory / "run.json", directory / "report.html")
 print(f"{directory / 'report.html'}: open it in a browser")

@@ -204,7 +204,7 @@ def test_a_failed_episode_ends_no_evaluation(how: str, tmp_path: Path) -> None:
     for got, expected in zip(report.episodes, whole.episodes, strict=True):
         if got.episode != 2:
             assert got == expected
-    assert report.aggregates["length"].count == 7
+    assert report.aggregates["length"].n == 7
     record = BatchManifest.load(tmp_path / "run.json").records[2]
     assert (record.status, record.error_type) == (RunStatus.failed, kinds[how])
 

@@ -41,7 +41,7 @@ def num_frames(file: Any) -> int:
 def test_aggregates_are_scipys() -> None:
     values = np.random.default_rng(0).normal(5, 2, 40)
     told = aggregate(values)
-    assert told.count == 40
+    assert told.n == 40
     assert told.mean == pytest.approx(values.mean())
     assert told.iqm == pytest.approx(np.sort(values)[10:30].mean())
     assert told.median == pytest.approx(np.median(values))

@@ -132,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
     sys.stdout.write(f"{args.manifest}: {len(report.episodes)} episodes, ")
     sys.stdout.write(f"{report.num_failed} failed\n")
     failures = [
-        (f"episode {result.episode}", *result.error.split(": ", 1))
+        (f"episode {result.episode}", *result.error.partition(": ")[::2])
         for result in report.episodes
         if result.error is not None
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar, cast, overload
 
@@ -176,7 +176,9 @@ class Seat:
     close = end  # where a worker ends without being asked to, as after an error elsewhere
 
 
-def _run_here(make_seat: Callable[[], Seat], batches: Iterator[Any]) -> Iterator[Result[Any]]:
+def _run_here(
+    make_seat: Callable[[], Seat], batches: Iterator[Any]
+) -> Generator[Result[Any], None, None]:
     seat = make_seat()
     try:
         for index, batch in enumerate(batches):
@@ -193,7 +195,7 @@ def _run_in_workers(
     num_workers: int,
     kind: Kind,
     ahead: int,
-) -> Iterator[Result[Any]]:
+) -> Generator[Result[Any], None, None]:
     """The results, in order of index."""
     parcels = Parcels(num_workers * ahead) if kind == "process" else None
     early: dict[int, Result[Any]] = {}

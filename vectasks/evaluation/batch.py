@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from vectasks.errors import InvalidArgument
@@ -135,7 +135,7 @@ class BatchRunner:
         history: Mapping[str, BatchRunRecord],
         max_workers: int,
         force: bool,
-    ) -> Iterator[BatchRunRecord]:
+    ) -> Generator[BatchRunRecord, None, None]:
         to_do = []
         for job in jobs:
             earlier = history.get(job.id)

@@ -137,7 +137,7 @@ class EvaluationRun:
     def _actions(self, ids: Sequence[int]) -> Sequence[Any]:
         observations = [self._observations[i] for i in ids]
         if self._takes_spaces:
-            actions = self._policy(observations, self._vector.action_spaces)
+            actions: Sequence[Any] = self._policy(observations, self._vector.action_spaces)
         else:
             actions = self._policy(observations)
         if hasattr(actions, "__len__") and len(actions) != len(ids):

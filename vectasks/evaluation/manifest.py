@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 from pydantic import (
-    AfterValidator,
     AliasChoices,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -58,7 +58,7 @@ def plain(value: Any, otherwise: Callable[[Any], Any] | None = None) -> Any:
 
 
 #: What is known about where something comes from; anything that JSON can hold.
-Provenance: TypeAlias = Annotated[dict[str, Any], AfterValidator(plain)]
+Provenance: TypeAlias = Annotated[dict[str, Any], BeforeValidator(plain)]
 
 
 class RunStatus(str, Enum):

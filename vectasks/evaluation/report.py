@@ -115,7 +115,7 @@ def _aggregates(aggregates: Mapping[str, Aggregate], confidence: float) -> Itera
         [
             [
                 name,
-                str(a.count),
+                str(a.n),
                 _number(a.mean),
                 _range(a.mean_interval),
                 _number(a.iqm),

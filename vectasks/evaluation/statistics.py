@@ -25,12 +25,12 @@ class Aggregate(NamedTuple):
     """A metric over episodes.
 
     Attributes:
-        count: how many episodes told it.
+        n: how many episodes told it.
         mean, mean_interval: the mean, and its bootstrap confidence interval.
         iqm, iqm_interval: the same of the middle half of the values: the interquartile mean.
     """
 
-    count: int
+    n: int
     mean: float
     mean_interval: Interval
     iqm: float
