@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +44,20 @@ class Files:
 
 
 @pytest.fixture(params=["npy", "zarr"])
-def files(request: pytest.FixtureRequest, tmp_path: Path) -> Files:
+def files(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Files]:
     if request.param == "zarr":
         pytest.importorskip("zarr", reason="it needs the compute extra")
-    return Files(request.param, tmp_path)
+    yield Files(request.param, tmp_path)
+    if request.param == "zarr":
+        _end_threads_of_zarr()
+
+
+def _end_threads_of_zarr() -> None:
+    """Zarr 3 keeps an event loop and threads, which no test may leave behind."""
+    with contextlib.suppress(ImportError):
+        from zarr.core.sync import cleanup_resources
+
+        cleanup_resources()
 
 
 def test_append(files: Files) -> None:

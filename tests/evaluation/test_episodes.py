@@ -304,7 +304,8 @@ def test_an_interrupted_evaluation_goes_on(tmp_path: Path) -> None:
     before = BatchManifest.load(path)
     assert 0 < before.success_count < 9
     assert len(lines_of(tmp_path / "run.episodes.jsonl")) == before.success_count
-    (tmp_path / "run.episodes.jsonl").open("a").write('{"half')
+    with (tmp_path / "run.episodes.jsonl").open("a") as file:
+        file.write('{"half')
 
     first_steps = []
 

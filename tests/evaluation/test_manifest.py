@@ -125,27 +125,43 @@ def test_the_journal_is_applied(path: Path) -> None:
     assert BatchManifest.load(path) == manifest
 
 
-def test_cut_off_at_every_byte(path: Path) -> None:
-    """Whatever of the journal is there, it can be read and gone on with; whole lines count."""
+def _write_two(path: Path) -> bytes:
+    """A journal of two jobs, one of which failed."""
     with RunLog(path, ["a", "b"]) as log:
         log.add(record("a", provenance={"text": "ä\n"}))
         log.add(record("b", "failed", message="no"))
-    snapshot, whole = path.read_bytes(), journal_of(path).read_bytes()
-    header_end = whole.index(b"\n") + 1
+    path.unlink()
+    return journal_of(path).read_bytes()
+
+
+def _whole_records(part: bytes) -> list[str]:
+    return ["a", "b"][: max(0, part.count(b"\n") - 1)]
+
+
+def test_cut_off_at_every_byte(path: Path) -> None:
+    """Whatever of the journal is there, it can be read; whole lines count."""
+    whole = _write_two(path)
     for size in range(len(whole) + 1):
-        path.unlink(missing_ok=True)
-        journal_of(path).write_bytes(whole[:size])
-        expected = ["a", "b"][: max(0, whole[:size].count(b"\n") - 1)]
-        if size < header_end:
+        part = whole[:size]
+        journal_of(path).write_bytes(part)
+        if b"\n" in part:
+            records = BatchManifest.load(path).records
+            assert [r.job_id for r in records] == _whole_records(part)
+        else:
             with pytest.raises(FileNotFoundError):
                 BatchManifest.load(path)
-        else:
-            assert [r.job_id for r in BatchManifest.load(path).records] == expected
+
+
+def test_a_run_goes_on_wherever_it_was_cut_off(path: Path) -> None:
+    whole = _write_two(path)
+    ends = [at for at, byte in enumerate(whole) if byte == ord("\n")]
+    for size in sorted({0, 1, *ends, *(end + 1 for end in ends), *range(50, len(whole), 97)}):
+        path.unlink(missing_ok=True)
+        journal_of(path).write_bytes(whole[:size])
         with RunLog(path, ["a", "b"]) as log:
-            assert list(log.history) == expected
+            assert list(log.history) == _whole_records(whole[:size])
             log.add(record("b"))
         assert BatchManifest.load(path).records_by_id()["b"].status is RunStatus.success
-    path.write_bytes(snapshot)
 
 
 def test_a_run_begins_where_an_unfinished_one_was(path: Path) -> None:

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from scipy import stats
 
 from vectasks.evaluation import (
@@ -24,6 +25,14 @@ from vectasks.evaluation import (
 from vectasks.testing.toys import CountingTask, FailingTask, ImageTask, ToySampler, toy_args
 
 av = pytest.importorskip("av", reason="films need the video extra")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fonts_are_open() -> None:
+    """Matplotlib keeps the files of fonts open that it once used; no test is to blame for that."""
+    figure = Figure()
+    figure.subplots().set_title("any text")
+    figure.savefig(io.BytesIO(), format="svg")
 
 
 def push(observations: list[Any]) -> list[int]:
