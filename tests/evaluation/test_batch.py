@@ -353,7 +353,7 @@ def _begin_script(directory: Path, num_jobs: int) -> subprocess.Popen[bytes]:
 @pytest.mark.slow
 def test_killed_at_random_moments(tmp_path: Path) -> None:
     """Twenty times SIGKILL: the manifest can be read, and no finished job is run again."""
-    num_jobs, rng = 400, np.random.default_rng(0)
+    num_jobs, rng = 4000, np.random.default_rng(0)
     out = tmp_path / "out"
     kept: set[str] = set()
     for _ in range(20):
