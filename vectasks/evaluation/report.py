@@ -134,16 +134,20 @@ def _aggregates(aggregates: Mapping[str, Aggregate], confidence: float) -> Itera
 def _plots(
     metrics: Mapping[str, Mapping[str, Any]], aggregates: Mapping[str, Aggregate]
 ) -> Iterator[str]:
-    varied = [name for name, a in aggregates.items() if a.minimum < a.maximum]
-    if not varied:
+    columns: dict[str, list[float]] = {}
+    for name, told in aggregates.items():
+        values = [
+            float(one[name])
+            for one in metrics.values()
+            if isinstance(one.get(name), (bool, int, float))
+        ]
+        # A return is often told by the task, too: once is enough.
+        if told.minimum < told.maximum and values not in columns.values():
+            columns[name] = values
+    if not columns:
         return
     yield '<div class="plots">'
-    for name in varied[:_MOST_PLOTS]:
-        values = [
-            float(told[name])
-            for told in metrics.values()
-            if isinstance(told.get(name), (bool, int, float))
-        ]
+    for name, values in list(columns.items())[:_MOST_PLOTS]:
         image = base64.b64encode(_histogram(name, values, aggregates[name])).decode()
         yield (
             f'<img alt="Histogram of {_text(name)}, with its mean and its interquartile mean" '
@@ -159,6 +163,7 @@ def _histogram(name: str, values: Sequence[float], told: Aggregate) -> bytes:
     bars, means = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
     bars.hist(values, bins="auto" if len(values) > 8 else max(1, len(values)), color="#4c78a8")
     bars.set_ylabel("records")
+    bars.yaxis.get_major_locator().set_params(integer=True)
     bars.set_title(name, loc="left", fontsize=11)
     for height, (value, interval, color) in enumerate(
         [
@@ -243,15 +248,13 @@ def _records(records: Sequence[BatchRunRecord], names: Sequence[str]) -> Iterato
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = ["".join(f"<th>{_text(head)}</th>" for head in heads)]
+    def cell(tag: str, head: str, text: str) -> str:
+        kind = {"message": "text", "status": text}.get(head, "")
+        return f'<{tag} class="{_text(kind)}">{_text(text)}</{tag}>'
+
+    lines = ["".join(cell("th", head, head) for head in heads)]
     for row in rows:
-        cells = []
-        for head, cell in zip(heads, row, strict=True):
-            kind = ' class="text"' if head == "message" else ""
-            if head == "status":
-                kind = f' class="{_text(cell)}"'
-            cells.append(f"<td{kind}>{_text(cell)}</td>")
-        lines.append("".join(cells))
+        lines.append("".join(cell("td", *pair) for pair in zip(heads, row, strict=True)))
     inner = "\n".join(f"<tr>{line}</tr>" for line in lines)
     return f'<div class="scroll"><table>\n{inner}\n</table></div>'
 
