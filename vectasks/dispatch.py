@@ -247,7 +247,8 @@ class Dispatcher:
             actions: an array [n, ...], as the slab holds it, or a list of what each task receives.
             as_batch: it will be taken by :meth:`take_batch`.
             one_by_one: samplers are waited for one by one, so each is announced at once.
-            to_hand_out: :meth:`take_batch` will take it without ``out``.
+            to_hand_out: :meth:`take_batch` will take it without ``out``, or
+                :meth:`take_outcomes` where it is no batch; what they give may be the slab itself.
             into: write it to this row of this block; :meth:`take_infos` will take it.
         """
         self.moves += 1
