@@ -17,7 +17,7 @@ EXTRAS = {
     "atari": ["ale-py"],
     "sb3": ["stable-baselines3>=2.3"],
     "torchrl": ["torchrl>=0.9"],
-    "evaluation": ["filelock", "matplotlib", "pydantic>=2", "scipy>=1.15"],
+    "evaluation": ["filelock>=3.12", "matplotlib>=3.7", "pydantic>=2.7", "scipy>=1.15"],
     "compute": ["zarr>=2.16"],
 }
 EXTRAS["all"] = sorted(requirement for extra in EXTRAS.values() for requirement in extra)

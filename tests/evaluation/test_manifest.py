@@ -14,7 +14,7 @@ import pytest
 from vectasks.errors import ManifestError
 from vectasks.evaluation import BatchJob, BatchManifest, BatchRunner, BatchRunRecord, RunStatus
 from vectasks.evaluation.journal import RunLog
-from vectasks.evaluation.manifest import plain
+from vectasks.evaluation.records import plain
 
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
 

@@ -293,7 +293,7 @@ def test_demo_stops_when_it_is_solved(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(demo, "GOAL", 12.0)
     monkeypatch.setattr(demo, "evaluate", lambda *args: [1.0, 3.0])
-    monkeypatch.setattr(cli, "_whole_or_nothing", contextlib.nullcontext)
+    monkeypatch.setattr(cli, "whole_or_nothing", contextlib.nullcontext)
     assert cli.main(["demo", "--out", str(tmp_path / "demo.gif")]) == 0
     told = capsys.readouterr().out
     assert re.search(

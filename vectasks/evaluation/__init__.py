@@ -10,9 +10,9 @@ from vectasks.evaluation.episodes import (  # noqa: E402
     EvaluationReport,
     evaluate,
 )
-from vectasks.evaluation.manifest import (  # noqa: E402
+from vectasks.evaluation.manifest import BatchManifest  # noqa: E402
+from vectasks.evaluation.records import (  # noqa: E402
     BatchJob,
-    BatchManifest,
     BatchRunRecord,
     RunStatus,
     read_jobs,

@@ -17,13 +17,8 @@ from vectasks.evaluation.jobs import (
     remove_leftovers,
 )
 from vectasks.evaluation.journal import RunLog
-from vectasks.evaluation.manifest import (
-    BatchJob,
-    BatchManifest,
-    BatchRunRecord,
-    RunStatus,
-    now,
-)
+from vectasks.evaluation.manifest import BatchManifest
+from vectasks.evaluation.records import BatchJob, BatchRunRecord, RunStatus, now
 
 BACKENDS = ("inline", "process", "ray")
 

@@ -14,15 +14,10 @@ from typing import Any, NamedTuple
 from vectasks.errors import InvalidArgument
 from vectasks.evaluation.agenda import Slot, slots_for_episodes, slots_for_tasks, task_keywords
 from vectasks.evaluation.filming import EpisodeFilmer
-from vectasks.evaluation.journal import History, RunLog
+from vectasks.evaluation.journal import RunLog
 from vectasks.evaluation.lockstep import Ended, EvaluationPolicy, EvaluationRun
-from vectasks.evaluation.manifest import (
-    BatchManifest,
-    BatchRunRecord,
-    RunStatus,
-    now,
-    plain,
-)
+from vectasks.evaluation.manifest import BatchManifest, History
+from vectasks.evaluation.records import BatchRunRecord, RunStatus, now, plain
 from vectasks.evaluation.statistics import Aggregate, aggregate_all
 from vectasks.files import replace_file
 from vectasks.vector import SingleProcessVectorSampledTasks, VectorSampledTasks
@@ -307,6 +302,7 @@ class _Diary:
             finished_at=now(),
             message=ended.error or "",
             error_type=ended.error_type,
+            traceback=ended.traceback,
             provenance={
                 "episode": result.episode,
                 "sampler": result.sampler,

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from vectasks.evaluation.manifest import BatchJob, BatchRunRecord, RunStatus, now
+from vectasks.evaluation.records import BatchJob, BatchRunRecord, RunStatus, now
 
 #: What users bring: it reads ``job.input``, makes ``job.output`` and may return provenance.
 JobWorker: TypeAlias = Callable[[BatchJob], Mapping[str, Any] | None]

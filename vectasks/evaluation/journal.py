@@ -1,168 +1,24 @@
-"""The journal of a manifest, which survives a kill at any byte, and the log of a run on both.
-
-::
-
-    run.json           the last run, replaced as a whole when a run begins and when it ends
-    run.json.journal   everything that ever happened to it, one line each, only ever appended to
-    run.json.lock      held by the run that writes them
-
-A line is whole if its newline is there. What a kill leaves behind the last newline is not read, and
-is cut off before the next line is written. The journal alone tells all that the manifest tells, so
-the manifest is rebuilt from it if its file is behind or damaged.
-"""
+"""The log of a run: what is appended to the journal, and when the manifest is replaced."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from vectasks.errors import ManifestBusy, ManifestError
+from vectasks.errors import ManifestBusy
 from vectasks.evaluation.manifest import (
-    SCHEMA_VERSION,
     BatchManifest,
-    BatchRunRecord,
-    logger,
-    now,
-    read_snapshot,
+    History,
+    Line,
+    RunHeader,
+    journal_path,
+    make_manifest,
 )
+from vectasks.evaluation.records import BatchRunRecord, now
 from vectasks.extras import require
 from vectasks.files import replace_file
-
-
-class RunHeader(BaseModel):
-    """What a run is about; a line of the journal when it begins."""
-
-    model_config = ConfigDict(frozen=True)
-
-    schema_version: int = SCHEMA_VERSION
-    created_at: datetime
-    started_at: datetime
-    input_dir: Path | None = None
-    output_dir: Path | None = None
-    pattern: str = ""
-    total: int
-    job_ids: tuple[str, ...]
-
-
-class _Line(BaseModel):
-    """One line: the beginning of a run, or what became of a job."""
-
-    run: RunHeader | None = None
-    record: BatchRunRecord | None = None
-
-    def to_bytes(self) -> bytes:
-        return self.model_dump_json().encode() + b"\n"
-
-
-@dataclass(frozen=True)
-class History:
-    """All that is known of a manifest.
-
-    Attributes:
-        header: the last run's.
-        records: the last record of every job that any run had.
-        is_repaired: the manifest's own file is damaged, and the journal stands in for it.
-    """
-
-    header: RunHeader
-    records: Mapping[str, BatchRunRecord]
-    is_repaired: bool = False
-
-    @classmethod
-    def read(cls, manifest_path: Path) -> History | None:
-        """What the manifest and its journal tell; None if there is neither.
-
-        Raises:
-            ManifestError: the journal is damaged, or the manifest is and has no journal.
-        """
-        header, records = None, {}
-        snapshot, damage = None, None
-        try:
-            snapshot = read_snapshot(manifest_path)
-        except ManifestError as error:
-            damage = error
-        if snapshot is not None:
-            header, records = _header_of(snapshot), snapshot.records_by_id()
-        for line in _read_lines(journal_path(manifest_path)):
-            if line.run is not None:
-                header = line.run
-            if line.record is not None:
-                records[line.record.job_id] = line.record
-        if header is None:
-            if damage is not None:
-                raise ManifestError(
-                    f"{damage} Its journal, {journal_path(manifest_path).name}, tells nothing "
-                    "either. Restore it, or move it away to begin anew."
-                ) from damage
-            return None
-        if damage is not None:
-            logger.warning("%s It is rebuilt from its journal.", damage)
-        return cls(header, records, is_repaired=damage is not None)
-
-    def manifest(self) -> BatchManifest:
-        """The last run as a manifest."""
-        return make_manifest(self.header, self.records)
-
-
-def make_manifest(header: RunHeader, records: Mapping[str, BatchRunRecord]) -> BatchManifest:
-    """A manifest of the run's jobs that have a record, in the run's order."""
-    mine = [records[job_id] for job_id in header.job_ids if job_id in records]
-    manifest = BatchManifest.from_records(
-        records=mine,
-        total=header.total,
-        created_at=header.created_at,
-        input_dir=header.input_dir,
-        output_dir=header.output_dir,
-        pattern=header.pattern,
-    )
-    # When something last happened, so that reading it twice gives the same.
-    updated_at = max((record.finished_at for record in mine), default=header.started_at)
-    return manifest.model_copy(update={"updated_at": max(updated_at, header.started_at)})
-
-
-def journal_path(manifest_path: Path) -> Path:
-    """Where the journal of a manifest is."""
-    return manifest_path.with_name(f"{manifest_path.name}.journal")
-
-
-def _header_of(snapshot: BatchManifest) -> RunHeader:
-    return RunHeader(
-        created_at=snapshot.created_at,
-        started_at=snapshot.updated_at,
-        input_dir=snapshot.input_dir,
-        output_dir=snapshot.output_dir,
-        pattern=snapshot.pattern,
-        total=snapshot.total,
-        job_ids=tuple(record.job_id for record in snapshot.records),
-    )
-
-
-def _read_lines(path: Path) -> Iterator[_Line]:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return
-    *whole, _torn = data.split(b"\n")
-    for number, text in enumerate(whole, start=1):
-        try:
-            line = _Line.model_validate_json(text)
-        except ValidationError as error:
-            raise ManifestError(
-                f"{path}, line {number}: it is damaged ({error.errors()[0]['msg']}). Take the line "
-                "out, or move the journal away: the manifest is then what its own file tells."
-            ) from error
-        if line.run is not None and line.run.schema_version > SCHEMA_VERSION:
-            raise ManifestError(
-                f"{path}, line {number}: it has schema_version {line.run.schema_version}, and this "
-                f"vectasks knows {SCHEMA_VERSION} at most: use a newer one."
-            )
-        yield line
 
 
 class RunLog:
@@ -222,7 +78,7 @@ class RunLog:
         self._fd = os.open(journal, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         data = journal.read_bytes()
         os.ftruncate(self._fd, data.rfind(b"\n") + 1)
-        self._append(_Line(run=self._header).to_bytes())
+        self._append(Line(run=self._header).to_bytes())
         self.manifest().save_json(self._path)
 
     def add(self, record: BatchRunRecord) -> None:
@@ -231,7 +87,7 @@ class RunLog:
         Raises:
             OSError: the disk is full.
         """
-        self._append(_Line(record=record).to_bytes())
+        self._append(Line(record=record).to_bytes())
         self._records[record.job_id] = record
 
     def _append(self, data: bytes) -> None:
@@ -266,9 +122,9 @@ class RunLog:
 
 
 def _lines(header: RunHeader, records: Iterable[BatchRunRecord]) -> Iterator[bytes]:
-    yield _Line(run=header).to_bytes()
+    yield Line(run=header).to_bytes()
     for record in records:
-        yield _Line(record=record).to_bytes()
+        yield Line(record=record).to_bytes()
 
 
 def _acquire_lock(manifest_path: Path) -> contextlib.ExitStack:

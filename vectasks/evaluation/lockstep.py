@@ -22,7 +22,7 @@ from vectasks.errors import (
 )
 from vectasks.evaluation.agenda import Slot, task_keywords
 from vectasks.evaluation.filming import EpisodeFilmer
-from vectasks.evaluation.manifest import now
+from vectasks.evaluation.records import now
 from vectasks.host import COMPLETE_TASK_METRICS_KEY
 from vectasks.task import RLStepResult
 from vectasks.vector import BaseVectorSampledTasks
@@ -43,6 +43,7 @@ class Ended(NamedTuple):
     metrics: dict[str, Any]
     error: str | None = None
     error_type: str | None = None
+    traceback: str = ""
 
 
 @dataclass
@@ -163,7 +164,17 @@ class EvaluationRun:
             del self._playing[sampler_id]
             if slot.position is None:  # it must be seeded for its next task, which no failed one is
                 self._to_make.add(sampler_id)
-            self._on_end(Ended(slot, sampler_id, started_at, {}, str(error), _type_name(error)))
+            self._on_end(
+                Ended(
+                    slot,
+                    sampler_id,
+                    started_at,
+                    {},
+                    str(error),
+                    _type_name(error),
+                    getattr(error, "remote_traceback", ""),
+                )
+            )
         return list(sampler_ids)
 
     # -- the next episode ---------------------------------------------------------------------

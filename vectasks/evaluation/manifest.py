@@ -1,163 +1,31 @@
-"""What a batch run is asked for and what it leaves: jobs, records, and the manifest of a run."""
+"""The manifest of a run, and its journal, as they are read.
+
+::
+
+    run.json           the last run, replaced as a whole when a run begins and when it ends
+    run.json.journal   everything that ever happened to it, one line each, only ever appended to
+    run.json.lock      held by the run that writes them
+
+A line is whole if its newline is there; what a kill leaves behind the last newline is not read. The
+journal alone tells all that the manifest tells, so the manifest is rebuilt from it if its file is
+behind or damaged.
+"""
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
-from datetime import date, datetime, timezone
-from enum import Enum
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
 
-from pydantic import (
-    AliasChoices,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from vectasks.errors import InvalidArgument, ManifestError
+from vectasks.errors import ManifestError
+from vectasks.evaluation.records import BatchRunRecord, RunStatus, logger, now, told
 from vectasks.files import replace_file
 
 SCHEMA_VERSION = 1
-
-logger = logging.getLogger("vectasks.evaluation")
-
-
-def plain(value: Any, otherwise: Callable[[Any], Any] | None = None) -> Any:
-    """A value as JSON has it: arrays and tuples become lists, numpy's numbers Python's own.
-
-    Args:
-        value: nested in whatever way.
-        otherwise: what to put in place of something that JSON cannot hold.
-
-    Raises:
-        ValueError: there is such a thing, and nothing to put in its place.
-    """
-    if isinstance(value, Enum):
-        return plain(value.value, otherwise)
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): plain(item, otherwise) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(item, otherwise) for item in value]
-    if hasattr(value, "tolist"):  # numpy's arrays and numbers, torch's tensors
-        return plain(value.tolist(), otherwise)
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if isinstance(value, date):  # and datetime
-        return value.isoformat()
-    if otherwise is None:
-        raise ValueError(f"JSON cannot hold a {type(value).__name__} ({value!r:.60})")
-    return otherwise(value)
-
-
-#: What is known about where something comes from; anything that JSON can hold.
-Provenance: TypeAlias = Annotated[dict[str, Any], BeforeValidator(plain)]
-
-
-class RunStatus(str, Enum):
-    """How a job ended."""
-
-    success = "success"  # the worker returned, and its output is there
-    skipped = "skipped"  # it was done already
-    failed = "failed"  # the worker raised, died, or left no output; it is run again next time
-
-
-class BatchJob(BaseModel):
-    """One piece of work: an input to read, an output to make.
-
-    Further fields (``robot="arm"``) are kept and are attributes of the job.
-
-    Args:
-        id: what the job is known by; no two jobs of a run share it.
-        input: what the worker reads; also accepted as ``motion``.
-        output: what the worker makes: a file or a directory.
-        name: for people (``id`` if not given).
-        config_path: a configuration that the worker reads.
-        provenance: where it comes from; goes into the job's record.
-    """
-
-    model_config = ConfigDict(
-        extra="allow", frozen=True, populate_by_name=True, coerce_numbers_to_str=True
-    )
-
-    id: str = Field(min_length=1)
-    input: Path = Field(validation_alias=AliasChoices("input", "motion"))
-    output: Path
-    name: str = ""
-    config_path: Path | None = None
-    provenance: Provenance = Field(default_factory=dict)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _name_it(cls, data: Any) -> Any:
-        if isinstance(data, Mapping) and not data.get("name"):
-            data = {**data, "name": data.get("id", "")}
-        return data
-
-    @property
-    def motion(self) -> Path:
-        """Another name of ``input``."""
-        return self.input
-
-
-def read_jobs(path: str | os.PathLike[str]) -> list[BatchJob]:
-    """The jobs of a file: JSON Lines, one object a job.
-
-    Raises:
-        InvalidArgument: a line is no job, or there is none.
-        OSError: the file cannot be read.
-    """
-    jobs = []
-    for number, line in enumerate(Path(path).read_text("utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            jobs.append(BatchJob.model_validate_json(line))
-        except ValidationError as error:
-            raise InvalidArgument(f"{path}, line {number}: {_told(error)}") from error
-    if not jobs:
-        raise InvalidArgument(
-            f"{path}: there is no job in it; it must have one JSON object a line."
-        )
-    return jobs
-
-
-def _told(error: ValidationError) -> str:
-    """The first thing that is wrong, in a line."""
-    first = error.errors()[0]
-    where = ".".join(map(str, first["loc"]))
-    return f"{where}: {first['msg']}" if where else first["msg"]
-
-
-class BatchRunRecord(BaseModel):
-    """What became of one job.
-
-    Attributes:
-        message: why it was skipped or how it failed.
-        error_type: the name of the exception's class, where it failed.
-        traceback: where it was raised, where that is known.
-        provenance: the job's own, and what the worker returned.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    job_id: str
-    input: Path
-    output: Path
-    status: RunStatus
-    started_at: datetime
-    finished_at: datetime
-    message: str = ""
-    error_type: str | None = None
-    provenance: Provenance = Field(default_factory=dict)
-    traceback: str = ""
 
 
 class BatchManifest(BaseModel):
@@ -223,8 +91,6 @@ class BatchManifest(BaseModel):
             ManifestError: the file is damaged and there is no journal to rebuild it from, or the
                 journal itself is damaged.
         """
-        from vectasks.evaluation.journal import History
-
         history = History.read(Path(path))
         if history is None:
             raise FileNotFoundError(f"there is no manifest {path}, and no journal beside it.")
@@ -252,7 +118,7 @@ def read_snapshot(path: Path) -> BatchManifest | None:
     try:
         manifest = BatchManifest.model_validate_json(data)
     except ValidationError as error:
-        raise ManifestError(f"{path} is no manifest of a batch run ({_told(error)}).") from error
+        raise ManifestError(f"{path} is no manifest of a batch run ({told(error)}).") from error
     if manifest.schema_version > SCHEMA_VERSION:
         raise ManifestError(
             f"{path} has schema_version {manifest.schema_version}, and this vectasks knows "
@@ -261,6 +127,132 @@ def read_snapshot(path: Path) -> BatchManifest | None:
     return manifest
 
 
-def now() -> datetime:
-    """The time, in UTC."""
-    return datetime.now(timezone.utc)
+class RunHeader(BaseModel):
+    """What a run is about; a line of the journal when it begins."""
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: int = SCHEMA_VERSION
+    created_at: datetime
+    started_at: datetime
+    input_dir: Path | None = None
+    output_dir: Path | None = None
+    pattern: str = ""
+    total: int
+    job_ids: tuple[str, ...]
+
+
+class Line(BaseModel):
+    """One line: the beginning of a run, or what became of a job."""
+
+    run: RunHeader | None = None
+    record: BatchRunRecord | None = None
+
+    def to_bytes(self) -> bytes:
+        """The line, with its newline."""
+        return self.model_dump_json().encode() + b"\n"
+
+
+@dataclass(frozen=True)
+class History:
+    """All that is known of a manifest.
+
+    Attributes:
+        header: the last run's.
+        records: the last record of every job that any run had.
+        is_repaired: the manifest's own file is damaged, and the journal stands in for it.
+    """
+
+    header: RunHeader
+    records: Mapping[str, BatchRunRecord]
+    is_repaired: bool = False
+
+    @classmethod
+    def read(cls, manifest_path: Path) -> History | None:
+        """What the manifest and its journal tell; None if there is neither.
+
+        Raises:
+            ManifestError: the journal is damaged, or the manifest is and has no journal.
+        """
+        header, records = None, {}
+        snapshot, damage = None, None
+        try:
+            snapshot = read_snapshot(manifest_path)
+        except ManifestError as error:
+            damage = error
+        if snapshot is not None:
+            header, records = _header_of(snapshot), snapshot.records_by_id()
+        for line in _read_lines(journal_path(manifest_path)):
+            if line.run is not None:
+                header = line.run
+            if line.record is not None:
+                records[line.record.job_id] = line.record
+        if header is None:
+            if damage is not None:
+                raise ManifestError(
+                    f"{damage} Its journal, {journal_path(manifest_path).name}, tells nothing "
+                    "either. Restore it, or move it away to begin anew."
+                ) from damage
+            return None
+        if damage is not None:
+            logger.warning("%s It is rebuilt from its journal.", damage)
+        return cls(header, records, is_repaired=damage is not None)
+
+    def manifest(self) -> BatchManifest:
+        """The last run as a manifest."""
+        return make_manifest(self.header, self.records)
+
+
+def make_manifest(header: RunHeader, records: Mapping[str, BatchRunRecord]) -> BatchManifest:
+    """A manifest of the run's jobs that have a record, in the run's order."""
+    mine = [records[job_id] for job_id in header.job_ids if job_id in records]
+    manifest = BatchManifest.from_records(
+        records=mine,
+        total=header.total,
+        created_at=header.created_at,
+        input_dir=header.input_dir,
+        output_dir=header.output_dir,
+        pattern=header.pattern,
+    )
+    # When something last happened, so that reading it twice gives the same.
+    updated_at = max((record.finished_at for record in mine), default=header.started_at)
+    return manifest.model_copy(update={"updated_at": max(updated_at, header.started_at)})
+
+
+def journal_path(manifest_path: Path) -> Path:
+    """Where the journal of a manifest is."""
+    return manifest_path.with_name(f"{manifest_path.name}.journal")
+
+
+def _header_of(snapshot: BatchManifest) -> RunHeader:
+    return RunHeader(
+        created_at=snapshot.created_at,
+        started_at=snapshot.updated_at,
+        input_dir=snapshot.input_dir,
+        output_dir=snapshot.output_dir,
+        pattern=snapshot.pattern,
+        total=snapshot.total,
+        job_ids=tuple(record.job_id for record in snapshot.records),
+    )
+
+
+def _read_lines(path: Path) -> Iterator[Line]:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return
+    *whole, _torn = data.split(b"\n")
+    for number, text in enumerate(whole, start=1):
+        try:
+            line = Line.model_validate_json(text)
+        except ValidationError as error:
+            raise ManifestError(
+                f"{path}, line {number}: it is damaged ({error.errors()[0]['msg']}). Take the line "
+                "out, or move the journal away: the manifest is then what its own file tells."
+            ) from error
+        if line.run is not None and line.run.schema_version > SCHEMA_VERSION:
+            raise ManifestError(
+                f"{path}, line {number}: it has schema_version {line.run.schema_version}, and this "
+                f"vectasks knows {SCHEMA_VERSION} at most: use a newer one."
+            )
+        yield line

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from vectasks.errors import SetupError
 from vectasks.evaluation.jobs import JobWorker, attempt, failed_record, partial_path, remove
-from vectasks.evaluation.manifest import BatchJob, BatchRunRecord, now
+from vectasks.evaluation.records import BatchJob, BatchRunRecord, now
 from vectasks.workers.feed import feed
 from vectasks.workers.pool import Kind, WorkerPool
 

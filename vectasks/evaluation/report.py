@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vectasks.evaluation.manifest import BatchManifest, BatchRunRecord, RunStatus
+from vectasks.evaluation.manifest import BatchManifest
+from vectasks.evaluation.records import BatchRunRecord, RunStatus
 from vectasks.evaluation.statistics import Aggregate, Interval, aggregate_all
 from vectasks.extras import require
 from vectasks.files import replace_file
@@ -32,7 +33,7 @@ th { position: sticky; top: 0; background: Canvas; }
 th:first-child, td:first-child, td.text, th.text { text-align: left; }
 .plots img { width: 100%; max-width: 34rem; background: #fff; border-radius: 6px; margin: .3rem 0; }
 .films { display: flex; flex-wrap: wrap; gap: 1rem; }
-figure { margin: 0; max-width: 22rem; } figcaption { font-size: .85rem; color: var(--quiet); }
+figure { margin: 0; width: 16.5rem; } figcaption { font-size: .85rem; color: var(--quiet); }
 figure video, figure img { width: 100%; border-radius: 6px; background: #000; }
 """
 
