@@ -46,6 +46,14 @@ class NumberSampler(ToySampler):
         return None if task == 0 else super().next_task(**kwargs)
 
 
+class DrawingSampler(ToySampler):
+    """Draws the length of each task from its random state."""
+
+    def next_task(self, **kwargs: Any) -> ToyTask | None:
+        self.max_steps = int(self.world.rng.integers(3, 12))
+        return super().next_task(**kwargs)
+
+
 # -- exactly so many --------------------------------------------------------------------------
 
 
@@ -184,13 +192,11 @@ def test_a_task_that_does_not_exist(max_processes: int) -> None:
 @pytest.mark.parametrize("how", ["raise", "raise_stubborn", "kill"])
 def test_a_failed_episode_ends_no_evaluation(how: str, tmp_path: Path) -> None:
     """Sampler 0 fails in its episode 1; all other episodes are as they would have been."""
-    arguments = toy_args(FailingTask, 2, how=how, fail_episode=1, max_steps=[3, 4])
-    whole = evaluate(
-        push, ToySampler, toy_args(CountingTask, 2, max_steps=[3, 4]), episodes=8, max_processes=0
-    )
+    arguments = toy_args(FailingTask, 2, how=how, fail_episode=1)
+    whole = evaluate(push, DrawingSampler, toy_args(CountingTask, 2), episodes=8, max_processes=0)
     report = evaluate(
         push,
-        ToySampler,
+        DrawingSampler,
         arguments,
         episodes=8,
         max_processes=2,
