@@ -13,7 +13,7 @@
     │   ├── NothingPending            (RuntimeError) wait_step without async_step
     │   ├── VectorClosed              (RuntimeError) the vector is closed
     │   ├── PoolClosed                (RuntimeError) the worker pool is closed
-    │   ├── SchedulerStopped          (RuntimeError) the scheduler was not started, or was stopped
+    │   ├── SchedulerUnavailable      (RuntimeError) not started, stopped, or of another event loop
     │   ├── UnknownBatch              (LookupError) nothing was ever scheduled under this batch id
     │   ├── SamplerUnavailable        (RuntimeError) exhausted, failed, paused or busy
     │   ├── ManifestBusy              (RuntimeError) another run is writing to this manifest
@@ -85,8 +85,8 @@ class PoolClosed(UsageError, RuntimeError):
     """The worker pool was closed."""
 
 
-class SchedulerStopped(UsageError, RuntimeError):
-    """The scheduler is not running: it was not started, or it was stopped."""
+class SchedulerUnavailable(UsageError, RuntimeError):
+    """The scheduler was not started, was stopped, or is called outside its event loop."""
 
 
 class UnknownBatch(UsageError, LookupError):

@@ -359,12 +359,13 @@ def _share_spaces(ready: HostReady, others: Iterable[HostReady]) -> HostReady:
 
 def _make_sampler(plan: HostPlan) -> Any:
     arguments = dict(plan.sampler_fn_args)
-    if "mp_ctx" not in arguments and _takes(plan.make_sampler_fn, "mp_ctx"):
+    if "mp_ctx" not in arguments and takes(plan.make_sampler_fn, "mp_ctx"):
         arguments["mp_ctx"] = plan.mp_ctx
     return plan.make_sampler_fn(**arguments)
 
 
-def _takes(function: Callable[..., Any], name: str) -> bool:
+def takes(function: Callable[..., Any], name: str) -> bool:
+    """Whether a function names such a parameter; ``**kwargs`` alone does not ask for it."""
     try:
         return name in inspect.signature(function).parameters
     except (TypeError, ValueError):  # builtins and some extension types tell no signature

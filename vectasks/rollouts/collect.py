@@ -65,7 +65,7 @@ def collect(
         SamplerUnavailable: a sampler is paused, exhausted or failed.
     """
     ends: list[EpisodeEnd] = []
-    with _without_gradients(buffer):
+    with without_gradients(buffer.device):
         buffer._begin(tasks)
         for t in range(buffer.horizon):
             action = buffer._keep(t, policy(*buffer._inputs(t)))
@@ -75,8 +75,9 @@ def collect(
     return ends
 
 
-def _without_gradients(buffer: RolloutBuffer) -> Any:
-    if buffer.device is None:
+def without_gradients(device: Any) -> Any:
+    """Where no gradients are taken; nothing is to be done without tensors."""
+    if device is None:
         return contextlib.nullcontext()
     import torch
 

@@ -69,7 +69,8 @@ def settle(future: Future[Any], worker: int, method: str, answer: Answer) -> Non
 
 def call_error(worker: int, method: str, failure: Failure) -> RemoteError:
     """The error for what the user's code raised in a worker."""
-    kind, what = CallError, f"failed in {method}"
+    kind: type[RemoteError] = CallError
+    what = f"failed in {method}"
     if failure.in_setup:
         kind, method, what = SetupError, "setup", "could not be made"
     error = kind(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import math
 import operator
 import os
 import weakref
@@ -13,6 +14,7 @@ from typing import Any, Literal
 
 from vectasks.errors import InvalidArgument, PoolClosed, UsageError, WorkerIndexError
 from vectasks.messages import Failure
+from vectasks.workers import stacks
 from vectasks.workers.crew import Crew, InlineCrew, call_error
 from vectasks.workers.objects import Call
 from vectasks.workers.process import DEFAULT_START_METHOD, require_descriptors, start_context
@@ -43,7 +45,7 @@ class WorkerPool:
         start_timeout_s: how long ``make_object`` may take; None: as long as it takes.
         close_grace_s: how long :meth:`close` waits for the workers, all of them together.
         daemon: daemonic processes may not start processes of their own.
-        resources: what each actor is given, as ``ray.remote`` takes it: ``{"num_cpus": 2}``. Only
+        resources: options of each actor, as ``ray.remote`` takes them: ``{"num_cpus": 2}``. Only
             for Ray.
 
     Raises:
@@ -83,6 +85,15 @@ class WorkerPool:
                 context=start_context(DEFAULT_START_METHOD, None, ()),
                 start_timeout_s=start_timeout_s,
                 daemon=daemon,
+            )
+        elif kind == "ray":
+            from vectasks.workers.ray import RayCrew
+
+            self._crew = RayCrew(
+                make_object,
+                self.num_workers,
+                start_timeout_s=start_timeout_s,
+                options=resources or {},
             )
         else:
             raise InvalidArgument(f"kind={kind!r} is unknown; use 'process', 'inline' or 'ray'.")
@@ -134,6 +145,17 @@ class WorkerPool:
     def pids(self) -> list[int | None]:
         """The process id of each worker; None where it is dead, or (Ray, inline) has none here."""
         return [None] * self.num_workers if self._is_closed else self._crew.pids
+
+    def describe(self, worker: int) -> str:
+        """What a worker's process is doing now, with the Python stack of its main thread.
+
+        It goes on undisturbed. "" where it is dead or has no process here. Takes a second at most.
+        """
+        number = self._checked(worker)
+        pid = self.pids[number]
+        if pid is None:
+            return ""
+        return stacks.describe(stacks.look_at({number: pid}, math.inf), {number: pid})
 
     @property
     def is_closed(self) -> bool:

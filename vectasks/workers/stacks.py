@@ -51,6 +51,8 @@ _WORDS = {
     "Z": "has just ended",
     "X": "has just ended",
 }
+#: What calls the user's code, in a vector's worker and in a pool's.
+_FLOORS = (host.__file__, str(Path(__file__).with_name("objects.py")))
 _UNTOLD = (
     "has not told its stack: it is still starting, or its task closed the descriptor or replaced "
     f"the handler of {_SIGNAL.name}"
@@ -149,7 +151,7 @@ def forget(pid: int) -> None:
 def _of_the_user(stack: str) -> list[str]:
     frames = stack.splitlines()[1:]  # less the title
     for number, frame in enumerate(frames):
-        if number > 0 and f'"{host.__file__}"' in frame:
+        if number > 0 and any(f'"{file}"' in frame for file in _FLOORS):
             return frames[:number]
     return frames
 
