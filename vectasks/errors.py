@@ -17,6 +17,7 @@
     │   ├── UnknownBatch              (LookupError) nothing was ever scheduled under this batch id
     │   ├── SamplerUnavailable        (RuntimeError) exhausted, failed, paused or busy
     │   ├── NoExperiment              (RuntimeError) a task was submitted outside of an experiment
+    │   ├── ManifestBusy              (RuntimeError) another run is writing to this manifest
     │   └── DisplayUnavailable        (RuntimeError) "human" rendering without a screen
     ├── LayoutError                   (ValueError) a value does not fit the declared space
     ├── RemoteError                   the user's code raised where the sampler lives
@@ -28,6 +29,7 @@
     ├── MissingExtra                  (ModuleNotFoundError) a package of an extra is not installed
     ├── RecordingError                (ValueError) a recording cannot be written or read
     ├── FailedExperiment              (RuntimeError) jobs of an experiment failed or were cancelled
+    ├── ManifestError                 (ValueError) a manifest or its journal is damaged
     └── WaitTimeout                   (TimeoutError, multiprocessing.TimeoutError)
 
 The names in brackets are the built-in exceptions that each can also be caught as.
@@ -101,6 +103,10 @@ class NoExperiment(UsageError, RuntimeError):
     """There is no experiment around the call."""
 
 
+class ManifestBusy(UsageError, RuntimeError):
+    """Another run is writing to this manifest."""
+
+
 class DisplayUnavailable(UsageError, RuntimeError):
     """A window was asked for where there is no screen."""
 
@@ -111,6 +117,10 @@ class MissingExtra(VectasksError, ModuleNotFoundError):
 
 class RecordingError(VectasksError, ValueError):
     """A recording cannot be written or read."""
+
+
+class ManifestError(VectasksError, ValueError):
+    """A manifest or its journal is damaged, or of a newer version; it was left as it is."""
 
 
 class _Recorded:
