@@ -27,7 +27,6 @@ EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement
 EXTRAS["test"] = [
     *EXTRAS["all"],
     "hypothesis",
-    "matplotlib",
     "psutil",
     "pytest",
     "pytest-timeout",
