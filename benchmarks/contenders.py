@@ -18,7 +18,7 @@ _EXTRAS = ["minigrid==3.2.0", "ale-py==0.12.1"]
 ENVIRONMENTS: dict[str, list[list[str]]] = {
     "vectasks": [["gymnasium==1.4.0", "numpy==2.4.6", "cloudpickle==3.1.2", *_EXTRAS]],
     "gymnasium": [["gymnasium==1.4.0", "numpy==2.4.6", "matplotlib", *_EXTRAS]],
-    "sb3": [["stable-baselines3==2.9.2", *_EXTRAS]],
+    "sb3": [["stable-baselines3==2.9.2", "opencv-python", *_EXTRAS]],
     "tianshou": [["tianshou==2.0.1", *_EXTRAS]],
     "torchrl": [["torchrl==0.14.1", *_EXTRAS]],
     # Later releases build from source and fetch a graphics library while they do; this one's own

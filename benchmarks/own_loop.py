@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.stopwatch import time_calls
 from vectasks.rollouts import RolloutBuffer, collect
 
 
@@ -60,7 +60,7 @@ def train(
             _update(agent, optimizer, buffer)
 
     run(warm_up_steps)
-    inside = _time_steps(tasks)
+    inside = time_calls(tasks, "_step_into")
     begin = time.perf_counter()
     run(steps)
     return {"wall_s": time.perf_counter() - begin, "vector_s": inside()}
@@ -78,19 +78,3 @@ def _update(agent: Agent, optimizer: torch.optim.Optimizer, buffer: RolloutBuffe
         loss.backward()
         nn.utils.clip_grad_norm_(agent.parameters(), 0.5)
         optimizer.step()
-
-
-def _time_steps(tasks: Any) -> Callable[[], float]:
-    """Time the call by which ``collect`` steps the vector; gives the seconds so far."""
-    step, seconds = tasks._step_into, 0.0
-
-    def timed(*args: Any) -> Any:
-        nonlocal seconds
-        begin = time.perf_counter()
-        try:
-            return step(*args)
-        finally:
-            seconds += time.perf_counter() - begin
-
-    tasks._step_into = timed
-    return lambda: seconds

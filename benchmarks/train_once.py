@@ -17,6 +17,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from benchmarks.stopwatch import time_calls
+
 NUM_ENVS = 8
 _WARM_UP_STEPS = 64  # of each environment
 
@@ -81,12 +83,12 @@ def sb3(workload: str, vector: str, steps: int) -> dict[str, float]:
         device="cpu",
     )
     model.learn(_WARM_UP_STEPS * NUM_ENVS)
-    inside = _Stopwatch(envs)
+    inside = time_calls(model.env, "step")
     begin = time.perf_counter()
     model.learn(steps)
     wall_s = time.perf_counter() - begin
     envs.close()
-    return {"wall_s": wall_s, "vector_s": inside.seconds}
+    return {"wall_s": wall_s, "vector_s": inside()}
 
 
 def own_loop(workload: str, steps: int) -> dict[str, float]:
@@ -148,27 +150,6 @@ def _convolutions(shape: tuple[int, ...]) -> Any:
     )
     layers(zeros(1, *shape))
     return layers
-
-
-class _Stopwatch:
-    """Adds up the seconds inside a vector's ``step_async`` and ``step_wait``."""
-
-    def __init__(self, vector: Any) -> None:
-        self.seconds = 0.0
-        while hasattr(vector, "venv"):  # SB3 wraps what learns from images
-            vector = vector.venv
-        for name in ("step_async", "step_wait"):
-            setattr(vector, name, self._timed(getattr(vector, name)))
-
-    def _timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*args: Any) -> Any:
-            begin = time.perf_counter()
-            try:
-                return function(*args)
-            finally:
-                self.seconds += time.perf_counter() - begin
-
-        return timed
 
 
 def main() -> None:

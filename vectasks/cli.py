@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import importlib
 import os
 import secrets
 import signal
@@ -21,19 +20,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-from vectasks.commands import check, replay, top
-from vectasks.commands.common import CommandError, see_current_directory
+from vectasks.commands import batch, check, evaluate, jobs, replay, report, top
+from vectasks.commands.common import (
+    EXIT_BAD_USE,
+    EXIT_INTERRUPTED,
+    CommandError,
+    at_least,
+    load_callable,
+    quieten_native_libraries,
+    see_current_directory,
+)
 from vectasks.errors import VectasksError
 from vectasks.extras import require
+from vectasks.files import whole_or_nothing
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
     from vectasks.envs import GymnasiumTaskSampler
     from vectasks.vector import SingleProcessVectorSampledTasks, VectorSampledTasks
-
-EXIT_BAD_USE = 2
-EXIT_INTERRUPTED = 130
 
 _EPILOG = """\
 A policy is a function of two lists that returns a third, each with one entry a sampler:
@@ -88,9 +93,9 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=Path("demo.mp4"), help="the video: .mp4 or .gif (demo.mp4)"
     )
     demo.add_argument(
-        "--steps", type=_at_least(1), default=200_000, metavar="N", help="at most (default: 200000)"
+        "--steps", type=at_least(1), default=200_000, metavar="N", help="at most (default: 200000)"
     )
-    demo.add_argument("--seed", type=_at_least(0), default=1, metavar="N", help="(default: 1)")
+    demo.add_argument("--seed", type=at_least(0), default=1, metavar="N", help="(default: 1)")
     record = commands.add_parser(
         "record",
         help="film a Gymnasium environment in many samplers at once",
@@ -103,45 +108,29 @@ def _parser() -> argparse.ArgumentParser:
     record.add_argument("env_id", metavar="ENV_ID", help='"CartPole-v1", "module:Id-v0", ...')
     record.add_argument("--out", required=True, type=Path, help="the video: .mp4 or .gif")
     record.add_argument(
-        "--samplers", type=_at_least(1), default=9, metavar="N", help="tiles (default: 9)"
+        "--samplers", type=at_least(1), default=9, metavar="N", help="tiles (default: 9)"
     )
     record.add_argument(
-        "--steps", type=_at_least(1), default=500, metavar="N", help="of each one (default: 500)"
+        "--steps", type=at_least(1), default=500, metavar="N", help="of each one (default: 500)"
     )
     record.add_argument("--policy", metavar="MODULE:FUNCTION", help="(default: random actions)")
     record.add_argument(
-        "--seed", type=_at_least(0), metavar="N", help="the same seed gives the same video"
+        "--seed", type=at_least(0), metavar="N", help="the same seed gives the same video"
     )
     record.add_argument(
         "--processes",
-        type=_at_least(0),
+        type=at_least(0),
         metavar="N",
         help="0: no process but this one (default: one a core)",
     )
     record.add_argument(
-        "--fps", type=_at_least(1), default=30, metavar="N", help="frames a second (default: 30)"
+        "--fps", type=at_least(1), default=30, metavar="N", help="frames a second (default: 30)"
     )
     record.add_argument("--captions", action="store_true", help="episode, return and step on tiles")
     record.set_defaults(run=_record)
-    check.register(commands)
-    replay.register(commands)
-    top.register(commands)
+    for command in (batch, check, evaluate, jobs, replay, report, top):
+        command.register(commands)
     return parser
-
-
-def _at_least(minimum: int) -> Callable[[str], int]:
-    def whole_number(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            number = minimum - 1
-        if number < minimum:
-            raise argparse.ArgumentTypeError(
-                f"must be a whole number of at least {minimum}, got {text!r}"
-            )
-        return number
-
-    return whole_number
 
 
 # -- demo -------------------------------------------------------------------------------------
@@ -150,7 +139,7 @@ _DEMO_EPISODES = 16
 
 
 def _demo(args: argparse.Namespace) -> int:
-    _quieten_native_libraries()
+    quieten_native_libraries()
     require("torch", "torch", "demo")
     require("av", "video", "demo")
     _check_output(args.out)
@@ -169,7 +158,7 @@ def _demo(args: argparse.Namespace) -> int:
         f"{state.elapsed_s:.0f} s ({state.steps / state.elapsed_s:.0f} steps/s), "
         f"mean return of the last episodes: {mean_return}"
     )
-    with _whole_or_nothing(args.out) as partial_path, _progress() as progress:
+    with whole_or_nothing(args.out) as partial_path, _progress() as progress:
         bar = progress.add_task(f"{demo.ENV_ID}: filming", total=_DEMO_EPISODES)
         returns = demo.evaluate(
             agent, _DEMO_EPISODES, partial_path, args.seed, lambda: progress.advance(bar)
@@ -185,18 +174,20 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _record(args: argparse.Namespace) -> int:
-    _quieten_native_libraries()
+    quieten_native_libraries()
     see_current_directory()
     require("av", "video", "record")
     _check_output(args.out)
     _check_environment(args.env_id)
     seed = secrets.randbelow(2**31) if args.seed is None else args.seed
-    policy = None if args.policy is None else _load_policy(args.policy)
+    policy: Policy | None = None
+    if args.policy is not None:
+        policy = load_callable(args.policy, "MODULE:FUNCTION", "--policy")
 
     from vectasks.rendering.video import VideoRecorder
 
     with (
-        _whole_or_nothing(args.out) as partial_path,
+        whole_or_nothing(args.out) as partial_path,
         _start_samplers(args.env_id, args.samplers, args.processes, seed) as tasks,
         VideoRecorder(
             tasks, partial_path, fps=args.fps, captions=args.captions, on_error="raise"
@@ -318,17 +309,6 @@ def _progress() -> Iterator[Progress]:
 
 
 @contextmanager
-def _whole_or_nothing(path: Path) -> Iterator[Path]:
-    """A name beside ``path`` to write to; it becomes ``path`` only if the body succeeds."""
-    partial_path = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
-    try:
-        yield partial_path
-        partial_path.replace(path)
-    finally:
-        partial_path.unlink(missing_ok=True)
-
-
-@contextmanager
 def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
     """The first Ctrl-C lets the step that is out come in, so that the video ends whole."""
     interrupted = False
@@ -386,27 +366,7 @@ def _import_known_package(env_id: str) -> None:
         ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # keeps its banner off stderr
 
 
-def _load_policy(name: str) -> Policy:
-    module_name, _, function_name = name.partition(":")
-    if not module_name or not function_name:
-        raise CommandError(f"--policy {name}: it must be MODULE:FUNCTION")
-    try:
-        policy: Policy = getattr(importlib.import_module(module_name), function_name)
-    except Exception as error:  # user code
-        raise CommandError(f"--policy {name}: {_described(error)}") from error
-    if not callable(policy):
-        raise CommandError(f"--policy {name}: it is a {type(policy).__name__}, not a function")
-    return policy
-
-
 # -- surroundings -----------------------------------------------------------------------------
-
-
-def _quieten_native_libraries() -> None:
-    """Keep greetings, and the search for a screen and a sound card, away; workers inherit this."""
-    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-    os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
 
 
 def _described(error: BaseException) -> str:

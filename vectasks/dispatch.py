@@ -58,7 +58,7 @@ _LOOKING = frozenset(
         Command.SAMPLER_ATTR,
         Command.OBSERVATION_SPACE,
         Command.ACTION_SPACE,
-        Command.KEEP_FINAL_FRAME,
+        Command.KEEP_FRAMES,
     }
 )
 
@@ -247,7 +247,8 @@ class Dispatcher:
             actions: an array [n, ...], as the slab holds it, or a list of what each task receives.
             as_batch: it will be taken by :meth:`take_batch`.
             one_by_one: samplers are waited for one by one, so each is announced at once.
-            to_hand_out: :meth:`take_batch` will take it without ``out``.
+            to_hand_out: :meth:`take_batch` will take it without ``out``, or
+                :meth:`take_outcomes` where it is no batch; what they give may be the slab itself.
             into: write it to this row of this block; :meth:`take_infos` will take it.
         """
         self.moves += 1
@@ -331,7 +332,7 @@ class Dispatcher:
             workers = self._workers_of(missing)
             lane.fall_asleep()
             if len(self.done_steps(ids)) < count:
-                self._wait_for_news(workers, remaining)
+                workers = self._wait_for_news(workers, remaining)
             lane.wake_up()
             for worker in workers:
                 self._take_in(worker)
@@ -529,22 +530,24 @@ class Dispatcher:
             nap_s = _LONGEST_NAP_S
             if deadline is not None:
                 nap_s = min(nap_s, max(0.0, deadline - time.monotonic()))
-            workers = self._workers_of(late)
-            self._wait_for_news(workers, nap_s)
-            for worker in workers:
+            for worker in self._wait_for_news(self._workers_of(late), nap_s):
                 self._take_in(worker)
             is_over = deadline is not None and time.monotonic() >= deadline
 
-    def _wait_for_news(self, workers: Iterable[Worker], timeout_s: float) -> None:
+    def _wait_for_news(self, workers: Sequence[Worker], timeout_s: float) -> Sequence[Worker]:
+        """Those of these workers that have something to say; all of them when the time is over."""
         poll = select.poll()
+        worker_of: dict[int, Worker] = {}
         for worker in workers:
             descriptors = worker.descriptors()
             if not descriptors:
-                return
+                return workers
             for descriptor, events in descriptors:
                 poll.register(descriptor, events)
+                worker_of[descriptor] = worker
         with ctrl_c:
-            poll.poll(timeout_s * 1000)
+            news = poll.poll(timeout_s * 1000)
+        return list({worker_of[descriptor]: None for descriptor, _ in news}) or workers
 
     def _timeout(self, missing: Sequence[int], timeout_s: float, limit: str) -> WaitTimeout:
         late = []

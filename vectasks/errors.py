@@ -16,6 +16,8 @@
     │   ├── SchedulerUnavailable      (RuntimeError) not started, stopped, or of another event loop
     │   ├── UnknownBatch              (LookupError) nothing was ever scheduled under this batch id
     │   ├── SamplerUnavailable        (RuntimeError) exhausted, failed, paused or busy
+    │   ├── NoExperiment              (RuntimeError) a task was submitted outside of an experiment
+    │   ├── ManifestBusy              (RuntimeError) another run is writing to this manifest
     │   └── DisplayUnavailable        (RuntimeError) "human" rendering without a screen
     ├── LayoutError                   (ValueError) a value does not fit the declared space
     ├── RemoteError                   the user's code raised where the sampler lives
@@ -26,6 +28,8 @@
     ├── ResourceLimit                 (OSError) the system grants too little to start workers
     ├── MissingExtra                  (ModuleNotFoundError) a package of an extra is not installed
     ├── RecordingError                (ValueError) a recording cannot be written or read
+    ├── FailedExperiment              (RuntimeError) jobs of an experiment failed or were cancelled
+    ├── ManifestError                 (ValueError) a manifest or its journal is damaged
     └── WaitTimeout                   (TimeoutError, multiprocessing.TimeoutError)
 
 The names in brackets are the built-in exceptions that each can also be caught as.
@@ -95,6 +99,14 @@ class SamplerUnavailable(UsageError, RuntimeError):
     """A sampler is in a state that does not allow the command."""
 
 
+class NoExperiment(UsageError, RuntimeError):
+    """There is no experiment around the call."""
+
+
+class ManifestBusy(UsageError, RuntimeError):
+    """Another run is writing to this manifest."""
+
+
 class DisplayUnavailable(UsageError, RuntimeError):
     """A window was asked for where there is no screen."""
 
@@ -105,6 +117,10 @@ class MissingExtra(VectasksError, ModuleNotFoundError):
 
 class RecordingError(VectasksError, ValueError):
     """A recording cannot be written or read."""
+
+
+class ManifestError(VectasksError, ValueError):
+    """A manifest or its journal is damaged, or of a newer version; it was left as it is."""
 
 
 class _Recorded:
@@ -214,6 +230,21 @@ class WorkerDied(_Recorded, VectasksError, EOFError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.args, self._state())
+
+
+class FailedExperiment(VectasksError, RuntimeError):
+    """Jobs of an experiment were not done; the message says which and why.
+
+    Attributes:
+        jobs: these jobs.
+    """
+
+    def __init__(self, message: str, *, jobs: Sequence[Any] = ()) -> None:
+        super().__init__(message)
+        self.jobs = tuple(jobs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__)
 
 
 class ResourceLimit(VectasksError, OSError):

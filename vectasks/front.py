@@ -513,8 +513,8 @@ class Front:
         for sampler_id, kind, datum in orders:
             if kind is Command.SEED:
                 self._dispatcher.amend_plan(sampler_id, seed=datum)
-            elif kind is Command.KEEP_FINAL_FRAME:
-                self._dispatcher.amend_plan(sampler_id, keep_final_frame=bool(datum))
+            elif kind is Command.KEEP_FRAMES:
+                self._dispatcher.amend_plan(sampler_id, keep_frames=datum)
         return values
 
     def _ask_list(

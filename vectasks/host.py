@@ -27,6 +27,7 @@ from vectasks.task import RLStepResult
 
 COMPLETE_TASK_METRICS_KEY = "__AFTER_TASK_METRICS__"
 COMPLETE_TASK_CALLBACK_KEY = "__AFTER_TASK_CALLBACK__"
+FRAME, FINAL_FRAME = "frame", "final_frame"
 
 
 class HostPlan(NamedTuple):
@@ -38,7 +39,7 @@ class HostPlan(NamedTuple):
     callback_sensors: Any = None
     auto_resample_when_done: bool = True
     seed: int | None = None
-    keep_final_frame: bool = False
+    keep_frames: str = "none"
 
 
 class HostReady(NamedTuple):
@@ -61,7 +62,7 @@ class TaskHost:
     def __init__(self, plan: HostPlan) -> None:
         self._auto_resample = plan.auto_resample_when_done
         self._callback = _callback(plan.callback_sensors)
-        self._keep_final_frame = plan.keep_final_frame
+        self.keep_frames(plan.keep_frames)
         self._task: Any = None
         self._finished: StepOutcome | None = None  # set while a done task waits for its mates
         self._sampler = _make_sampler(plan)
@@ -106,6 +107,7 @@ class TaskHost:
             and type(reward) is float
             and observation is not None
             and type(result) is RLStepResult
+            and not self._keeps_all_frames
         ):
             return result  # nothing to add, as in most steps
         if type(reward) is not float:
@@ -116,6 +118,8 @@ class TaskHost:
             return self._finish(task, observation, reward, info, place)
         if observation is None:
             observation = self._observe_into(place, "step")
+        if self._keeps_all_frames and type(info) is dict:
+            info = {**info, FRAME: own(task.render("rgb"))}
         return RLStepResult(observation, reward, False, info)
 
     def _observe_into(self, place: Any, method: str) -> Any:
@@ -146,8 +150,8 @@ class TaskHost:
             info[COMPLETE_TASK_METRICS_KEY] = own(metrics)
         if self._callback is not None:
             info[COMPLETE_TASK_CALLBACK_KEY] = own(self._callback(task))
-        if self._keep_final_frame:
-            info["final_frame"] = own(task.render("rgb"))
+        if self._keeps_final_frame:
+            info[FINAL_FRAME] = own(task.render("rgb"))
         if not self._auto_resample:
             self._finished = StepOutcome(
                 observation, 0.0, True, {"waiting": True}, terminated, truncated, False
@@ -244,9 +248,17 @@ class TaskHost:
         space = getattr(self._task, name, None)
         return getattr(self._sampler, name, None) if space is None else space
 
-    def keep_final_frame(self, keep: bool) -> None:
-        """Whether the step that ends an episode brings its last image, ``info["final_frame"]``."""
-        self._keep_final_frame = bool(keep)
+    def keep_frames(self, which: str) -> None:
+        """Say which steps bring the task's image along, which saves asking for it.
+
+        Args:
+            which: "none"; "final": the step that ends an episode brings ``info["final_frame"]``;
+                "all": every other step brings ``info["frame"]`` besides, where its info is a dict.
+        """
+        if which not in ("none", "final", "all"):
+            raise ValueError(f"keep_frames: {which!r} is unknown; use 'none', 'final' or 'all'.")
+        self._keeps_final_frame = which != "none"
+        self._keeps_all_frames = which == "all"
 
     def close(self) -> list[Failure]:
         """Close the task and the sampler; what either raises is returned, not raised."""
@@ -276,7 +288,7 @@ class TaskHost:
         Command.ACTION_SPACE: action_space,
         Command.RESET: reset,
         Command.SEED: seed,
-        Command.KEEP_FINAL_FRAME: keep_final_frame,
+        Command.KEEP_FRAMES: keep_frames,
     }
 
 

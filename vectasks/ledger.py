@@ -52,7 +52,7 @@ ALLOWED: dict[Command, frozenset[SamplerState]] = {
     Command.SAMPLER_ATTR: _LIVING,
     Command.OBSERVATION_SPACE: _LIVING,
     Command.ACTION_SPACE: _LIVING,
-    Command.KEEP_FINAL_FRAME: _LIVING,
+    Command.KEEP_FRAMES: _LIVING,
     Command.SEED: _LIVING,
     Command.NEXT_TASK: _ANY,
     Command.RESET: _ANY,

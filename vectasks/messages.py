@@ -32,7 +32,7 @@ class Command(IntEnum):
     ACTION_SPACE = 10
     RESET = 11
     SEED = 12
-    KEEP_FINAL_FRAME = 13
+    KEEP_FRAMES = 13
     SETUP = 14  # make the host itself: at start, and again at a restart
 
     @property

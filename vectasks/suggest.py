@@ -21,7 +21,9 @@ from vectasks.workers.lane import usable_cores
 # nothing (python -m benchmarks --workloads W1); trust a factor of two.
 _FRONT_S = 15e-6  # checking actions and making results, whatever runs the tasks
 _PER_SAMPLER_S = 2e-6  # moving one sampler's result
-_WAKE_S = 20e-6  # telling polling workers and seeing their answers
+# Waking the workers: they sleep while a trainer computes its actions. (Between steps that follow
+# one another at once they poll, and it is a tenth of this.)
+_WAKE_S = 200e-6
 _PER_WORKER_S = 5e-6  # each worker more
 _SWITCH_S = 60e-6  # each worker beyond the cores: it sleeps, and must be woken
 

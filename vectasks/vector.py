@@ -159,7 +159,7 @@ class BaseVectorSampledTasks(Front):
             InvalidAction: an action is outside its space; nothing was sent.
         """
         self._require_idle("async_step")
-        self._begin_step(actions, as_batch=False)
+        self._begin_step(actions, as_batch=False, to_hand_out=True)
 
     @exclusive
     def wait_step(self, timeout: float | None = None) -> list[RLStepResult]:
@@ -226,7 +226,9 @@ class BaseVectorSampledTasks(Front):
         if out is not None:
             self._dispatcher.check_out(out, len(self._ledger.unpaused))
         ids = self._begin_step(
-            actions, as_batch=self.auto_resample_when_done, to_hand_out=out is None
+            actions,
+            as_batch=self.auto_resample_when_done,
+            to_hand_out=self.auto_resample_when_done and out is None,
         )
         if self.auto_resample_when_done:
             self._dispatcher.wait_step(ids, len(ids), self.read_timeout)

@@ -66,7 +66,10 @@ def make_sampler(workload: str, seed: int, in_place: bool) -> TaskSampler[Any]:
     """The sampler of one environment."""
     if workload in LEAVES:
         return SimulatorTaskSampler(workload, seed, in_place)
-    return GymnasiumTaskSampler(lambda: make_env(workload, seed), seed=seed)
+    # Seeded once, as every other vector here.
+    return GymnasiumTaskSampler(
+        lambda: make_env(workload, seed), seed=seed, seed_each_episode=False
+    )
 
 
 def make(

@@ -30,6 +30,7 @@ from vectasks.testing.toys import (
     FailingTask,
     GraphTask,
     InfoTask,
+    LargeTask,
     MultiAgentTask,
     NestedTask,
     RandomWalk,
@@ -881,14 +882,18 @@ def test_tasks_that_write_in_place_give_the_same(
 # -- lockstep --------------------------------------------------------------------------------------
 
 
-def test_batches_in_lockstep(every_kind: Any) -> None:
+@pytest.mark.parametrize("task_class", [CountingTask, LargeTask])
+def test_batches_in_lockstep(every_kind: Any, task_class: Any) -> None:
     vector = {"auto_resample_when_done": False}
-    with every_kind.toys(max_steps=[1, 2, 3, 3], vector=vector) as tasks:
+    with every_kind.toys(task_class, max_steps=[1, 2, 3, 3], vector=vector) as tasks:
         batches = [tasks.step_batch([2] * 4) for _ in range(4)]
-        with every_kind.toys(max_steps=[1, 2, 3, 3], vector=vector) as others:
+        with every_kind.toys(task_class, max_steps=[1, 2, 3, 3], vector=vector) as others:
             for batch in batches:
                 results = others.step([2] * 4)
-                assert_identical(batch.observation, np.stack([r.observation for r in results]))
+                assert_identical(
+                    batch.observation,
+                    stacked(task_class.space, [r.observation for r in results]),
+                )
                 rewards = np.array([r.reward for r in results], np.float32)
                 assert_identical(batch.reward, rewards)
                 assert_identical(batch.done, np.array([r.done for r in results]))

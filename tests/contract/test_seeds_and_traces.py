@@ -12,6 +12,7 @@ from vectasks.testing import assert_identical, record_trace, toy_args
 from vectasks.testing.toys import (
     CountingTask,
     GraphTask,
+    LargeTask,
     MultiAgentTask,
     NestedTask,
     RandomWalk,
@@ -200,6 +201,31 @@ def test_results_are_the_callers_own(every_kind: Any) -> None:
             value[0][:] = 77
         assert tasks.get_observations()[0].tolist() == [0, 0, 1]
         assert tasks.step([0] * 4)[0].observation.tolist() == [0, 0, 2]
+
+
+@pytest.mark.parametrize("resample", [True, False], ids=["autoreset", "lockstep"])
+def test_large_observations_that_are_held_never_change(every_lane: Any, resample: bool) -> None:
+    vector = {"auto_resample_when_done": resample}
+    with every_lane.toys(LargeTask, max_steps=[3, 3, 2, 3], vector=vector) as tasks:
+        held, copies = [], []
+        for number in range(12):
+            if number == 4:
+                tasks.pause_at(0)
+                tasks.resume_all()
+            if number == 7:
+                tasks.step_batch([0] * 4)
+            # All of some steps are held, one sampler's of others, and nothing of the rest.
+            results = tasks.step([0] * 4)[: (0, 1, 4)[number % 3]]
+            seen = [result.observation for result in results]
+            seen += [r.info["final_observation"] for r in results if "final_observation" in r.info]
+            held += seen
+            copies += [{name: array.copy() for name, array in one.items()} for one in seen]
+        for position, (observation, copied) in enumerate(zip(held, copies, strict=True)):
+            assert_identical(observation, copied)
+            image = observation["image"]
+            assert (image == np.resize(copied["counts"].astype(np.uint8), image.shape)).all()
+            for other in held[position + 1 :]:
+                assert not np.shares_memory(image, other["image"])
 
 
 def _nested_actions() -> list[Any]:

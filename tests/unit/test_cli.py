@@ -150,8 +150,8 @@ def test_a_failed_run_keeps_the_older_video(tmp_path: Path) -> None:
     [
         ("some_policies", "must be MODULE:FUNCTION"),
         ("no_such_module:left", "No module named 'no_such_module'"),
-        ("some_policies:right", "no attribute 'right'"),
-        ("some_policies:number", "it is a int, not a function"),
+        ("some_policies:right", "some_policies has no right (it has left, failing"),
+        ("some_policies:number", "it is a int, and cannot be called"),
     ],
 )
 def test_a_policy_that_cannot_be_used(
@@ -293,7 +293,7 @@ def test_demo_stops_when_it_is_solved(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(demo, "GOAL", 12.0)
     monkeypatch.setattr(demo, "evaluate", lambda *args: [1.0, 3.0])
-    monkeypatch.setattr(cli, "_whole_or_nothing", contextlib.nullcontext)
+    monkeypatch.setattr(cli, "whole_or_nothing", contextlib.nullcontext)
     assert cli.main(["demo", "--out", str(tmp_path / "demo.gif")]) == 0
     told = capsys.readouterr().out
     assert re.search(

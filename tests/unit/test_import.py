@@ -13,7 +13,7 @@ import pytest
 import vectasks
 from vectasks import errors
 
-HEAVY = {"av", "cv2", "rich", "torch"}
+HEAVY = {"av", "cv2", "filelock", "matplotlib", "pydantic", "rich", "scipy", "torch", "zarr"}
 
 
 def _modules_after(statement: str) -> set[str]:

@@ -31,6 +31,10 @@ def test_tasks_that_cost_nothing_stay_in_one_process() -> None:
     assert suggestion.reason.endswith("Use the in-process twin, SingleProcessVectorSampledTasks.")
 
 
+def test_cart_poles_do_not_pay_for_waking_workers() -> None:
+    assert recommend(11e-6, 1.0, num_samplers=8, num_cores=2).max_processes == 0
+
+
 def test_tasks_that_compute_get_a_process_a_core() -> None:
     assert recommend(2e-3, 1.0, num_samplers=32, num_cores=2).max_processes == 2
     suggestion = recommend(2e-3, 1.0, num_samplers=32, num_cores=8)

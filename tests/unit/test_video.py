@@ -135,7 +135,7 @@ class FakeVector:
     def __init__(self, count=2, episode_length=100, height_px=32, width_px=48):
         self.is_closed = False
         self.sampler_states = dict.fromkeys(range(count), SamplerState.READY)
-        self.keeping = dict.fromkeys(range(count), False)
+        self.keeping = dict.fromkeys(range(count), "none")
         self.size_px = dict.fromkeys(range(count), (height_px, width_px))
         self.counts = {i: [0, 0] for i in range(count)}  # episode, step
         self.episode_length = episode_length
@@ -156,8 +156,10 @@ class FakeVector:
         for i in self.sampler_ids:
             self.counts[i][1] += 1
             info, done = {"id": i}, self.counts[i][1] == self.episode_length
-            if done and self.keeping[i]:
+            if done and self.keeping[i] != "none":
                 info["final_frame"] = self.image(i)
+            elif self.keeping[i] == "all":
+                info["frame"] = self.image(i)
             if done:
                 self.counts[i] = [self.counts[i][0] + 1, 0]
             self.given.append(RLStepResult(i, 1.0, done, info))
@@ -172,7 +174,7 @@ class FakeVector:
         if command == "render":
             assert self.sampler_states[sampler_id] is SamplerState.READY
             return self.image(sampler_id)
-        assert command == "keep_final_frame"
+        assert command == "keep_frames"
         self.keeping[sampler_id] = data
         return None
 
@@ -198,7 +200,9 @@ def test_an_episode_ends_with_its_own_last_image(tmp_path):
         for _ in range(5):
             results = recorder.step([0])
             assert results == [r._replace(info={"id": 0}) for r in tasks.given]
-            assert ("final_frame" in tasks.given[0].info) == tasks.given[0].done
+            assert tasks.given[0].info.keys() - {"id"} == {
+                "final_frame" if tasks.given[0].done else "frame"
+            }
     told = [(0, 0), (0, 1), (0, 2), (0, 3), (1, 1), (1, 2)]  # (episode, step)
     for frame, (episode, step) in zip(read(path)[0], told, strict=True):
         assert is_like(frame, (60, 40 * episode, 20 * step))
@@ -218,15 +222,17 @@ def test_steps_that_were_made_elsewhere(tmp_path):
     assert is_like(frames[3], (60, 40, 0))
 
 
-def test_final_frames_are_asked_for_once_and_given_up(tmp_path):
+def test_frames_are_asked_for_as_long_as_they_are_needed(tmp_path):
     tasks = FakeVector(count=3)
     tasks.sampler_states[1] = SamplerState.PAUSED
     with VideoRecorder(tasks, tmp_path / "x.mp4") as recorder:
-        assert tasks.keeping == {0: True, 1: False, 2: True}
+        assert tasks.keeping == {0: "final", 1: "none", 2: "final"}
         tasks.sampler_states[1] = SamplerState.READY
         recorder.step([0, 0, 0])
-        assert tasks.keeping == {0: True, 1: True, 2: True}
-    assert not any(tasks.keeping.values())
+        assert tasks.keeping == dict.fromkeys(range(3), "all")
+        recorder.capture(tasks.step([0, 0, 0]))  # who steps elsewhere may not film every step
+        assert tasks.keeping == dict.fromkeys(range(3), "final")
+    assert tasks.keeping == dict.fromkeys(range(3), "none")
 
 
 def test_a_vector_that_was_closed_inside(tmp_path):
@@ -466,7 +472,7 @@ def test_nothing_is_left_when_encoding_fails(tmp_path, monkeypatch, suffix, fail
         record(tasks, path, num_steps=3)
     assert list(tmp_path.iterdir()) == [path]
     assert path.read_bytes() == b"older"
-    assert not any(tasks.keeping.values())
+    assert set(tasks.keeping.values()) == {"none"}
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a limit on file sizes")
@@ -501,7 +507,7 @@ except OSError as error:
 def test_what_is_no_image_is_told_by_its_sampler(tmp_path):
     tasks, path = FakeVector(), tmp_path / "x.mp4"
     image = tasks.image
-    tasks.image = lambda i: image(i) / 255 if tasks.counts[1][1] == 2 else image(i)
+    tasks.image = lambda i: image(i) / 255 if tasks.counts[0][1] == 2 else image(i)
     with pytest.raises(InvalidArgument, match="image of sampler 0 has dtype float64"):
         record(tasks, path, num_steps=2)
     assert len(read(path)[0]) == 2
@@ -557,7 +563,7 @@ def test_a_real_vector(tmp_path, tasks):
         recorder.step([0, 0])
         ended = recorder.step([0, 0])  # the first sampler has no other task
         assert [r.done for r in ended] == [True, True]
-        assert all("final_frame" not in r.info for r in ended)
+        assert not any({"frame", "final_frame"} & r.info.keys() for r in ended)
         assert all(COMPLETE_TASK_METRICS_KEY in r.info for r in ended)
         assert tasks.sampler_states[0] is SamplerState.EXHAUSTED
         recorder.capture()
@@ -572,7 +578,7 @@ def test_a_real_vector(tmp_path, tasks):
         assert is_like(frame[:, 32:], right_colour)
 
     tasks.step([0])  # ends an episode, and nobody asks for its last image any more
-    assert "final_frame" not in tasks.step([0])[0].info
+    assert not {"frame", "final_frame"} & tasks.step([0])[0].info.keys()
 
 
 def test_a_real_task_that_fails(tmp_path, tasks):

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
-import operator
 import sys
 import time
-import traceback
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-from vectasks.commands.common import CommandError, see_current_directory
+from vectasks.commands.common import (
+    EXIT_FAILED,
+    CommandError,
+    load_arguments,
+    load_callable,
+    see_current_directory,
+)
 from vectasks.errors import VectasksError
-
-EXIT_FAILED = 1
 
 _STYLES = {"ok": "green", "failed": "bold red", "skipped": "yellow"}
 _EPILOG = """\
@@ -69,9 +69,9 @@ def run(args: argparse.Namespace) -> int:
             )
     if args.seed < 0:
         raise CommandError(f"argument --seed: must not be negative, got {args.seed}")
-    arguments = _load_arguments(args.args)
+    arguments = load_arguments(args.args)
     see_current_directory()
-    make_sampler = _load_callable(args.sampler)
+    make_sampler = load_callable(args.sampler, "MODULE:MAKE_SAMPLER")
 
     from vectasks.testing.check import check_sampler
 
@@ -163,58 +163,3 @@ class _Printer:
         if style:
             rich_text.stylize(style, 0, styled_to)
         self._console.print(rich_text)
-
-
-# -- what the user named ----------------------------------------------------------------------
-
-
-def _load_arguments(text: str) -> dict[str, Any]:
-    try:
-        arguments = json.loads(text)
-    except ValueError as error:
-        raise CommandError(f"--args {text}: it is no JSON ({error})") from error
-    if not isinstance(arguments, dict):
-        raise CommandError(
-            f'--args {text}: it must be a JSON object, as \'{{"scene": "kitchen"}}\', '
-            f"not a {type(arguments).__name__}"
-        )
-    return arguments
-
-
-def _load_callable(name: str) -> Callable[..., Any]:
-    module_name, _, path = name.partition(":")
-    if not module_name or not path:
-        raise CommandError(f"{name}: it must be MODULE:MAKE_SAMPLER")
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # user code
-        raise CommandError(f"{name}: cannot be imported: {_described(error)}") from error
-    try:
-        found = operator.attrgetter(path)(module)
-    except AttributeError as error:
-        raise CommandError(f"{name}: {_without(module, path)}") from error
-    if not callable(found):
-        raise CommandError(f"{name}: it is a {type(found).__name__}, and cannot be called")
-    function: Callable[..., Any] = found
-    return function
-
-
-def _without(module: Any, path: str) -> str:
-    known: Sequence[str] = [
-        name
-        for name, value in vars(module).items()
-        if callable(value)
-        and not name.startswith("_")
-        and getattr(value, "__module__", None) == module.__name__
-    ]
-    has = f" (it has {', '.join(known[:8])})" if known else ""
-    return f"{module.__name__} has no {path}{has}"
-
-
-def _described(error: BaseException) -> str:
-    text = f"{type(error).__name__}: {error}"
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f.filename]
-    frame = frames[-1]
-    if Path(frame.filename) == Path(__file__):  # the module itself was not found
-        return text
-    return f"{text} ({Path(frame.filename).name}:{frame.lineno})"

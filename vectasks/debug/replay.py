@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vectasks.host import TaskHost
+from vectasks.host import FINAL_FRAME, TaskHost
 from vectasks.messages import Command
 from vectasks.recording import Call, Recording
 
@@ -112,7 +112,7 @@ class Replay:
         """
         calls, last = self.recording.calls, len(self.recording.calls) - 1
         try:
-            self.host = host = self._make(keep_final_frame=on_frame is not None)
+            self.host = host = self._make("none" if on_frame is None else "final")
         except Exception as error:  # user code
             return self._outcome(error, was_expected=not calls)
         for position, call in enumerate(calls):
@@ -134,14 +134,14 @@ class Replay:
                     return self._outcome(error, was_expected=bool(was_expected))
                 continue  # as then; a later command revived the sampler
             if frames is not None and is_step:
-                frames(answer.info["final_frame"] if answer.done else host.render())
+                frames(answer.info[FINAL_FRAME] if answer.done else host.render())
             self._compare(call, answer, is_last=position == last)
             if self._divergence is not None and self._divergence.leaf in ("done", "error"):
                 break  # its episodes are others from here on
         return self._outcome(None, was_expected=True)
 
-    def _make(self, keep_final_frame: bool) -> TaskHost:
-        host = TaskHost(self.recording.plan._replace(keep_final_frame=keep_final_frame))
+    def _make(self, keep_frames: str) -> TaskHost:
+        host = TaskHost(self.recording.plan._replace(keep_frames=keep_frames))
         for command, data, times in self.recording.passed:
             for k in range(times):
                 try:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from vectasks.batch import StepBatch
 from vectasks.errors import InvalidArgument, UsageError, VectasksError, WrongCount
 from vectasks.extras import require
+from vectasks.host import FINAL_FRAME, FRAME
 from vectasks.ledger import SamplerState
 from vectasks.rendering import notebook
 from vectasks.rendering.encoders import encoder_class_for, frame_rate
@@ -32,7 +33,6 @@ from vectasks.rendering.film import Film, FilmThread, Shot, require_writable
 from vectasks.rendering.tiles import as_rgb
 from vectasks.task import RLStepResult
 
-_FINAL_FRAME = "final_frame"
 _OVER = (SamplerState.EXHAUSTED, SamplerState.FAILED)
 
 
@@ -169,7 +169,8 @@ class VideoRecorder:
         self._episodes: dict[int, EpisodeCount] = {}
         self._states: dict[int, SamplerState] = {}  # looked up once a frame: it asks every worker
         self._filmed_ids: list[int] = []  # who was unpaused in the last frame
-        self._asked: set[int] = set()  # samplers that were asked to keep their final frames
+        self._asked: dict[int, str] = {}  # which frames samplers were asked to keep
+        self._is_stepped = False  # by itself, so that every step may bring its frame along
         try:
             require_writable(self._path)
         except OSError as error:
@@ -209,7 +210,7 @@ class VideoRecorder:
 
         Returns:
             results: what the vector's own ``step`` gave, without the images that the recorder asked
-            for (``info["final_frame"]``).
+            for (``info["frame"]``, ``info["final_frame"]``).
 
         Raises:
             UsageError: the video is finished.
@@ -233,9 +234,7 @@ class VideoRecorder:
         batch = self._tasks.step_batch(actions, **options)
         rows = zip(batch.samplers, batch.reward, batch.done, batch.infos, strict=True)
         self._capture({int(i): RLStepResult(None, float(r), bool(d), x) for i, r, d, x in rows})
-        if not any(_FINAL_FRAME in info for info in batch.infos):
-            return batch
-        return batch._replace(infos=[_less_final_frame(info) for info in batch.infos])
+        return batch._replace(infos=[_less_frames(info) for info in batch.infos])
 
     def next_task(self, **kwargs: Any) -> list[Any]:
         """As the vector's own; the episodes that were going on end here."""
@@ -267,6 +266,10 @@ class VideoRecorder:
             UsageError: the video is finished.
             WrongCount: the results are not one an unpaused sampler.
         """
+        self._is_stepped = False
+        self._capture_results(results)
+
+    def _capture_results(self, results: Sequence[RLStepResult] | None) -> None:
         self._require_open("capture")
         ids = self._tasks.sampler_ids
         if results is not None and len(results) != len(ids):
@@ -281,7 +284,7 @@ class VideoRecorder:
         if self._is_closed:
             return
         self._is_closed = True
-        self._release_final_frames()
+        self._release_frames()
         if self._thread is not None:
             with self._told_errors():
                 self._thread.close()
@@ -327,17 +330,18 @@ class VideoRecorder:
 
     def _prepare(self, what: str) -> None:
         self._require_open(what)
+        # Whether some were resumed, or the frames so far were of steps made elsewhere.
+        is_news = self._tasks.sampler_ids != self._filmed_ids or not self._is_stepped
+        self._is_stepped = True
         self._open()
-        if self._tasks.sampler_ids != self._filmed_ids:  # some were resumed
+        if is_news:
             self._states = self._tasks.sampler_states
-            self._ask_for_final_frames()
+            self._ask_for_frames()
 
     def _filmed(self, results: list[RLStepResult]) -> list[RLStepResult]:
-        self.capture(results)
+        self._capture_results(results)
         return [
-            result._replace(info=_less_final_frame(result.info))
-            if isinstance(result.info, Mapping) and _FINAL_FRAME in result.info
-            else result
+            result if _frame_of(result) is None else result._replace(info=_less_frames(result.info))
             for result in results
         ]
 
@@ -357,7 +361,7 @@ class VideoRecorder:
                 self._film_all(results)
             else:
                 self._film_episodes(results)
-        self._ask_for_final_frames()
+        self._ask_for_frames()
 
     def _film_all(self, results: Mapping[int, RLStepResult]) -> None:
         assert self._thread is not None
@@ -403,18 +407,17 @@ class VideoRecorder:
     def _take_images(self, wanted: set[int], results: Mapping[int, RLStepResult]) -> set[int]:
         """Bring the images up to date; the ids of the samplers that have a new one."""
         ids = self._tasks.sampler_ids
-        final = {
-            i: result.info[_FINAL_FRAME]
-            for i, result in results.items()
-            if isinstance(result.info, Mapping) and _FINAL_FRAME in result.info
+        brought = {
+            i: frame for i, result in results.items() if (frame := _frame_of(result)) is not None
         }
         images: dict[int, Any] = {}
-        if wanted == set(ids):  # all at once, side by side in their workers
+        missing = sorted(wanted - set(brought))
+        if len(missing) > 1 and wanted == set(ids):  # all at once, side by side in their workers
             images = dict(zip(ids, self._tasks.render("raw_rgb_list"), strict=True))
         else:
-            for i in sorted(wanted - set(final)):
+            for i in missing:
                 images[i] = self._tasks.command_at(ids.index(i), "render")
-        images |= final
+        images |= brought
         for i, image in images.items():
             # A copy: the task may draw the next image into the same array.
             self._images[i] = np.array(as_rgb(image, f"the image of sampler {i}"))
@@ -432,7 +435,7 @@ class VideoRecorder:
             self._states = self._tasks.sampler_states
             with self._told_errors():
                 self._turn_over()
-            self._ask_for_final_frames()
+            self._ask_for_frames()
 
     def _episode(self, sampler_id: int) -> EpisodeCount:
         return self._episodes.setdefault(sampler_id, EpisodeCount())
@@ -465,7 +468,7 @@ class VideoRecorder:
         if self._thread is not None:
             with contextlib.suppress(Exception):  # it is `error`
                 self._thread.close(keep=False)
-        self._release_final_frames()
+        self._release_frames()
         if self._on_error == "raise":
             self._is_closed = True
             raise error
@@ -482,35 +485,43 @@ class VideoRecorder:
                 f"{what}: the video is finished. Make a new VideoRecorder, or use the vector."
             )
 
-    # -- final frames -------------------------------------------------------------------------
+    # -- frames that steps bring along --------------------------------------------------------
 
-    def _ask_for_final_frames(self) -> None:
+    def _ask_for_frames(self) -> None:
         if self.error is not None:
             return
         ready = self._ready()
         wanted = ready if self._every_episodes is None else ready & set(self._singles)
-        self._asked -= {i for i, s in self._states.items() if s in _OVER}
-        if wanted == self._asked & ready:
-            return
+        which = "all" if self._is_stepped else "final"
+        for sampler_id, state in self._states.items():
+            if state in _OVER:
+                self._asked.pop(sampler_id, None)
         for index, sampler_id in enumerate(self._tasks.sampler_ids):
-            keep = sampler_id in wanted
-            if sampler_id in ready and keep != (sampler_id in self._asked):
-                self._tasks.command_at(index, "keep_final_frame", keep)
-                (self._asked.add if keep else self._asked.discard)(sampler_id)
+            keep = which if sampler_id in wanted else "none"
+            if sampler_id in ready and keep != self._asked.get(sampler_id, "none"):
+                self._tasks.command_at(index, "keep_frames", keep)
+                self._asked[sampler_id] = keep
 
-    def _release_final_frames(self) -> None:
+    def _release_frames(self) -> None:
         if self._tasks.is_closed:
             return
         for index, sampler_id in enumerate(self._tasks.sampler_ids):
-            if sampler_id in self._asked:
+            if self._asked.get(sampler_id, "none") != "none":
                 # One that is busy or failed cannot be told, and needs no telling to finish a video.
                 with contextlib.suppress(VectasksError):
-                    self._tasks.command_at(index, "keep_final_frame", False)
+                    self._tasks.command_at(index, "keep_frames", "none")
         self._asked.clear()
 
 
-def _less_final_frame(info: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in info.items() if key != _FINAL_FRAME}
+def _frame_of(result: RLStepResult) -> Any:
+    """The image that a step brought along; None if it brought none."""
+    if not isinstance(result.info, Mapping):
+        return None
+    return result.info.get(FINAL_FRAME, result.info.get(FRAME))
+
+
+def _less_frames(info: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in info.items() if key not in (FRAME, FINAL_FRAME)}
 
 
 def _checked_count(name: str, value: int | None) -> int | None:

@@ -313,6 +313,21 @@ class ReusingTask(ToyTask):
         return {"array": self.env.buffer}
 
 
+class LargeTask(ToyTask):
+    """Observes an image, large enough to be handed out without a copy, beside its counts."""
+
+    space = spaces.Dict(
+        {
+            "image": spaces.Box(0, 255, (24, 32, 3), np.uint8),
+            "counts": spaces.Box(0, 2**31 - 1, (3,), np.int32),
+        }
+    )
+
+    def get_observations(self) -> Any:
+        counts = np.array(self.counts(), np.int32)
+        return {"counts": counts, "image": np.resize(counts.astype(np.uint8), (24, 32, 3))}
+
+
 class TextTask(ToyTask):
     """Observes a Text beside a number."""
 

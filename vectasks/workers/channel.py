@@ -13,6 +13,7 @@ each other, and a wait elsewhere can watch many channels, processes and a deadli
 
 from __future__ import annotations
 
+import itertools
 import os
 import pickle
 import select
@@ -29,6 +30,7 @@ from vectasks.messages import Failure
 
 _HEADER = struct.Struct("<IQ")
 _SIZE = struct.Struct("<Q")
+_PARTS_AT_ONCE = 64
 _OUT_OF_BAND_BYTES = 1 << 14  # smaller buffers are cheaper inside the pickle
 
 
@@ -189,17 +191,17 @@ class Channel:
     def _flush(self) -> None:
         outbox = self._outbox
         while outbox:
-            try:
-                sent = self._socket.send(outbox[0])
+            try:  # a message at once, so that it wakes the other end but once
+                sent = self._socket.sendmsg(itertools.islice(outbox, _PARTS_AT_ONCE))
             except BlockingIOError:
                 return
             except OSError:
                 outbox.clear()
                 raise
             self.num_bytes += sent
-            if sent == len(outbox[0]):
-                outbox.popleft()
-            else:
+            while outbox and sent >= len(outbox[0]):
+                sent -= len(outbox.popleft())
+            if sent:
                 outbox[0] = outbox[0][sent:]
 
     def _take_in(self) -> None:

@@ -381,6 +381,8 @@ class ParentLane:
         #: By sampler: the ticket of the step that is out, or was last.
         self.tickets = _words(tickets)
         self._common = 0  # the last ticket, if it was every sampler's
+        # Small observations are copied sooner than a row of them is handed out.
+        self._lists_are_lent = self.shared and any(leaf.is_large for leaf in layout.leaves)
 
     def begin(
         self,
@@ -407,7 +409,7 @@ class ParentLane:
         if into is not None:
             self.blocks.in_use, index = into
             row = self.blocks.in_use.place.first_row + index
-        elif to_hand_out and whole:
+        elif to_hand_out and whole and (as_batch or self._lists_are_lent):
             row = self._rows.next_free(self.step_number)
         ticket = (self.step_number << _ROW_BITS | row) << 2
         ticket |= (_ONE_BY_ONE if one_by_one else 0) | as_batch
@@ -599,7 +601,10 @@ class ParentLane:
         if ids and all(self.tickets[i] == ticket for i in ids):
             slab, row = self._where(ticket)
             reader = self._reader if slab is self.slab else SlabReader(slab)
-            quick = reader.outcomes(ids, row, is_batch(ticket), extras)
+            lent = None
+            if self._is_lent_to_list(ticket) and len(ids) == self.layout.num_samplers:
+                lent = self._rows.lend(row, self.step_number, as_views=False)
+            quick = reader.outcomes(ids, row, is_batch(ticket), extras, lent)
         else:
             quick = [
                 self._reader.outcomes(
@@ -610,6 +615,10 @@ class ParentLane:
         for i in ids if extras else ():
             extras.pop(i, None)
         return quick
+
+    def _is_lent_to_list(self, ticket: int) -> bool:
+        is_of_all = ticket == self._common
+        return is_of_all and not is_batch(ticket) and WORKING_ROW < row_of(ticket) < NUM_ROWS
 
     def outcome(self, sampler_id: int) -> Outcome:
         """One sampler's outcome, owned."""

@@ -35,6 +35,7 @@ Fields = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
 
 _ALIGNMENT_BYTES = 64
 NUM_ROWS = 4
+_SMALL_BYTES = 512
 
 DONE, TERMINATED, TRUNCATED, EXHAUSTED, EMPTY_INFO, EXTRA = (1 << bit for bit in range(6))
 
@@ -50,6 +51,11 @@ class Leaf(NamedTuple):
     def name(self) -> str:
         """The path as users would write it: ``observation['hand'][0]``."""
         return "observation" + "".join(f"[{key!r}]" for key in self.path)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether copying it costs more than a look at who holds it."""
+        return self.dtype is not None and _nbytes(self.shape, self.dtype) > _SMALL_BYTES
 
 
 @singledispatch
@@ -563,15 +569,32 @@ class SlabReader:
         self._layout = slab.layout
 
     def outcomes(
-        self, ids: Sequence[int], row: int, as_batch: bool, extras: Mapping[int, Extra]
+        self,
+        ids: Sequence[int],
+        row: int,
+        as_batch: bool,
+        extras: Mapping[int, Extra],
+        lent: Sequence[NDArray[Any] | None] | None = None,
     ) -> list[RLStepResult | StepOutcome | Failure]:
-        """The outcomes of some samplers' steps, which share a row; owned."""
+        """The outcomes of some samplers' steps, which share a row; owned.
+
+        Args:
+            ids: whose.
+            row: where they were written.
+            as_batch: in the form of a batch.
+            extras: what came by the control lane, by sampler id.
+            lent: the row's arrays, where nobody writes to it while they are held: large leaves are
+                given out as they are.
+        """
         flags_of = self._slab["flags"][row].tolist()
         reward_of = self._slab["reward"][row].tolist()
         forms = self._layout.forms
+        rows = lent or [None if array is None else array[row] for array in self._slab.leaf_arrays]
         columns = [
-            None if array is None else _values(array[row], ids, np.ndarray if as_batch else form)
-            for array, form in zip(self._slab.leaf_arrays, forms, strict=True)
+            None
+            if array is None
+            else _values(array, ids, np.ndarray if as_batch else form, copy=lent is None)
+            for array, form in zip(rows, forms, strict=True)
         ]
         single = columns[0] if not self._layout.containers else None
         nest = self._slab.nest
@@ -621,11 +644,10 @@ class SlabReader:
         return results
 
 
-_SMALL_BYTES = 512
-
-
-def _values(array: NDArray[Any], ids: Sequence[int], form: type | None) -> list[Any] | None:
-    """One sampler's value each, of the type it came as, owned."""
+def _values(
+    array: NDArray[Any], ids: Sequence[int], form: type | None, copy: bool
+) -> list[Any] | None:
+    """One sampler's value each, of the type it came as; large arrays are not copied if not told."""
     if form is None:
         return None
     if form is not np.ndarray:
@@ -633,5 +655,7 @@ def _values(array: NDArray[Any], ids: Sequence[int], form: type | None) -> list[
         return [values[i] for i in ids]
     if array.ndim > 1 and array[0].nbytes <= _SMALL_BYTES:
         array = array.copy()  # one copy for all: a kept row keeps little else alive
+        return [array[i] for i in ids]
+    if array.ndim > 1 and not copy:
         return [array[i] for i in ids]
     return [array[i, ...].copy() for i in ids]

@@ -1,0 +1,196 @@
+"""Arrays that workers read where they are, instead of having them sent.
+
+::
+
+    np.memmap, shared_array()     a worker maps the same pages: nothing is copied
+    any other large array         each batch is copied into a place in shared memory (once, by one
+                                  memcpy) and the place is used again when the batch is done
+
+So what a computation needs beyond the data itself is a few batches, whatever the size of the data.
+The memory is anonymous: a worker opens it through the parent's descriptor in ``/proc``. Where there
+is no ``/proc``, batches are sent.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from vectasks.workers.slab import SharedMemory
+
+_MIN_SLOT_BYTES = 1 << 18  # smaller batches are as well sent
+
+_ALIGNMENT_BYTES = 64
+
+
+class ArrayPlace(NamedTuple):
+    """Where a worker finds an array: what travels in its place.
+
+    Attributes:
+        path: of the memory or the file; ``inode`` says which one, for a path may be used again.
+    """
+
+    path: str
+    inode: int
+    offset_bytes: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+class _Mapping(mmap.mmap):
+    """Shared memory as this process sees it; knows how others find it."""
+
+    _path: str
+    _inode: int
+    _memory: SharedMemory
+
+    @classmethod
+    def of_size(cls, size_bytes: int) -> _Mapping:
+        """New memory, all zero.
+
+        Raises:
+            OSError: there is not so much.
+        """
+        memory = SharedMemory("vectasks-compute")
+        try:
+            memory.resize(size_bytes)
+            mapping = cls(memory.fd, size_bytes)
+        except BaseException:
+            memory.close()
+            raise
+        mapping._path = f"/proc/{os.getpid()}/fd/{memory.fd}"
+        mapping._inode = os.fstat(memory.fd).st_ino
+        mapping._memory = memory
+        return mapping
+
+    def place(self, offset_bytes: int, array: NDArray[Any]) -> ArrayPlace:
+        """Where others find an array that is here."""
+        return ArrayPlace(self._path, self._inode, offset_bytes, array.shape, array.dtype)
+
+    def __del__(self) -> None:  # the last array on it is gone
+        if "_memory" in self.__dict__:
+            self._memory.close()
+
+
+#: Whether other processes of this user's can open this one's memory.
+_CAN_SHARE = Path("/proc/self/fd").exists()
+
+
+def shared_array(shape: int | tuple[int, ...], dtype: DTypeLike = np.float64) -> NDArray[Any]:
+    """An array, all zero, in memory that workers can read: fill it, and submit it.
+
+    Its slices are not copied on their way to workers. The memory lives as long as an array on it.
+
+    Raises:
+        OSError: there is not so much memory.
+    """
+    dtype = np.dtype(dtype)
+    shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    size_bytes = max(1, math.prod(shape) * dtype.itemsize)
+    return np.ndarray(shape, dtype, _Mapping.of_size(size_bytes))
+
+
+def place_of(array: NDArray[Any]) -> ArrayPlace | None:
+    """Where others find this array, if it lies in a file or in shared memory as one piece."""
+    if not array.flags.c_contiguous or array.dtype.hasobject:
+        return None
+    root: Any = array
+    while isinstance(root.base, np.ndarray):
+        root = root.base
+    offset_bytes = _address(array) - _address(root)
+    if isinstance(root.base, _Mapping):
+        return root.base.place(offset_bytes, array) if _CAN_SHARE else None
+    # What was written to a copy-on-write file is in this process alone.
+    if not isinstance(root, np.memmap) or root.filename is None or root.mode == "c":
+        return None
+    path = os.fspath(root.filename)
+    try:
+        inode = Path(path).stat().st_ino
+    except OSError:  # it was removed, and lives on in this process
+        return None
+    return ArrayPlace(path, inode, root.offset + offset_bytes, array.shape, array.dtype)
+
+
+def _address(array: NDArray[Any]) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address
+
+
+class Parcels:
+    """Batches as they travel to worker processes: large arrays stay where they are, or in slots.
+
+    A slot is a place for one batch in shared memory; all are of the first batch's size, and what
+    does not fit is sent.
+
+    Args:
+        num_slots: as many batches as can be out.
+    """
+
+    def __init__(self, num_slots: int) -> None:
+        self._num_slots = num_slots
+        self._slot_bytes = 0
+        self._mapping: _Mapping | None = None
+        self._free: list[int] = []
+        self._slot_of: dict[int, int] = {}
+        self._held: dict[int, Any] = {}  # a batch's memory must live as long as the batch is out
+
+    def wrap(self, index: int, batch: Any) -> Any:
+        """A batch as it travels: itself, or where it is."""
+        self._held[index] = batch
+        if not isinstance(batch, np.ndarray) or batch.dtype.hasobject:
+            return batch
+        place = place_of(batch)
+        if place is not None:
+            return place
+        return self._put(index, batch) if _CAN_SHARE and batch.nbytes >= _MIN_SLOT_BYTES else batch
+
+    def _put(self, index: int, batch: NDArray[Any]) -> Any:
+        if self._mapping is None:
+            self._slot_bytes = -(-batch.nbytes // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
+            self._mapping = _Mapping.of_size(self._num_slots * self._slot_bytes)
+            self._free = list(range(self._num_slots))
+        if not self._free or batch.nbytes > self._slot_bytes:
+            return batch
+        slot = self._slot_of[index] = self._free.pop()
+        offset_bytes = slot * self._slot_bytes
+        np.ndarray(batch.shape, batch.dtype, self._mapping, offset_bytes)[...] = batch
+        return self._mapping.place(offset_bytes, batch)
+
+    def done(self, index: int) -> None:
+        """The batch is done with."""
+        self._held.pop(index)
+        slot = self._slot_of.pop(index, None)
+        if slot is not None:
+            self._free.append(slot)
+
+
+class Reader:
+    """A worker's half: arrays where they are, read-only."""
+
+    def __init__(self) -> None:
+        self._mappings: dict[tuple[str, int], mmap.mmap] = {}
+
+    def read(self, place: ArrayPlace) -> NDArray[Any]:
+        """The array at a place.
+
+        Raises:
+            OSError: the file is not there any more.
+        """
+        end = place.offset_bytes + math.prod(place.shape) * place.dtype.itemsize
+        mapping = self._mappings.get((place.path, place.inode))
+        if mapping is None or len(mapping) < end:  # a file may have grown
+            mapping = self._mappings[place.path, place.inode] = _mapped(place)
+        return np.ndarray(place.shape, place.dtype, mapping, place.offset_bytes)
+
+
+def _mapped(place: ArrayPlace) -> mmap.mmap:
+    with Path(place.path).open("rb") as file:
+        if os.fstat(file.fileno()).st_ino != place.inode:
+            raise FileNotFoundError(f"{place.path} is not the file that was submitted any more.")
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -1,0 +1,191 @@
+"""Many jobs, each once: what is done is skipped, what fails is written down, the rest goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from vectasks.errors import InvalidArgument
+from vectasks.evaluation.jobs import (
+    JobWorker,
+    attempt,
+    make_record,
+    partial_path,
+    remove_leftovers,
+)
+from vectasks.evaluation.journal import RunLog
+from vectasks.evaluation.manifest import BatchManifest
+from vectasks.evaluation.records import BatchJob, BatchRunRecord, RunStatus, now
+
+BACKENDS = ("inline", "process", "ray")
+
+
+class BatchProgress(NamedTuple):
+    """How far a run is.
+
+    Attributes:
+        done, skipped, failed: jobs that ended so.
+        total: all jobs.
+        record: the one that just ended.
+    """
+
+    done: int
+    skipped: int
+    failed: int
+    total: int
+    record: BatchRunRecord
+
+
+class BatchRunner:
+    """Runs a list of jobs and keeps a manifest of what became of them.
+
+    A job is skipped if its output exists and its last record is no failure. Others are run: in
+    worker processes, so that a job that kills its process is one failed record and no more. The
+    worker writes to a name beside the output (with the same suffix), which becomes the output when
+    it returns, so that what exists is whole.
+
+    Whatever ends a run, Ctrl-C or SIGKILL, running it again does the rest.
+
+    Args:
+        backend: where the worker is called: ``"process"``, ``"inline"`` (in this process, one job
+            after the other) or ``"ray"`` (outputs must then be where every node sees them).
+        on_progress: is called after every job.
+    """
+
+    def __init__(
+        self,
+        backend: Literal["process", "inline", "ray"] = "process",
+        *,
+        on_progress: Callable[[BatchProgress], None] | None = None,
+    ) -> None:
+        if backend not in BACKENDS:
+            raise InvalidArgument(
+                f"backend={backend!r} is unknown; it must be one of {', '.join(BACKENDS)}."
+            )
+        self._backend = backend
+        self._on_progress = on_progress
+
+    def run(
+        self,
+        jobs: Iterable[BatchJob | Mapping[str, Any]],
+        worker: JobWorker,
+        *,
+        manifest_path: str | os.PathLike[str],
+        max_workers: int = 1,
+        force: bool = False,
+        input_dir: str | os.PathLike[str] | None = None,
+        output_dir: str | os.PathLike[str] | None = None,
+        pattern: str = "",
+    ) -> BatchManifest:
+        """Run what is not done yet.
+
+        Args:
+            jobs: the jobs; dicts are made into :class:`BatchJob`.
+            worker: is called with a copy of each job, whose ``output`` is the name to write to;
+                returns a dict, which is added to the record's provenance, or None.
+            manifest_path: the manifest; beside it are a journal and a lock.
+            max_workers: how many jobs run at a time.
+            force: run every job, also those that are done; an older output stays until the new one
+                is whole.
+            input_dir: where the jobs' inputs are; it is kept in the manifest, and not looked at.
+            output_dir: the same of the outputs.
+            pattern: by which the inputs were found; the same.
+
+        Returns:
+            The manifest, which is also in its file: one record a job, in the order of the jobs.
+
+        Raises:
+            InvalidArgument: two jobs share an id or an output, or max_workers is below 1; nothing
+                was run.
+            ManifestBusy: another run is writing to this manifest.
+            ManifestError: the manifest is damaged and cannot be rebuilt.
+        """
+        checked = _checked(jobs)
+        if max_workers < 1:
+            raise InvalidArgument(f"max_workers must be at least 1, got {max_workers!r}.")
+        with RunLog(
+            manifest_path,
+            [job.id for job in checked],
+            input_dir=input_dir,
+            output_dir=output_dir,
+            pattern=pattern,
+        ) as log:
+            counts: Counter[RunStatus] = Counter()
+            with contextlib.closing(
+                self._records(checked, worker, log.history, max_workers, force)
+            ) as records:
+                for record in records:
+                    log.add(record)
+                    counts[record.status] += 1
+                    self._tell(counts, len(checked), record)
+        return log.manifest()
+
+    def _records(
+        self,
+        jobs: Sequence[BatchJob],
+        worker: JobWorker,
+        history: Mapping[str, BatchRunRecord],
+        max_workers: int,
+        force: bool,
+    ) -> Generator[BatchRunRecord, None, None]:
+        to_do = []
+        for job in jobs:
+            earlier = history.get(job.id)
+            if not force and _is_done(job, earlier):
+                yield _skipped(job, earlier)
+            else:
+                to_do.append(job)
+        if not to_do:
+            return
+        remove_leftovers(to_do)
+        if self._backend == "inline":
+            for job in to_do:
+                yield attempt(worker, job, partial_path(job.output))
+        else:
+            from vectasks.evaluation.parallel import run_in_workers
+
+            yield from run_in_workers(to_do, worker, max_workers, self._backend)
+
+    def _tell(self, counts: Counter[RunStatus], total: int, record: BatchRunRecord) -> None:
+        if self._on_progress is not None:
+            self._on_progress(
+                BatchProgress(
+                    counts[RunStatus.success],
+                    counts[RunStatus.skipped],
+                    counts[RunStatus.failed],
+                    total,
+                    record,
+                )
+            )
+
+
+def _checked(jobs: Iterable[BatchJob | Mapping[str, Any]]) -> list[BatchJob]:
+    checked = [job if isinstance(job, BatchJob) else BatchJob.model_validate(job) for job in jobs]
+    for what, values in (
+        ("id", [job.id for job in checked]),
+        ("output", [os.path.normpath(job.output.absolute()) for job in checked]),
+    ):
+        several = [value for value, count in Counter(values).items() if count > 1]
+        if several:
+            raise InvalidArgument(
+                f"{len(several)} {what}s belong to more than one job, {several[0]!r} for one: each "
+                f"job needs an {what} of its own. Nothing was run."
+            )
+    return checked
+
+
+def _is_done(job: BatchJob, earlier: BatchRunRecord | None) -> bool:
+    return (earlier is None or earlier.status is not RunStatus.failed) and job.output.exists()
+
+
+def _skipped(job: BatchJob, earlier: BatchRunRecord | None) -> BatchRunRecord:
+    return make_record(
+        job,
+        RunStatus.skipped,
+        now(),
+        message="its output exists",
+        provenance=None if earlier is None else earlier.provenance,
+    )

@@ -1,0 +1,388 @@
+"""Exactly so many episodes, or exactly these tasks, of a policy; each counts once."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vectasks.errors import InvalidArgument
+from vectasks.evaluation.agenda import Slot, slots_for_episodes, slots_for_tasks, task_keywords
+from vectasks.evaluation.filming import EpisodeFilmer
+from vectasks.evaluation.journal import RunLog
+from vectasks.evaluation.lockstep import Ended, EvaluationPolicy, EvaluationRun
+from vectasks.evaluation.manifest import BatchManifest, History
+from vectasks.evaluation.records import BatchRunRecord, RunStatus, now, plain
+from vectasks.evaluation.statistics import Aggregate, aggregate_all
+from vectasks.files import replace_file
+from vectasks.vector import SingleProcessVectorSampledTasks, VectorSampledTasks
+
+
+class EpisodeResult(NamedTuple):
+    """What became of one episode.
+
+    Attributes:
+        episode: its number, from 0.
+        sampler: the sampler that it was played in, from 0.
+        task: what ``tasks`` held for it; None where episodes were counted.
+        metrics: its ``return`` (the sum of its rewards) and ``length`` (its steps), and what the
+            task's ``metrics()`` told; empty where it failed.
+        error: why it failed, or None.
+        video: the film of it (of a failed one, as far as it came), or None.
+    """
+
+    episode: int
+    sampler: int
+    task: Any
+    metrics: dict[str, Any]
+    error: str | None = None
+    video: Path | None = None
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """What an evaluation found.
+
+    Attributes:
+        episodes: one result an episode, in order; failed ones too.
+        aggregates: of each metric that is a number, over the episodes that did not fail.
+        manifest: one record an episode; None where no ``manifest_path`` was given.
+        metrics_path: the JSON Lines file with one line an episode, or None.
+    """
+
+    episodes: tuple[EpisodeResult, ...]
+    aggregates: dict[str, Aggregate]
+    manifest: BatchManifest | None = None
+    metrics_path: Path | None = None
+
+    @property
+    def num_failed(self) -> int:
+        """How many episodes failed."""
+        return sum(result.error is not None for result in self.episodes)
+
+
+def evaluate(
+    policy: EvaluationPolicy,
+    make_sampler_fn: Callable[..., Any],
+    sampler_fn_args: Sequence[Mapping[str, Any]],
+    *,
+    episodes: int | None = None,
+    tasks: Iterable[Any] | None = None,
+    seed: int | None = 0,
+    max_processes: int | None = None,
+    manifest_path: str | os.PathLike[str] | None = None,
+    videos: int | Collection[int] = (),
+    fps: float = 30,
+    confidence: float = 0.95,
+    force: bool = False,
+    on_episode: Callable[[EpisodeResult, int], None] | None = None,
+    **vector_options: Any,
+) -> EvaluationReport:
+    """Play exactly ``episodes`` episodes, or exactly ``tasks``, and say how well the policy does.
+
+    Which episodes count is settled before the first step: episode k is task ``k // n`` of sampler
+    ``k % n`` (of n samplers; one that has fewer tasks is passed over). So short episodes are not
+    preferred, as they are where one waits for the first so many to end, and the result is the same
+    for any number of processes. A sampler that is done is paused, and costs nothing more.
+
+    With neither of the two, every task that the samplers have is played once.
+
+    Args:
+        policy: called as ``policy(observations)`` or ``policy(observations, action_spaces)``, lists
+            with an entry for each sampler that still plays; returns one action for each.
+        make_sampler_fn: makes a task sampler, as for :class:`VectorSampledTasks`.
+        sampler_fn_args: one dict of keywords a sampler, as there.
+        episodes: how many.
+        tasks: instead, the tasks: a dict holds keywords for the sampler's ``next_task``, anything
+            else is given to it as ``next_task(task=...)``. Whichever sampler is free takes the
+            next one, seeded by ``seed`` plus the task's number.
+        seed: sampler i is seeded by ``seed + i``; None leaves the samplers to themselves.
+        max_processes: as for the vector; 0 plays in this process.
+        manifest_path: keeps a record of each episode, so that an evaluation that was cut off goes
+            on where it was; beside ``run.json``, ``run.episodes.jsonl`` has a line of metrics an
+            episode and ``run.videos/`` the films.
+        videos: film the first so many episodes, or the ones with these numbers.
+        fps: frames a second of the films.
+        confidence: the level of the intervals.
+        force: play episodes again that have been played.
+        on_episode: is called when an episode ends, with its result and the number of all episodes.
+        **vector_options: further arguments of the vector.
+
+    Raises:
+        InvalidArgument: there are not so many tasks, or the manifest is of another evaluation.
+        ManifestBusy: another evaluation is writing to this manifest.
+        Exception: what the policy raises; with a manifest, the episodes that ended are kept.
+            A task that raises, or whose worker dies, is a failed episode and ends no evaluation.
+    """
+    arguments = list(sampler_fn_args)
+    listed = None if tasks is None else [_checked_task(task) for task in tasks]
+    _check(episodes, listed, manifest_path, videos)
+    wanted = episodes if listed is None else len(listed)
+    if max_processes == 0:
+        make_vector: Any = SingleProcessVectorSampledTasks
+    else:
+        make_vector = functools.partial(VectorSampledTasks, max_processes=max_processes)
+    with make_vector(
+        make_sampler_fn,
+        arguments[:wanted],
+        auto_resample_when_done=False,
+        seed=seed,
+        **vector_options,
+    ) as vector:
+        slots = slots_for_episodes(vector, episodes) if listed is None else slots_for_tasks(listed)
+        files = None if manifest_path is None else EvaluationFiles(Path(manifest_path))
+        identity = {"seed": seed, "num_samplers": len(arguments) if listed is None else None}
+        filmed = _filmed(videos, len(slots))
+        with contextlib.ExitStack() as stack:
+            diary = _Diary(slots, files, identity, filmed, force, on_episode)
+            stack.enter_context(diary)
+            filmer = stack.enter_context(
+                EpisodeFilmer(vector, {} if files is None else diary.films_to_make(), fps)
+            )
+            EvaluationRun(vector, policy, diary.to_play, seed, filmer, diary.write).run()
+    return diary.report(confidence)
+
+
+def _checked_task(task: Any) -> Any:
+    """A task of a list, which must be something that JSON can hold."""
+    task_keywords(task)
+    try:
+        plain(task)
+    except ValueError as error:
+        raise InvalidArgument(
+            f"tasks holds {task!r:.60}, which cannot be written down ({error}); give what the "
+            "sampler finds its task by: a number, a name, a dict of these."
+        ) from None
+    return task
+
+
+class EvaluationFiles:
+    """Where an evaluation keeps what; all beside its manifest."""
+
+    def __init__(self, manifest_path: Path) -> None:
+        self.manifest_path = manifest_path
+        self.metrics_path = manifest_path.with_name(f"{manifest_path.stem}.episodes.jsonl")
+        self.video_dir = manifest_path.with_name(f"{manifest_path.stem}.videos")
+
+    def video(self, episode: int) -> Path:
+        """The film of an episode."""
+        return self.video_dir / f"{_job_id(episode)}.mp4"
+
+
+class _Diary:
+    """What is played and what was: results in memory and, if wanted, in files."""
+
+    def __init__(
+        self,
+        slots: Sequence[Slot],
+        files: EvaluationFiles | None,
+        identity: Mapping[str, Any],
+        filmed: Collection[int],
+        force: bool,
+        on_episode: Callable[[EpisodeResult, int], None] | None,
+    ) -> None:
+        self._slots = slots
+        self._files = files
+        self._identity = dict(identity)
+        self._filmed = filmed
+        self._on_episode = on_episode
+        self._results: dict[int, EpisodeResult] = {}
+        self._log: RunLog | None = None
+        earlier: Mapping[str, BatchRunRecord] = {}
+        if files is not None:
+            history = History.read(files.manifest_path)
+            earlier = {} if history is None or force else history.records
+        self._done = {
+            slot.episode: record
+            for slot in slots
+            if (record := earlier.get(_job_id(slot.episode))) is not None
+            and self._is_done(slot, record)
+        }
+        self.to_play = [slot for slot in slots if slot.episode not in self._done]
+
+    def _is_done(self, slot: Slot, record: BatchRunRecord) -> bool:
+        """Whether this record is of this episode, and of one that need not be played again."""
+        known = {name: record.provenance.get(name) for name in ("task", *self._identity)}
+        asked = {"task": plain(slot.task), **self._identity}
+        if known != asked:
+            assert self._files is not None
+            raise InvalidArgument(
+                f"{self._files.manifest_path} holds another evaluation: {record.job_id} was played "
+                f"with {known}, and is asked for with {asked}. Go on with the same arguments, give "
+                "another manifest_path, or force=True to play all episodes again."
+            )
+        has_film = slot.episode not in self._filmed or record.output.exists()
+        return record.status is not RunStatus.failed and has_film
+
+    def films_to_make(self) -> dict[int, Path]:
+        """The films that are wanted and not there, by episode."""
+        assert self._files is not None
+        return {
+            slot.episode: self._files.video(slot.episode)
+            for slot in self.to_play
+            if slot.episode in self._filmed
+        }
+
+    def __enter__(self) -> _Diary:
+        if self._files is None:
+            return self
+        self._log = RunLog(
+            self._files.manifest_path, [_job_id(slot.episode) for slot in self._slots]
+        )
+        try:
+            if self._filmed:
+                self._files.video_dir.mkdir(parents=True, exist_ok=True)
+            for slot in self._slots:
+                if slot.episode in self._done:
+                    self._take_over(slot, self._done[slot.episode])
+            self._rewrite_lines()
+        except BaseException:
+            self._log.close()
+            raise
+        return self
+
+    def _take_over(self, slot: Slot, record: BatchRunRecord) -> None:
+        """Keep what an earlier run found."""
+        video = record.output if record.provenance.get("video") else None
+        result = EpisodeResult(
+            slot.episode,
+            record.provenance["sampler"],
+            slot.task,
+            record.provenance["metrics"],
+            None,
+            video,
+        )
+        moment = now()
+        changes = {
+            "status": RunStatus.skipped,
+            "started_at": moment,
+            "finished_at": moment,
+            "message": "it was played already",
+        }
+        assert self._log is not None
+        self._log.add(record.model_copy(update=changes))
+        self._results[slot.episode] = result
+        self._tell(result)
+
+    def write(self, ended: Ended) -> None:
+        """An episode has ended."""
+        slot = ended.slot
+        video = None
+        if self._files is not None and slot.episode in self._filmed:
+            video = self._files.video(slot.episode)
+        result = EpisodeResult(
+            slot.episode,
+            ended.sampler,
+            slot.task,
+            plain(ended.metrics, otherwise=repr),
+            None if ended.error is None else f"{ended.error_type}: {ended.error}",
+            video,
+        )
+        self._results[slot.episode] = result
+        if self._files is not None and self._log is not None:
+            self._log.add(self._record(self._files, ended, result))
+            with self._files.metrics_path.open("ab") as file:
+                file.write(_line(result))
+        self._tell(result)
+
+    def _record(
+        self, files: EvaluationFiles, ended: Ended, result: EpisodeResult
+    ) -> BatchRunRecord:
+        return BatchRunRecord(
+            job_id=_job_id(result.episode),
+            input=Path(f"sampler-{result.sampler}"),
+            output=files.metrics_path if result.video is None else result.video,
+            status=RunStatus.success if result.error is None else RunStatus.failed,
+            started_at=ended.started_at,
+            finished_at=now(),
+            message=ended.error or "",
+            error_type=ended.error_type,
+            traceback=ended.traceback,
+            provenance={
+                "episode": result.episode,
+                "sampler": result.sampler,
+                "task": plain(result.task),
+                **self._identity,
+                "metrics": result.metrics,
+                "video": None
+                if result.video is None
+                else result.video.relative_to(files.manifest_path.parent).as_posix(),
+            },
+        )
+
+    def _tell(self, result: EpisodeResult) -> None:
+        if self._on_episode is not None:
+            self._on_episode(result, len(self._slots))
+
+    def _rewrite_lines(self) -> None:
+        """The lines of all episodes that have ended, in order; nothing half-written is left."""
+        assert self._files is not None
+        lines = [_line(self._results[episode]) for episode in sorted(self._results)]
+        replace_file(self._files.metrics_path, b"".join(lines))
+
+    def __exit__(self, *_: object) -> None:
+        if self._log is not None:
+            try:
+                self._rewrite_lines()
+            finally:
+                self._log.close()
+
+    def report(self, confidence: float) -> EvaluationReport:
+        """What was found."""
+        results = tuple(self._results[slot.episode] for slot in self._slots)
+        metrics = [result.metrics for result in results if result.error is None]
+        return EvaluationReport(
+            results,
+            aggregate_all(metrics, confidence=confidence),
+            None if self._log is None else self._log.manifest(),
+            None if self._files is None else self._files.metrics_path,
+        )
+
+
+def _job_id(episode: int) -> str:
+    return f"episode-{episode:06d}"
+
+
+def _line(result: EpisodeResult) -> bytes:
+    line = {
+        "episode": result.episode,
+        "sampler": result.sampler,
+        "task": plain(result.task),
+        "metrics": result.metrics,
+        "error": result.error,
+    }
+    return json.dumps(line).encode() + b"\n"
+
+
+def _filmed(videos: int | Collection[int], num_episodes: int) -> Collection[int]:
+    if isinstance(videos, int):
+        return range(min(videos, num_episodes))
+    unknown = [number for number in videos if not 0 <= number < num_episodes]
+    if unknown:
+        raise InvalidArgument(
+            f"videos={sorted(videos)}: episodes are numbered from 0 to {num_episodes - 1}."
+        )
+    return set(videos)
+
+
+def _check(
+    episodes: int | None,
+    tasks: Sequence[Any] | None,
+    manifest_path: Any,
+    videos: int | Collection[int],
+) -> None:
+    if episodes is not None and tasks is not None:
+        raise InvalidArgument("evaluate: give episodes or tasks, not both.")
+    if episodes is not None and episodes < 1:
+        raise InvalidArgument(f"episodes must be at least 1, got {episodes!r}.")
+    if tasks is not None and not tasks:
+        raise InvalidArgument("tasks is empty: give at least one.")
+    if isinstance(videos, int) and videos < 0:
+        raise InvalidArgument(f"videos must be 0 or more, got {videos!r}.")
+    if videos and manifest_path is None:
+        raise InvalidArgument("videos: they are kept beside the manifest; give a manifest_path.")

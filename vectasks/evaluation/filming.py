@@ -1,0 +1,94 @@
+"""Films of chosen episodes: one file an episode, from its first image to its very last."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vectasks.extras import require
+from vectasks.rendering.encoders import encoder_class_for, frame_rate
+from vectasks.rendering.film import Film, FilmThread, Shot
+from vectasks.rendering.tiles import as_rgb
+from vectasks.task import RLStepResult
+from vectasks.vector import BaseVectorSampledTasks
+
+
+class EpisodeFilmer:
+    """Films some of the episodes that a vector plays.
+
+    Args:
+        vector: made with ``auto_resample_when_done=False``.
+        paths: the file for each episode that is filmed, by the episode's number.
+        fps: frames a second.
+
+    Raises:
+        MissingExtra: PyAV is missing, and there is something to film.
+    """
+
+    def __init__(
+        self, vector: BaseVectorSampledTasks, paths: Mapping[int, Path], fps: float
+    ) -> None:
+        self._vector = vector
+        self._paths = paths
+        self._fps = fps
+        self._films: dict[int, Film] = {}  # by sampler
+        self._asked: set[int] = set()  # samplers that keep their final frames
+        self._thread: FilmThread | None = None
+        if paths:
+            require("av", "video", "evaluate's films")
+            self._thread = FilmThread()
+
+    def begin(self, sampler_id: int, episode: int) -> None:
+        """A sampler is at the start of an episode."""
+        path = self._paths.get(episode)
+        self._keep_final_frame(sampler_id, path is not None)
+        if path is None:
+            return
+        encoder_class = encoder_class_for(path)
+        self._films[sampler_id] = Film(path, encoder_class, frame_rate(self._fps, encoder_class))
+        self._write(sampler_id, self._look_at(sampler_id))
+
+    def film(self, sampler_id: int, result: RLStepResult) -> None:
+        """A sampler has made a step."""
+        if sampler_id not in self._films:
+            return
+        if not result.done:
+            self._write(sampler_id, self._look_at(sampler_id))
+            return
+        self._write(sampler_id, result.info["final_frame"])
+        self._finish(sampler_id)
+
+    def cut(self, sampler_id: int) -> None:
+        """The episode failed: its film shows what there was of it."""
+        self._asked.discard(sampler_id)  # it may be begun anew, and know of nothing
+        self._finish(sampler_id)
+
+    def _finish(self, sampler_id: int) -> None:
+        film = self._films.pop(sampler_id, None)
+        if film is not None and self._thread is not None:
+            self._thread.finish(film)
+
+    def _keep_final_frame(self, sampler_id: int, keep: bool) -> None:
+        if keep != (sampler_id in self._asked):
+            index = self._vector.sampler_ids.index(sampler_id)
+            self._vector.command_at(index, "keep_final_frame", keep)
+            (self._asked.add if keep else self._asked.discard)(sampler_id)
+
+    def _look_at(self, sampler_id: int) -> Any:
+        return self._vector.command_at(self._vector.sampler_ids.index(sampler_id), "render")
+
+    def _write(self, sampler_id: int, image: Any) -> None:
+        assert self._thread is not None
+        # A copy: the task may draw the next image into the same array.
+        shown = np.array(as_rgb(image, f"the image of sampler {sampler_id}"))
+        self._thread.write(self._films[sampler_id], [Shot(shown, None, True)])
+
+    def __enter__(self) -> EpisodeFilmer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._thread is not None:
+            self._thread.close(keep=kind is None)

@@ -1,0 +1,142 @@
+"""The log of a run: what is appended to the journal, and when the manifest is replaced."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from vectasks.errors import ManifestBusy
+from vectasks.evaluation.manifest import (
+    BatchManifest,
+    History,
+    Line,
+    RunHeader,
+    journal_path,
+    make_manifest,
+)
+from vectasks.evaluation.records import BatchRunRecord, now
+from vectasks.extras import require
+from vectasks.files import replace_file
+
+
+class RunLog:
+    """Writes down what happens in a run; the manifest's file is brought up to date at the end.
+
+    Args:
+        manifest_path: the manifest; its directory is made if needed.
+        job_ids: of the run's jobs, in their order.
+        input_dir, output_dir, pattern: see :class:`BatchManifest`.
+
+    Attributes:
+        history: the last record of every job from earlier runs.
+
+    Raises:
+        ManifestBusy: another run is writing to this manifest.
+        ManifestError: what is there is damaged and cannot be rebuilt; it was not touched.
+    """
+
+    def __init__(
+        self,
+        manifest_path: str | os.PathLike[str],
+        job_ids: Sequence[str],
+        *,
+        input_dir: str | os.PathLike[str] | None = None,
+        output_dir: str | os.PathLike[str] | None = None,
+        pattern: str = "",
+    ) -> None:
+        self._path = Path(manifest_path)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._fd = -1
+        self._lock = _acquire_lock(self._path)
+        try:
+            earlier = History.read(self._path)
+            started_at = now()
+            self._header = RunHeader(
+                created_at=started_at if earlier is None else earlier.header.created_at,
+                started_at=started_at,
+                input_dir=None if input_dir is None else Path(input_dir),
+                output_dir=None if output_dir is None else Path(output_dir),
+                pattern=pattern,
+                total=len(job_ids),
+                job_ids=tuple(job_ids),
+            )
+            self.history: Mapping[str, BatchRunRecord] = {} if earlier is None else earlier.records
+            self._records = dict(self.history)
+            self._begin(earlier)
+        except BaseException:
+            self._release()
+            raise
+
+    def _begin(self, earlier: History | None) -> None:
+        journal = journal_path(self._path)
+        if earlier is not None and earlier.is_repaired:
+            self._path.replace(self._path.with_name(f"{self._path.name}.damaged"))
+        if not journal.exists() and earlier is not None:
+            replace_file(journal, b"".join(_lines(earlier.header, earlier.records.values())))
+        self._fd = os.open(journal, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        data = journal.read_bytes()
+        os.ftruncate(self._fd, data.rfind(b"\n") + 1)
+        self._append(Line(run=self._header).to_bytes())
+        self.manifest().save_json(self._path)
+
+    def add(self, record: BatchRunRecord) -> None:
+        """Write down what became of a job.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        self._append(Line(record=record).to_bytes())
+        self._records[record.job_id] = record
+
+    def _append(self, data: bytes) -> None:
+        while data:
+            data = data[os.write(self._fd, data) :]
+
+    def manifest(self) -> BatchManifest:
+        """The run as far as it has come."""
+        return make_manifest(self._header, self._records)
+
+    def close(self) -> None:
+        """Bring the manifest's file up to date, and let others write to it."""
+        if self._fd < 0:
+            return
+        try:
+            os.fsync(self._fd)
+            self.manifest().save_json(self._path)
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        self._lock.close()
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _lines(header: RunHeader, records: Iterable[BatchRunRecord]) -> Iterator[bytes]:
+    yield Line(run=header).to_bytes()
+    for record in records:
+        yield Line(record=record).to_bytes()
+
+
+def _acquire_lock(manifest_path: Path) -> contextlib.ExitStack:
+    """The manifest's lock, which is given back when this is closed, or when the process ends."""
+    filelock = require("filelock", "evaluation", "locking a manifest")
+    lock = filelock.FileLock(manifest_path.with_name(f"{manifest_path.name}.lock"))
+    stack = contextlib.ExitStack()
+    try:
+        stack.enter_context(lock.acquire(timeout=0))
+    except filelock.Timeout:
+        raise ManifestBusy(
+            f"another run is writing to {manifest_path}: wait for its end, or give this run "
+            "another manifest_path. Nothing was run."
+        ) from None
+    return stack

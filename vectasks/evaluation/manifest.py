@@ -1,0 +1,258 @@
+"""The manifest of a run, and its journal, as they are read.
+
+::
+
+    run.json           the last run, replaced as a whole when a run begins and when it ends
+    run.json.journal   everything that ever happened to it, one line each, only ever appended to
+    run.json.lock      held by the run that writes them
+
+A line is whole if its newline is there; what a kill leaves behind the last newline is not read. The
+journal alone tells all that the manifest tells, so the manifest is rebuilt from it if its file is
+behind or damaged.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from vectasks.errors import ManifestError
+from vectasks.evaluation.records import BatchRunRecord, RunStatus, logger, now, told
+from vectasks.files import replace_file
+
+SCHEMA_VERSION = 1
+
+
+class BatchManifest(BaseModel):
+    """A whole run: one record a job, in the order in which the jobs were given.
+
+    Attributes:
+        created_at: when the first run on this manifest began; it survives reruns.
+        updated_at: when it was written.
+        input_dir, output_dir, pattern: where the jobs came from, as the caller told; nothing is
+            looked up there.
+        total: how many jobs there are. Of a run that was interrupted there are fewer records.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: int = SCHEMA_VERSION
+    created_at: datetime
+    updated_at: datetime
+    input_dir: Path | None = None
+    output_dir: Path | None = None
+    pattern: str = ""
+    total: int
+    success_count: int
+    skipped_count: int
+    failed_count: int
+    records: tuple[BatchRunRecord, ...]
+
+    @classmethod
+    def from_records(
+        cls,
+        *,
+        records: Iterable[BatchRunRecord],
+        total: int,
+        created_at: datetime,
+        input_dir: str | os.PathLike[str] | None = None,
+        output_dir: str | os.PathLike[str] | None = None,
+        pattern: str = "",
+    ) -> BatchManifest:
+        """A manifest of these records; it counts them."""
+        kept = tuple(records)
+        counts = {status: 0 for status in RunStatus}
+        for record in kept:
+            counts[record.status] += 1
+        return cls(
+            created_at=created_at,
+            updated_at=now(),
+            input_dir=None if input_dir is None else Path(input_dir),
+            output_dir=None if output_dir is None else Path(output_dir),
+            pattern=pattern,
+            total=total,
+            success_count=counts[RunStatus.success],
+            skipped_count=counts[RunStatus.skipped],
+            failed_count=counts[RunStatus.failed],
+            records=kept,
+        )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> BatchManifest:
+        """The manifest as its file and its journal tell it, also of a run that was killed.
+
+        Raises:
+            FileNotFoundError: there is neither.
+            ManifestError: the file is damaged and there is no journal to rebuild it from, or the
+                journal itself is damaged.
+        """
+        history = History.read(Path(path))
+        if history is None:
+            raise FileNotFoundError(f"there is no manifest {path}, and no journal beside it.")
+        return history.manifest()
+
+    def save_json(self, path: str | os.PathLike[str]) -> None:
+        """Write it; the file is replaced whole or not at all."""
+        replace_file(Path(path), self.model_dump_json(indent=2).encode() + b"\n")
+
+    def records_by_id(self) -> dict[str, BatchRunRecord]:
+        """The records by their jobs' ids."""
+        return {record.job_id: record for record in self.records}
+
+
+def read_snapshot(path: Path) -> BatchManifest | None:
+    """What is in the manifest's own file; None if there is no file.
+
+    Raises:
+        ManifestError: it is damaged.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        manifest = BatchManifest.model_validate_json(data)
+    except ValidationError as error:
+        raise ManifestError(f"{path} is no manifest of a batch run ({told(error)}).") from error
+    if manifest.schema_version > SCHEMA_VERSION:
+        raise ManifestError(
+            f"{path} has schema_version {manifest.schema_version}, and this vectasks knows "
+            f"{SCHEMA_VERSION} at most: use a newer one."
+        )
+    return manifest
+
+
+class RunHeader(BaseModel):
+    """What a run is about; a line of the journal when it begins."""
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: int = SCHEMA_VERSION
+    created_at: datetime
+    started_at: datetime
+    input_dir: Path | None = None
+    output_dir: Path | None = None
+    pattern: str = ""
+    total: int
+    job_ids: tuple[str, ...]
+
+
+class Line(BaseModel):
+    """One line: the beginning of a run, or what became of a job."""
+
+    run: RunHeader | None = None
+    record: BatchRunRecord | None = None
+
+    def to_bytes(self) -> bytes:
+        """The line, with its newline."""
+        return self.model_dump_json().encode() + b"\n"
+
+
+@dataclass(frozen=True)
+class History:
+    """All that is known of a manifest.
+
+    Attributes:
+        header: the last run's.
+        records: the last record of every job that any run had.
+        is_repaired: the manifest's own file is damaged, and the journal stands in for it.
+    """
+
+    header: RunHeader
+    records: Mapping[str, BatchRunRecord]
+    is_repaired: bool = False
+
+    @classmethod
+    def read(cls, manifest_path: Path) -> History | None:
+        """What the manifest and its journal tell; None if there is neither.
+
+        Raises:
+            ManifestError: the journal is damaged, or the manifest is and has no journal.
+        """
+        header, records = None, {}
+        snapshot, damage = None, None
+        try:
+            snapshot = read_snapshot(manifest_path)
+        except ManifestError as error:
+            damage = error
+        if snapshot is not None:
+            header, records = _header_of(snapshot), snapshot.records_by_id()
+        for line in _read_lines(journal_path(manifest_path)):
+            if line.run is not None:
+                header = line.run
+            if line.record is not None:
+                records[line.record.job_id] = line.record
+        if header is None:
+            if damage is not None:
+                raise ManifestError(
+                    f"{damage} Its journal, {journal_path(manifest_path).name}, tells nothing "
+                    "either. Restore it, or move it away to begin anew."
+                ) from damage
+            return None
+        if damage is not None:
+            logger.warning("%s It is rebuilt from its journal.", damage)
+        return cls(header, records, is_repaired=damage is not None)
+
+    def manifest(self) -> BatchManifest:
+        """The last run as a manifest."""
+        return make_manifest(self.header, self.records)
+
+
+def make_manifest(header: RunHeader, records: Mapping[str, BatchRunRecord]) -> BatchManifest:
+    """A manifest of the run's jobs that have a record, in the run's order."""
+    mine = [records[job_id] for job_id in header.job_ids if job_id in records]
+    manifest = BatchManifest.from_records(
+        records=mine,
+        total=header.total,
+        created_at=header.created_at,
+        input_dir=header.input_dir,
+        output_dir=header.output_dir,
+        pattern=header.pattern,
+    )
+    # When something last happened, so that reading it twice gives the same.
+    updated_at = max((record.finished_at for record in mine), default=header.started_at)
+    return manifest.model_copy(update={"updated_at": max(updated_at, header.started_at)})
+
+
+def journal_path(manifest_path: Path) -> Path:
+    """Where the journal of a manifest is."""
+    return manifest_path.with_name(f"{manifest_path.name}.journal")
+
+
+def _header_of(snapshot: BatchManifest) -> RunHeader:
+    return RunHeader(
+        created_at=snapshot.created_at,
+        started_at=snapshot.updated_at,
+        input_dir=snapshot.input_dir,
+        output_dir=snapshot.output_dir,
+        pattern=snapshot.pattern,
+        total=snapshot.total,
+        job_ids=tuple(record.job_id for record in snapshot.records),
+    )
+
+
+def _read_lines(path: Path) -> Iterator[Line]:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return
+    *whole, _torn = data.split(b"\n")
+    for number, text in enumerate(whole, start=1):
+        try:
+            line = Line.model_validate_json(text)
+        except ValidationError as error:
+            raise ManifestError(
+                f"{path}, line {number}: it is damaged ({error.errors()[0]['msg']}). Take the line "
+                "out, or move the journal away: the manifest is then what its own file tells."
+            ) from error
+        if line.run is not None and line.run.schema_version > SCHEMA_VERSION:
+            raise ManifestError(
+                f"{path}, line {number}: it has schema_version {line.run.schema_version}, and this "
+                f"vectasks knows {SCHEMA_VERSION} at most: use a newer one."
+            )
+        yield line

@@ -1,0 +1,69 @@
+"""Jobs in the workers of a pool."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from vectasks.errors import SetupError
+from vectasks.evaluation.jobs import JobWorker, attempt, failed_record, partial_path, remove
+from vectasks.evaluation.records import BatchJob, BatchRunRecord, now
+from vectasks.workers.feed import feed
+from vectasks.workers.pool import Kind, WorkerPool
+
+_CLOSE_GRACE_S = 1.0  # for what still runs when Ctrl-C ends a run
+
+
+class JobHost:
+    """What lives in a worker: the user's function."""
+
+    def __init__(self, worker: JobWorker) -> None:
+        self._worker = worker
+
+    def run(self, job: BatchJob, partial: Path) -> BatchRunRecord:
+        """Run one job."""
+        return attempt(self._worker, job, partial)
+
+
+class _Running(NamedTuple):
+    job: BatchJob
+    partial: Path
+    started_at: datetime
+
+
+def run_in_workers(
+    jobs: Sequence[BatchJob], worker: JobWorker, max_workers: int, kind: Kind
+) -> Iterator[BatchRunRecord]:
+    """Run jobs side by side; their records, as they end.
+
+    Raises:
+        SetupError: the worker cannot be had in another process: its module is not found there.
+    """
+    running: dict[str, _Running] = {}
+
+    def calls() -> Iterator[tuple[_Running, tuple[BatchJob, Path]]]:
+        for job in jobs:
+            run = running[job.id] = _Running(job, partial_path(job.output), now())
+            yield run, (job, run.partial)
+
+    make_host = functools.partial(JobHost, worker)
+    num_workers = min(max_workers, len(jobs))
+    try:
+        with WorkerPool(make_host, num_workers, kind=kind, close_grace_s=_CLOSE_GRACE_S) as pool:
+            for run, future in feed(pool, "run", calls()):
+                error = future.exception()
+                if isinstance(error, SetupError):
+                    raise error
+                if error is None:
+                    record: BatchRunRecord = future.result()
+                else:
+                    remove(run.partial)
+                    record = failed_record(run.job, run.started_at, error)
+                del running[run.job.id]
+                yield record
+    finally:
+        for run in running.values():  # Ctrl-C ended them
+            remove(run.partial)

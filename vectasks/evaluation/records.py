@@ -1,0 +1,162 @@
+"""What a batch run is asked for and what becomes of it: jobs and records."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from datetime import date, datetime, timezone
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from vectasks.errors import InvalidArgument
+
+logger = logging.getLogger("vectasks.evaluation")
+
+
+def plain(value: Any, otherwise: Callable[[Any], Any] | None = None) -> Any:
+    """A value as JSON has it: arrays and tuples become lists, numpy's numbers Python's own.
+
+    Args:
+        value: nested in whatever way.
+        otherwise: what to put in place of something that JSON cannot hold.
+
+    Raises:
+        ValueError: there is such a thing, and nothing to put in its place.
+    """
+    if isinstance(value, Enum):
+        return plain(value.value, otherwise)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): plain(item, otherwise) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(item, otherwise) for item in value]
+    if hasattr(value, "tolist"):  # numpy's arrays and numbers, torch's tensors
+        return plain(value.tolist(), otherwise)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, date):  # and datetime
+        return value.isoformat()
+    if otherwise is None:
+        raise ValueError(f"JSON cannot hold a {type(value).__name__} ({value!r:.60})")
+    return otherwise(value)
+
+
+#: What is known about where something comes from; anything that JSON can hold.
+Provenance: TypeAlias = Annotated[dict[str, Any], BeforeValidator(plain)]
+
+
+class RunStatus(str, Enum):
+    """How a job ended."""
+
+    success = "success"  # the worker returned, and its output is there
+    skipped = "skipped"  # it was done already
+    failed = "failed"  # the worker raised, died, or left no output; it is run again next time
+
+
+class BatchJob(BaseModel):
+    """One piece of work: an input to read, an output to make.
+
+    Further fields (``robot="arm"``) are kept and are attributes of the job.
+
+    Args:
+        id: what the job is known by; no two jobs of a run share it.
+        input: what the worker reads; also accepted as ``motion``.
+        output: what the worker makes: a file or a directory.
+        name: for people (``id`` if not given).
+        config_path: a configuration that the worker reads.
+        provenance: where it comes from; goes into the job's record.
+    """
+
+    model_config = ConfigDict(
+        extra="allow", frozen=True, populate_by_name=True, coerce_numbers_to_str=True
+    )
+
+    id: str = Field(min_length=1)
+    input: Path = Field(validation_alias=AliasChoices("input", "motion"))
+    output: Path
+    name: str = ""
+    config_path: Path | None = None
+    provenance: Provenance = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_it(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and not data.get("name"):
+            data = {**data, "name": data.get("id", "")}
+        return data
+
+    @property
+    def motion(self) -> Path:
+        """Another name of ``input``."""
+        return self.input
+
+
+def read_jobs(path: str | os.PathLike[str]) -> list[BatchJob]:
+    """The jobs of a file: JSON Lines, one object a job.
+
+    Raises:
+        InvalidArgument: a line is no job, or there is none.
+        OSError: the file cannot be read.
+    """
+    jobs = []
+    for number, line in enumerate(Path(path).read_text("utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            jobs.append(BatchJob.model_validate_json(line))
+        except ValidationError as error:
+            raise InvalidArgument(f"{path}, line {number}: {told(error)}") from error
+    if not jobs:
+        raise InvalidArgument(
+            f"{path}: there is no job in it; it must have one JSON object a line."
+        )
+    return jobs
+
+
+def told(error: ValidationError) -> str:
+    """The first thing that is wrong, in a line."""
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where}: {first['msg']}" if where else first["msg"]
+
+
+class BatchRunRecord(BaseModel):
+    """What became of one job.
+
+    Attributes:
+        message: why it was skipped or how it failed.
+        error_type: the name of the exception's class, where it failed.
+        traceback: where it was raised, where that is known.
+        provenance: the job's own, and what the worker returned.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    job_id: str
+    input: Path
+    output: Path
+    status: RunStatus
+    started_at: datetime
+    finished_at: datetime
+    message: str = ""
+    error_type: str | None = None
+    provenance: Provenance = Field(default_factory=dict)
+    traceback: str = ""
+
+
+def now() -> datetime:
+    """The time, in UTC."""
+    return datetime.now(timezone.utc)
