@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium import spaces
 
+from benchmarks.adapters import vectasks as adapter
 from vectasks import RLStepResult, Task, TaskSampler, VectorSampledTasks
 from vectasks.rollouts.episodes import Episode, EpisodeRunner, EpisodeTask
 from vectasks.rollouts.scheduler import Scheduler
@@ -222,16 +223,18 @@ class Payload:
         return np.zeros(num_bytes, np.uint8) if num_bytes else None
 
 
-def step_us(num_steps: int = 5000) -> float:
-    """A step of a vector on shared memory, for comparison: one sampler in one process."""
-    arguments = [{"step_s": 0.0, "computes": True}]
-    with VectorSampledTasks(StretchSampler, arguments, seed=0, should_log=False) as tasks:
-        actions = np.zeros(1, np.int64)
+def step_us(num_samplers: int, num_steps: int = 3000) -> float:
+    """A step of one sampler of a vector on shared memory, in two processes, for comparison."""
+    arguments = [{"workload": "W1", "seed": i, "in_place": False} for i in range(num_samplers)]
+    with VectorSampledTasks(
+        adapter.make_sampler, arguments, should_log=False, max_processes=2
+    ) as tasks:
+        actions = np.zeros(num_samplers, np.int64)
         tasks.step_batch(actions)
         began = time.perf_counter()
         for _ in range(num_steps):
             tasks.step_batch(actions)
-        return (time.perf_counter() - began) / num_steps * 1e6
+        return (time.perf_counter() - began) / num_steps / num_samplers * 1e6
 
 
 def main() -> None:
@@ -266,7 +269,7 @@ def main() -> None:
         for payload_bytes in (0, 100_000, 1_000_000):
             cost_us = call_us(kind, num_calls, payload_bytes)
             print(f"  {kind}, answer of {payload_bytes} bytes: {cost_us:.0f}")
-    print(f"  a step of a vector of one on shared memory: {step_us():.1f}")
+    print(f"  a step of one of 32 samplers on shared memory: {step_us(32):.1f}")
 
 
 if __name__ == "__main__":
