@@ -31,6 +31,7 @@ from vectasks import (
     WorkerIndexError,
 )
 from vectasks.workers.pool import WorkerPool
+from vectasks.workers.process import ChildProcess
 
 PATIENCE_S = 30.0
 
@@ -359,6 +360,17 @@ def test_restart_at_kills_a_hung_worker_and_the_others_never_notice(
     assert other.result(PATIENCE_S) == "gate"
 
 
+def test_what_is_half_sent_when_a_worker_dies_fails_with_it(
+    processes: WorkerPool, tmp_path: Path
+) -> None:
+    array = np.zeros(1_000_000)
+    calls = [("wait_for", "never"), ("echo", array), ("note", 1)]
+    futures = [processes.submit_at(0, *call) for call in calls]
+    wait_for_file(tmp_path / "at never")
+    os.kill(processes.pids[0] or 0, signal.SIGKILL)
+    assert [type(error_of(future)) for future in futures] == [WorkerDied] * 3
+
+
 def test_what_a_hung_worker_is_doing(processes: WorkerPool, tmp_path: Path) -> None:
     processes.submit_at(0, "wait_for", "gate")
     wait_for_file(tmp_path / "at gate")
@@ -515,6 +527,26 @@ def test_restarts_while_it_closes(tmp_path: Path) -> None:
         pool.close()
         thread.join(PATIENCE_S)
         assert not thread.is_alive()
+
+
+def test_a_worker_that_is_begun_anew_while_its_pool_closes_is_ended_too(
+    processes: WorkerPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = ChildProcess.begin
+    begins, closed = threading.Event(), threading.Event()
+
+    def begin_late(*args: Any) -> None:
+        begins.set()
+        closed.wait(0.5)  # for as long, at most, as close() would not wait for it
+        begin(*args)
+
+    monkeypatch.setattr(ChildProcess, "begin", begin_late)
+    restart = threading.Thread(target=processes.restart_at, args=(0,))
+    restart.start()
+    assert begins.wait(PATIENCE_S)
+    processes.close()
+    closed.set()
+    restart.join(PATIENCE_S)  # conftest looks for the process
 
 
 def test_a_fork_cannot_use_it_and_does_it_no_harm(processes: WorkerPool) -> None:
