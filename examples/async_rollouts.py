@@ -1,6 +1,6 @@
 """Whole episodes from runners that wait for nobody, and a policy that learns from the first done.
 
-Run it: python examples/async_rollouts.py --steps 100000     # CartPole-v1, under a minute
+Run it: python examples/async_rollouts.py --steps 100000     # CartPole-v1, a few seconds
 
 Episodes last from 10 to 500 steps. In lockstep the long ones would be waited for; here each update
 takes the first episodes that are done, and the others go on. Every tenth update an evaluation is
@@ -22,7 +22,7 @@ from vectasks.rollouts.episodes import Episode, EpisodeRunner, EpisodeTask
 from vectasks.rollouts.scheduler import Scheduler
 
 EPISODES_AN_UPDATE, EPISODES_IN_FLIGHT, EVALUATION_EPISODES = 16, 24, 10
-LEARNING_RATE, GAMMA = 0.05, 0.99
+LEARNING_RATE, GAMMA = 0.2, 0.99
 
 
 class LinearPolicy:
