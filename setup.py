@@ -17,11 +17,13 @@ EXTRAS = {
     "atari": ["ale-py"],
     "sb3": ["stable-baselines3>=2.3"],
     "torchrl": ["torchrl>=0.9"],
+    "experiment": ["filelock>=3.12", "pydantic>=2.7"],
+    "slurm": ["filelock>=3.12", "pydantic>=2.7", "submitit>=1.5"],
     "evaluation": ["filelock>=3.12", "matplotlib>=3.7", "pydantic>=2.7", "scipy>=1.15"],
     "compute": ["zarr>=2.16"],
     "ray": ["ray>=2.9"],
 }
-EXTRAS["all"] = sorted(requirement for extra in EXTRAS.values() for requirement in extra)
+EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 EXTRAS["test"] = [
     *EXTRAS["all"],
     "hypothesis",

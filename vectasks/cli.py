@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-from vectasks.commands import batch, check, evaluate, replay, report, top
+from vectasks.commands import batch, check, evaluate, jobs, replay, report, top
 from vectasks.commands.common import (
     EXIT_BAD_USE,
     EXIT_INTERRUPTED,
@@ -128,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     record.add_argument("--captions", action="store_true", help="episode, return and step on tiles")
     record.set_defaults(run=_record)
-    for command in (batch, check, evaluate, replay, report, top):
+    for command in (batch, check, evaluate, jobs, replay, report, top):
         command.register(commands)
     return parser
 

@@ -90,12 +90,14 @@ class Progress(NamedTuple):
     is_solved: bool
 
 
-def train(agent: Agent, max_steps: int, seed: int) -> Iterator[Progress]:
+def train(
+    agent: Agent, max_steps: int, seed: int, learning_rate: float = _LEARNING_RATE
+) -> Iterator[Progress]:
     """Train until the goal is reached, or for so many steps; tells after every rollout."""
     import torch
 
     parameters = [*agent.actor.parameters(), *agent.critic.parameters()]
-    optimizer = torch.optim.Adam(parameters, lr=_LEARNING_RATE, eps=1e-5)
+    optimizer = torch.optim.Adam(parameters, lr=learning_rate, eps=1e-5)
     shuffler = np.random.default_rng(seed)
     returns: deque[float] = deque(maxlen=_WINDOW_EPISODES)
     with VectorSampledTasks(
@@ -107,7 +109,7 @@ def train(agent: Agent, max_steps: int, seed: int) -> Iterator[Progress]:
         buffer = RolloutBuffer(tasks, _HORIZON, device="cpu")
         started_s, steps, is_solved = time.perf_counter(), 0, False
         while steps < max_steps and not is_solved:
-            optimizer.param_groups[0]["lr"] = _LEARNING_RATE * (1 - steps / max_steps)
+            optimizer.param_groups[0]["lr"] = learning_rate * (1 - steps / max_steps)
             ends = collect(tasks, agent, buffer)
             buffer.returns_and_advantages(_GAMMA, _LAM)
             for batch in buffer.minibatches(_BATCH_SIZE, epochs=_EPOCHS, rng=shuffler, copy=False):

@@ -16,6 +16,7 @@
     │   ├── SchedulerUnavailable      (RuntimeError) not started, stopped, or of another event loop
     │   ├── UnknownBatch              (LookupError) nothing was ever scheduled under this batch id
     │   ├── SamplerUnavailable        (RuntimeError) exhausted, failed, paused or busy
+    │   ├── NoExperiment              (RuntimeError) a task was submitted outside of an experiment
     │   ├── ManifestBusy              (RuntimeError) another run is writing to this manifest
     │   └── DisplayUnavailable        (RuntimeError) "human" rendering without a screen
     ├── LayoutError                   (ValueError) a value does not fit the declared space
@@ -27,6 +28,7 @@
     ├── ResourceLimit                 (OSError) the system grants too little to start workers
     ├── MissingExtra                  (ModuleNotFoundError) a package of an extra is not installed
     ├── RecordingError                (ValueError) a recording cannot be written or read
+    ├── FailedExperiment              (RuntimeError) jobs of an experiment failed or were cancelled
     ├── ManifestError                 (ValueError) a manifest or its journal is damaged
     └── WaitTimeout                   (TimeoutError, multiprocessing.TimeoutError)
 
@@ -95,6 +97,10 @@ class UnknownBatch(UsageError, LookupError):
 
 class SamplerUnavailable(UsageError, RuntimeError):
     """A sampler is in a state that does not allow the command."""
+
+
+class NoExperiment(UsageError, RuntimeError):
+    """There is no experiment around the call."""
 
 
 class ManifestBusy(UsageError, RuntimeError):
@@ -224,6 +230,21 @@ class WorkerDied(_Recorded, VectasksError, EOFError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.args, self._state())
+
+
+class FailedExperiment(VectasksError, RuntimeError):
+    """Jobs of an experiment were not done; the message says which and why.
+
+    Attributes:
+        jobs: these jobs.
+    """
+
+    def __init__(self, message: str, *, jobs: Sequence[Any] = ()) -> None:
+        super().__init__(message)
+        self.jobs = tuple(jobs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__)
 
 
 class ResourceLimit(VectasksError, OSError):

@@ -52,12 +52,14 @@ HEAVY = {
     "rich",
     "scipy",
     "stable_baselines3",
+    "submitit",
     "tensordict",
     "torch",
     "torchrl",
     "zarr",
 }
 HOMES = {
+    "submitit": "experiment.launchers",
     "ray": "workers.ray",
     "stable_baselines3": "adapters.sb3",
     "tensordict": "adapters.torchrl",

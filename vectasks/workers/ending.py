@@ -35,7 +35,7 @@ Workers = TypeVar("Workers", bound=Ending)
 def end_workers(
     workers: Sequence[Workers],
     grace_s: float,
-    wait_for_news: Callable[[Sequence[Workers], float], None],
+    wait_for_news: Callable[[Sequence[Workers], float], object],
 ) -> None:
     """Ask all to end, wait, and terminate those that do not; who is left then must be killed.
 
@@ -56,7 +56,7 @@ def end_workers(
 def _join(
     workers: Sequence[Workers],
     timeout_s: float,
-    wait_for_news: Callable[[Sequence[Workers], float], None],
+    wait_for_news: Callable[[Sequence[Workers], float], object],
 ) -> list[Workers]:
     """Wait for the end of these workers, side by side; those that have not ended."""
     deadline = time.monotonic() + timeout_s

@@ -1,0 +1,142 @@
+"""What a value is, as a hash that is the same in every process and on every version of Python.
+
+A value is first written down as JSON, in which every kind of value has a form of its own, so that
+no two values look alike; the identifier is a hash of that text. A config stands in it as its own
+identifier.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from enum import Enum, Flag
+from pathlib import Path, PurePath
+from typing import Any, Protocol, runtime_checkable
+
+from vectasks.errors import InvalidArgument
+
+_HEX_DIGITS = 32
+
+
+@runtime_checkable
+class Identified(Protocol):
+    """What has an identifier of its own: a config."""
+
+    def _identifier_within(self, where: str, holders: tuple[int, ...]) -> str:
+        """The identifier; ``holders`` are the ids of what this is a part of, to find cycles."""
+
+
+def digest(form: Any) -> str:
+    """The hash of what :func:`canonical` gives: 32 hexadecimal digits."""
+    return hashlib.sha256(_text(form).encode()).hexdigest()[:_HEX_DIGITS]
+
+
+def canonical(value: Any, where: str, holders: tuple[int, ...] = ()) -> Any:
+    """A value as JSON's types, in a form that no other value has.
+
+    Args:
+        value: of plain Python types, numpy's scalars and arrays, enums, paths, configs, and lists,
+            tuples, sets and dicts of these.
+        where: what the value is called in errors.
+        holders: the ids of what holds this value.
+
+    Raises:
+        InvalidArgument: a value of another type, or one that contains itself.
+    """
+    if id(value) in holders:
+        raise InvalidArgument(f"{where} contains itself: a config cannot be a part of its parts.")
+    if isinstance(value, Identified):
+        return ["config", value._identifier_within(where, holders)]
+    if isinstance(value, Enum):
+        member = value.value if isinstance(value, Flag) else value.name
+        return ["enum", type_name(type(value)), member]
+    if isinstance(value, numpy_types("generic")):
+        return canonical(value.item(), where)
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, (int, str)):
+        return value
+    if isinstance(value, float):
+        return ["float", repr(value)]
+    if isinstance(value, bytes):
+        return ["bytes", value.hex()]
+    if isinstance(value, PurePath):
+        return ["path", value.as_posix()]
+    if isinstance(value, numpy_types("ndarray")):
+        return _array_form(value, where)
+    return _container_form(value, where, (*holders, id(value)))
+
+
+def _container_form(value: Any, where: str, holders: tuple[int, ...]) -> list[Any]:
+    if isinstance(value, (list, tuple)):
+        kind = "list" if isinstance(value, list) else "tuple"
+        return [kind, *(canonical(item, f"{where}[{i}]", holders) for i, item in enumerate(value))]
+    if isinstance(value, dict):
+        pairs = [
+            [
+                canonical(key, f"{where}'s key {key!r}"),
+                canonical(item, f"{where}[{key!r}]", holders),
+            ]
+            for key, item in value.items()
+        ]
+        return ["dict", *sorted(pairs, key=_text)]
+    if isinstance(value, (set, frozenset)):
+        return ["set", *sorted((canonical(item, where, holders) for item in value), key=_text)]
+    raise InvalidArgument(
+        f"{where} is a {type(value).__name__}, of which there is no telling whether two are the "
+        "same. Give it as plain values, a numpy array, an enum, a path or a Config; or declare it "
+        "as Meta, which is no part of the identity."
+    )
+
+
+def _array_form(array: Any, where: str) -> list[Any]:
+    if array.dtype.hasobject:
+        raise InvalidArgument(f"{where} is an array of objects; give it as a list.")
+    little_endian = array.astype(array.dtype.newbyteorder("<"), order="C")
+    content = hashlib.sha256(little_endian.tobytes()).hexdigest()
+    return ["array", little_endian.dtype.str, list(array.shape), content]
+
+
+def numpy_types(name: str) -> tuple[Any, ...]:
+    """A type of numpy, for ``isinstance``; none where nobody imported numpy yet."""
+    numpy = sys.modules.get("numpy")
+    return () if numpy is None else (getattr(numpy, name),)
+
+
+def _text(form: Any) -> str:
+    return json.dumps(form, separators=(",", ":"))
+
+
+# -- the names of types -----------------------------------------------------------------------
+
+_main_name: str | None = None
+
+
+def type_name(kind: type) -> str:
+    """What a class is called in identifiers and folders: its ``__typename__``, or module and name.
+
+    A class of a script has the same name whether the script is run or imported.
+    """
+    own: str | None = vars(kind).get("__typename__")
+    if own is not None:
+        return own
+    module = main_name() if kind.__module__ == "__main__" else kind.__module__
+    return f"{module}.{kind.__qualname__}".replace(".<locals>", "")
+
+
+def main_name() -> str:
+    """The name under which what runs as ``__main__`` could be imported."""
+    if _main_name is not None:
+        return _main_name
+    main = sys.modules["__main__"]
+    spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+    if spec is not None:
+        return str(spec.name)
+    return Path(file).stem if file is not None and Path(file).is_file() else "__main__"
+
+
+def set_main_name(name: str) -> None:
+    """Call ``__main__`` so: in a job, what comes from there came from the experiment's."""
+    global _main_name
+    _main_name = name

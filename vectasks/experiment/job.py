@@ -1,0 +1,255 @@
+"""Jobs: a task's folder, what is written there, and how far it is.
+
+::
+
+    WORKDIR/jobs/TYPE/IDENTIFIER/
+        params.json         type, parameters, tags and dependencies, for people to read
+        task.pkl            the task, for the process that executes it
+        environment.json    the packages, the git commit, what hooks added to the environment
+        status.json         how far it is: written by the process that executes it
+        stdout.txt, stderr.txt
+        ...                 what the task writes: this is its working directory
+    WORKDIR/jobs/TYPE/IDENTIFIER.lock    held by the process that executes it, while it does
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout  # Python 3.10 has two of them
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from vectasks.errors import WaitTimeout
+from vectasks.extras import require
+
+logger = logging.getLogger("vectasks.experiment")
+
+
+class JobState(str, Enum):
+    """How far a job is."""
+
+    #: For its dependencies, for its turn, or for another experiment that runs the same job.
+    WAITING = "waiting"
+    #: A process executes it.
+    RUNNING = "running"
+    #: It was executed to the end; it is not run again.
+    DONE = "done"
+    #: It raised, ran out of time or died; or a job that it depends on did.
+    FAILED = "failed"
+    #: It, or a job that it depends on, was stopped.
+    CANCELLED = "cancelled"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True)
+class Status:
+    """What ``status.json`` says.
+
+    Attributes:
+        state: how far it is.
+        reason: why it failed or was cancelled.
+        run: tells executions apart; "" where there was none.
+        attempt: from 1; how often it was executed for the experiment.
+        experiment: the experiment's name.
+        started_s: when, in seconds since 1970.
+        ended_s: when, likewise; None while it runs.
+        pid: of the process that executes it.
+        parent_pid: of the process that started this one: the experiment, on this machine.
+        host: the machine that this process is on.
+    """
+
+    state: JobState = JobState.WAITING
+    reason: str = ""
+    run: str = ""
+    attempt: int = 0
+    experiment: str = ""
+    started_s: float | None = None
+    ended_s: float | None = None
+    pid: int | None = None
+    parent_pid: int | None = None
+    host: str = ""
+
+    @classmethod
+    def begun(cls, run: str, attempt: int, experiment: str) -> Status:
+        """That of an execution that begins in this process now."""
+        return cls(
+            JobState.RUNNING,
+            run=run,
+            attempt=attempt,
+            experiment=experiment,
+            started_s=time.time(),
+            pid=os.getpid(),
+            parent_pid=os.getppid(),
+            host=socket.gethostname(),
+        )
+
+    def ended(self, state: JobState, reason: str = "") -> Status:
+        """That of the same execution, ended now."""
+        return replace(self, state=state, reason=reason, ended_s=time.time())
+
+
+class Job:
+    """The job of a task that was submitted.
+
+    Attributes:
+        type: the name of the task's class.
+        identifier: the task's identifier.
+        path: its folder.
+        tags: the task's, those of its dependencies included.
+        dependencies: the jobs that are to be done before.
+        environ: variables for its process; hooks add to them.
+        timeout_s: the longest that an execution may take; None: for ever.
+        max_retries: how often it is executed again when it fails.
+        reason: why it failed or was cancelled.
+    """
+
+    def __init__(
+        self, workdir: Path, type: str, identifier: str, tags: dict[str, Any] | None = None
+    ) -> None:
+        self.workdir, self.type, self.identifier = workdir, type, identifier
+        self.path = workdir / "jobs" / type / identifier
+        self.tags = dict(tags or {})
+        self.dependencies: tuple[Job, ...] = ()
+        self.environ: dict[str, str] = {}
+        self.timeout_s: float | None = None
+        self.max_retries = 0
+        self.reason = ""
+        self.first_status = Status()
+        self.callback_errors: list[Exception] = []
+        self._state: JobState | None = None
+        self._ended: Future[JobState] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Job, (self.workdir, self.type, self.identifier, self.tags)
+
+    def __repr__(self) -> str:
+        return f"<Job {self} {self.state}>"
+
+    def __str__(self) -> str:
+        return f"{self.type}/{self.identifier[:8]}"
+
+    @property
+    def state(self) -> JobState:
+        """How far it is; outside of its experiment, what its folder says."""
+        return self._state if self._state is not None else self.status().state
+
+    @property
+    def stdout(self) -> Path:
+        """The file with what it prints."""
+        return self.path / "stdout.txt"
+
+    @property
+    def stderr(self) -> Path:
+        """The file with its errors and warnings."""
+        return self.path / "stderr.txt"
+
+    @property
+    def lock_path(self) -> Path:
+        """The file that is locked while it is executed; beside its folder, which may be deleted."""
+        return self.path.with_name(f"{self.identifier}.lock")
+
+    def wait(self, timeout: float | None = None) -> JobState:
+        """Wait for its end, and return what came of it.
+
+        In a dry run, and outside of its experiment, nothing is awaited.
+
+        Args:
+            timeout: how many seconds to wait; None: for ever.
+
+        Raises:
+            WaitTimeout: it has not ended by then.
+        """
+        if self._ended is None:
+            return self.state
+        try:
+            return self._ended.result(timeout)
+        except FutureTimeout as error:
+            raise WaitTimeout(
+                f"{self} is {self.state} after {timeout} s. Wait again, or see {self.stderr}.",
+                sampler_ids=(),
+                timeout_s=timeout or 0.0,
+            ) from error
+
+    def on_completed(self, callback: Callable[..., object]) -> None:
+        """Call a function when it has ended, however it did; at once if it has.
+
+        The experiment's block waits for the function, which runs in a thread of the experiment and
+        may submit more. If it raises, the experiment fails. In a dry run it is not called.
+
+        Args:
+            callback: called with the job if it takes an argument, else without.
+        """
+        takes_job = _takes_an_argument(callback)
+
+        def call(_: object) -> None:
+            try:
+                callback(self) if takes_job else callback()
+            except Exception as error:
+                logger.exception("%s: on_completed raised", self)
+                self.callback_errors.append(error)
+
+        if self._ended is not None:
+            self._ended.add_done_callback(call)
+
+    # -- for the rest of this package ---------------------------------------------------------
+
+    def status(self) -> Status:
+        """What its folder says."""
+        try:
+            told = json.loads((self.path / "status.json").read_text(encoding="utf-8"))
+            return Status(**{**told, "state": JobState(told["state"])})
+        except FileNotFoundError:
+            return Status()
+
+    def write_status(self, status: Status) -> None:
+        """Say so in its folder."""
+        self.write("status.json", json.dumps(asdict(status), indent=2))
+
+    def write(self, name: str, content: str | bytes) -> None:
+        """Write a file of its folder, which nobody sees half written."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        partial = self.path / f".{name}.{secrets.token_hex(4)}"
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        partial.replace(self.path / name)
+
+    @contextmanager
+    def lock(self) -> Iterator[bool]:
+        """Hold its lock; gives whether that was possible: not while a process executes it."""
+        filelock = require("filelock", "experiment", "the jobs of experiments")
+        self.lock_path.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(self.lock_path)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def is_locked(self) -> bool:
+        """Whether a process executes it right now."""
+        with self.lock() as is_ours:
+            return not is_ours
+
+
+def _takes_an_argument(function: Callable[..., object]) -> bool:
+    try:
+        inspect.signature(function).bind(None)
+    except (TypeError, ValueError):  # none is taken; or a builtin does not tell
+        return False
+    return True
