@@ -19,6 +19,7 @@ from vectasks.evaluation.lockstep import Ended, EvaluationPolicy, EvaluationRun
 from vectasks.evaluation.manifest import BatchManifest, History
 from vectasks.evaluation.records import BatchRunRecord, RunStatus, now, plain
 from vectasks.evaluation.statistics import Aggregate, aggregate_all
+from vectasks.extras import require
 from vectasks.files import replace_file
 from vectasks.vector import SingleProcessVectorSampledTasks, VectorSampledTasks
 
@@ -119,6 +120,7 @@ def evaluate(
         Exception: what the policy raises; with a manifest, the episodes that ended are kept.
             A task that raises, or whose worker dies, is a failed episode and ends no evaluation.
     """
+    require("scipy.stats", "evaluation", "evaluate")  # not found out when all is played
     arguments = list(sampler_fn_args)
     listed = None if tasks is None else [_checked_task(task) for task in tasks]
     _check(episodes, listed, manifest_path, videos)
