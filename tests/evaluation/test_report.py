@@ -123,6 +123,13 @@ def test_steps_without_an_info_are_filmed(tmp_path: Path) -> None:
     assert num_frames(str(tmp_path / "run.videos" / "episode-000000.mp4")) == 1 + 3
 
 
+def test_films_that_are_asked_for_later(tmp_path: Path) -> None:
+    film(tmp_path, episodes=3, max_processes=0)
+    report = film(tmp_path, episodes=3, videos=1, max_processes=0)
+    assert [r.status.value for r in report.manifest.records] == ["success", "skipped", "skipped"]
+    assert num_frames(str(report.episodes[0].video)) == 1 + 3
+
+
 def test_a_missing_film_is_made_again(tmp_path: Path) -> None:
     film(tmp_path, episodes=3, videos=2, max_processes=0)
     (tmp_path / "run.videos" / "episode-000001.mp4").unlink()

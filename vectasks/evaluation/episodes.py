@@ -211,14 +211,14 @@ class _Diary:
         """Whether this record is of this episode, and of one that need not be played again."""
         known = {name: record.provenance.get(name) for name in ("task", *self._identity)}
         asked = {"task": plain(slot.task), **self._identity}
+        assert self._files is not None
         if known != asked:
-            assert self._files is not None
             raise InvalidArgument(
                 f"{self._files.manifest_path} holds another evaluation: {record.job_id} was played "
                 f"with {known}, and is asked for with {asked}. Go on with the same arguments, give "
                 "another manifest_path, or force=True to play all episodes again."
             )
-        has_film = slot.episode not in self._filmed or record.output.exists()
+        has_film = slot.episode not in self._filmed or self._files.video(slot.episode).exists()
         return record.status is not RunStatus.failed and has_film
 
     def films_to_make(self) -> dict[int, Path]:
