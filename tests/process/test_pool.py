@@ -463,7 +463,8 @@ def test_close_lets_finish_what_was_asked(tmp_path: Path) -> None:
 
 
 def test_close_does_not_wait_for_ever(tmp_path: Path) -> None:
-    pool = WorkerPool(lambda: Thing(tmp_path), 2, close_grace_s=0.2)
+    pool = WorkerPool(lambda: Thing(tmp_path), 2, close_grace_s=0.5)
+    pool.submit_at(1, "note", 1).result(PATIENCE_S)
     hung = pool.submit_at(0, "wait_for", "never")
     wait_for_file(tmp_path / "at never")
     began = time.monotonic()

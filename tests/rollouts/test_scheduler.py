@@ -1,4 +1,4 @@
-"""The scheduler: every scenario on processes, those that need no kill in this process too."""
+"""The scheduler: every scenario on processes, those that kill nobody in this process too."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class AsyncRunner(Runner):
 Main = Callable[[Scheduler], Awaitable[Any]]
 
 
-@pytest.fixture(params=["process", "process, async", "inline, async"])
+@pytest.fixture(params=["process", "inline, async"])
 def run(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Any]:
     """Runs a coroutine function with a started scheduler."""
     backend, _, is_async = request.param.partition(", ")

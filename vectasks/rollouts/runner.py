@@ -16,6 +16,7 @@ import inspect
 import logging
 import numbers
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -264,8 +265,8 @@ class RunnerWrapper:
         arguments = (task.task, task.repeat_times, task.run_id_base)
         try:
             await self._be_ready()  # which has time of its own
-            outcome: tuple[Status, list[Any]] = await asyncio.wait_for(
-                self._ask("run_task", *arguments), self.max_timeout
+            outcome: tuple[Status, list[Any]] = await self._ask(
+                "run_task", *arguments, timeout_s=self.max_timeout
             )
             return outcome
         except asyncio.TimeoutError:
@@ -288,13 +289,13 @@ class RunnerWrapper:
             await self._ask("ready")
             self._is_ready = True
 
-    async def _ask(self, method: str, *arguments: Any) -> Any:
+    async def _ask(self, method: str, *arguments: Any, timeout_s: float | None = None) -> Any:
         """Call a method of the runner's host."""
         assert self._pool is not None
         future = self._pool.submit_at(self._worker, method, *arguments)
         self._is_fit = False  # unless it answers
         try:
-            answer = await asyncio.wrap_future(future)
+            answer = await _result_of(future, timeout_s)
         except CallError:
             self._is_fit = True
             raise
@@ -325,6 +326,38 @@ class RunnerWrapper:
         if self._owns_pool and self._pool is not None:
             pool, self._pool = self._pool, None
             await asyncio.to_thread(pool.close)
+
+
+async def _result_of(future: Future[Any], timeout_s: float | None) -> Any:
+    """Await a pool's future, which goes on if this is cancelled or late.
+
+    (``wait_for`` and ``wrap_future`` do the same with a further task and three more turns of the
+    loop, in which the runner would have nothing to do.)
+
+    Raises:
+        asyncio.TimeoutError: it took longer than ``timeout_s``.
+    """
+    loop = asyncio.get_running_loop()
+    told: asyncio.Future[bool] = loop.create_future()
+
+    def tell(is_there: bool) -> None:
+        if not told.done():
+            told.set_result(is_there)
+
+    def come(_: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(tell, True)
+
+    future.add_done_callback(come)
+    timer = None if timeout_s is None else loop.call_later(timeout_s, tell, False)
+    try:
+        is_there = await told
+    finally:
+        if timer is not None:
+            timer.cancel()
+    if not is_there:
+        raise asyncio.TimeoutError
+    return future.result()
 
 
 def make_pool(

@@ -28,7 +28,6 @@ from multiprocessing.context import BaseContext
 from typing import Any, NamedTuple
 
 from vectasks.errors import ResourceLimit, SetupError, VectasksError
-from vectasks.guard import ctrl_c
 from vectasks.messages import Failure
 from vectasks.restarts import how_it_ended
 from vectasks.workers import objects
@@ -107,6 +106,15 @@ class _Worker(ChildProcess):
         if self._channel is not None:
             with contextlib.suppress(OSError):
                 self._channel.post(parcel)
+
+    def ask(self, out: _Out, parcel: list[memoryview]) -> None:
+        """Send a call. It is killed where Ctrl-C cuts that short: it would answer out of step."""
+        try:
+            self.out.append(out)
+            self.post(parcel)
+        except BaseException:
+            self.kill()
+            raise
 
     def take_answers(self) -> list[_Settled]:
         """The futures that were answered since the last time."""
@@ -210,10 +218,9 @@ class ProcessCrew(Crew):
                 "Give a smaller num_workers, or raise the limit."
             ) from error
         with self._lock:
-            worker.out.append(_Out("setup", None))
             if self._start_timeout_s is not None:
                 worker.deadline_s = time.monotonic() + self._start_timeout_s
-            worker.post(self._first_message)
+            worker.ask(_Out("setup", None), self._first_message)
             worker.end = None
 
     # -- from any thread ------------------------------------------------------------------------
@@ -226,17 +233,13 @@ class ProcessCrew(Crew):
             raise unsendable_call(worker, call, error) from error
         future: Future[Any] = Future()
         future.set_running_or_notify_cancel()
-        ctrl_c.hold()
-        try:
-            with self._lock:
-                end = self._workers[worker].end
-                if end is None:
-                    self._workers[worker].out.append(_Out(call.method, future))
-                    self._workers[worker].post(parcel)
-                    if self._workers[worker].is_clogged:
-                        self._look_anew()
-        finally:
-            ctrl_c.let_go()
+        with self._lock:
+            asked = self._workers[worker]
+            end = asked.end
+            if end is None:
+                asked.ask(_Out(call.method, future), parcel)
+                if asked.is_clogged:
+                    self._look_anew()
         if end is not None:
             future.set_exception(end())
         return future
