@@ -8,7 +8,7 @@ table, the plots and three films in one file.
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,9 @@ def lean_policy(observations: list[np.ndarray]) -> list[int]:
     return [int(angle > 0) for _, _, angle, _ in observations]
 
 
-directory = Path(sys.argv[1] if len(sys.argv) > 1 else "evaluation")
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser.add_argument("directory", nargs="?", type=Path, default=Path("evaluation"))
+directory = parser.parse_args().directory
 report = evaluate(
     lean_policy,
     GymnasiumTaskSampler,

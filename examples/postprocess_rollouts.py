@@ -8,7 +8,7 @@ Run it: python examples/postprocess_rollouts.py [DIRECTORY]
 
 from __future__ import annotations
 
-import sys
+import argparse
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -75,7 +75,9 @@ class Moments(Task[np.ndarray, tuple[np.ndarray, int]]):
         return np.stack([batch.mean(axis=0), np.square(batch).mean(axis=0)]), len(batch)
 
 
-directory = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser.add_argument("directory", nargs="?", type=Path, default=Path())
+directory = parser.parse_args().directory
 began_s = time.perf_counter()
 episodes = record(NUM_EPISODES)
 print(f"{len(episodes)} episodes recorded in {time.perf_counter() - began_s:.1f} s")

@@ -63,11 +63,16 @@ EVERY = (
     SPAWN,
     Kind("fork", 2),
 )
-# A spawned worker imports everything anew: the widest matrices leave it to the slow run.
-EVERY_SOME_SLOWLY = tuple(
-    pytest.param(kind, marks=pytest.mark.slow) if kind is SPAWN else kind for kind in EVERY
-)
 LANES = (Kind(transport="pipe"), Kind("forkserver", 2, "pipe"), Kind("forkserver", 2, "slab"))
+
+# The widest matrices leave to the slow run what imports everything anew (spawn), and what differs
+# least from its neighbours.
+_SLOWLY = (SPAWN, Kind("forkserver", 1), LANES[2])
+
+
+def _some_slowly(kinds: tuple[Kind, ...]) -> tuple[Any, ...]:
+    slow = pytest.mark.slow
+    return tuple(pytest.param(kind, marks=slow) if kind in _SLOWLY else kind for kind in kinds)
 
 
 @pytest.fixture(scope="module", params=EVERY, ids=str)
@@ -76,7 +81,7 @@ def every_kind(request: pytest.FixtureRequest) -> Kind:
     return request.param
 
 
-@pytest.fixture(params=EVERY_SOME_SLOWLY + LANES, ids=str)
+@pytest.fixture(params=_some_slowly(EVERY + LANES), ids=str)
 def every_lane(request: pytest.FixtureRequest) -> Kind:
     """Every kind of worker, and every lane that steps can take."""
     return request.param
@@ -94,13 +99,13 @@ def kind(request: pytest.FixtureRequest) -> Kind:
     return request.param
 
 
-@pytest.fixture(params=EVERY_SOME_SLOWLY[1:], ids=str)
+@pytest.fixture(params=_some_slowly(EVERY[1:]), ids=str)
 def process_kind(request: pytest.FixtureRequest) -> Kind:
     """Every kind of worker that is a process."""
     return request.param
 
 
-@pytest.fixture(params=EVERY_SOME_SLOWLY[1:] + LANES[1:], ids=str)
+@pytest.fixture(params=_some_slowly(EVERY[1:] + LANES[1:]), ids=str)
 def process_lane(request: pytest.FixtureRequest) -> Kind:
     """Every kind of worker that is a process, and every lane that steps can take."""
     return request.param

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -179,6 +180,28 @@ def test_eval_refuses(
     assert out == ""
     assert err.count("\n") == 1
     assert expected in err
+
+
+@pytest.mark.parametrize(
+    ("module", "argv"),
+    [
+        ("pydantic", ["report", "run.json", "-o", "report.html"]),
+        ("filelock", ["batch", "jobs.jsonl", "--worker", "my_work:work"]),
+        ("scipy.stats", ["eval", "my_work:make_sampler", "--policy", "my_work:push"]),
+    ],
+)
+def test_a_missing_package_names_the_extra(module: str, argv: list[str], directory: Path) -> None:
+    more = ["--episodes", "2", "--processes", "0"] if argv[0] == "eval" else []
+    script = f"import sys; sys.modules[{module!r}] = None\nfrom vectasks import cli\n"
+    script += f"sys.exit(cli.main({[*argv, *more]!r}))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=directory, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert f"{module} is needed" in done.stderr
+    assert 'pip install "vectasks[evaluation]"' in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (directory / "run.json").exists(), "it is found before anything is run"
 
 
 def test_report_refuses(capsys: pytest.CaptureFixture[str]) -> None:

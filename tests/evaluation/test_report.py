@@ -22,7 +22,14 @@ from vectasks.evaluation import (
     evaluate,
     write_report,
 )
-from vectasks.testing.toys import CountingTask, FailingTask, ImageTask, ToySampler, toy_args
+from vectasks.testing.toys import (
+    CountingTask,
+    FailingTask,
+    ImageTask,
+    InfoTask,
+    ToySampler,
+    toy_args,
+)
 
 av = pytest.importorskip("av", reason="films need the video extra")
 
@@ -101,6 +108,26 @@ def test_chosen_episodes_are_filmed(max_processes: int, tmp_path: Path) -> None:
     # The first image and one a step: the last is the episode's own.
     assert [num_frames(str(path)) for path in paths] == [1 + 5, 1 + 3]
     assert report.manifest.records[1].output == paths[0]
+
+
+def test_steps_without_an_info_are_filmed(tmp_path: Path) -> None:
+    evaluate(
+        push,
+        ToySampler,
+        toy_args(InfoTask, 1, step_info=None, max_steps=3),
+        episodes=1,
+        videos=1,
+        max_processes=0,
+        manifest_path=tmp_path / "run.json",
+    )
+    assert num_frames(str(tmp_path / "run.videos" / "episode-000000.mp4")) == 1 + 3
+
+
+def test_films_that_are_asked_for_later(tmp_path: Path) -> None:
+    film(tmp_path, episodes=3, max_processes=0)
+    report = film(tmp_path, episodes=3, videos=1, max_processes=0)
+    assert [r.status.value for r in report.manifest.records] == ["success", "skipped", "skipped"]
+    assert num_frames(str(report.episodes[0].video)) == 1 + 3
 
 
 def test_a_missing_film_is_made_again(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from vectasks.evaluation.lockstep import Ended, EvaluationPolicy, EvaluationRun
 from vectasks.evaluation.manifest import BatchManifest, History
 from vectasks.evaluation.records import BatchRunRecord, RunStatus, now, plain
 from vectasks.evaluation.statistics import Aggregate, aggregate_all
+from vectasks.extras import require
 from vectasks.files import replace_file
 from vectasks.vector import SingleProcessVectorSampledTasks, VectorSampledTasks
 
@@ -119,6 +120,7 @@ def evaluate(
         Exception: what the policy raises; with a manifest, the episodes that ended are kept.
             A task that raises, or whose worker dies, is a failed episode and ends no evaluation.
     """
+    require("scipy.stats", "evaluation", "evaluate")  # not found out when all is played
     arguments = list(sampler_fn_args)
     listed = None if tasks is None else [_checked_task(task) for task in tasks]
     _check(episodes, listed, manifest_path, videos)
@@ -209,14 +211,14 @@ class _Diary:
         """Whether this record is of this episode, and of one that need not be played again."""
         known = {name: record.provenance.get(name) for name in ("task", *self._identity)}
         asked = {"task": plain(slot.task), **self._identity}
+        assert self._files is not None
         if known != asked:
-            assert self._files is not None
             raise InvalidArgument(
                 f"{self._files.manifest_path} holds another evaluation: {record.job_id} was played "
                 f"with {known}, and is asked for with {asked}. Go on with the same arguments, give "
                 "another manifest_path, or force=True to play all episodes again."
             )
-        has_film = slot.episode not in self._filmed or record.output.exists()
+        has_film = slot.episode not in self._filmed or self._files.video(slot.episode).exists()
         return record.status is not RunStatus.failed and has_film
 
     def films_to_make(self) -> dict[int, Path]:

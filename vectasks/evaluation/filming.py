@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from vectasks.extras import require
+from vectasks.host import FINAL_FRAME, FRAME
 from vectasks.rendering.encoders import encoder_class_for, frame_rate
 from vectasks.rendering.film import Film, FilmThread, Shot
 from vectasks.rendering.tiles import as_rgb
@@ -35,7 +36,7 @@ class EpisodeFilmer:
         self._paths = paths
         self._fps = fps
         self._films: dict[int, Film] = {}  # by sampler
-        self._asked: set[int] = set()  # samplers that keep their final frames
+        self._asked: set[int] = set()  # samplers whose steps bring their frames along
         self._thread: FilmThread | None = None
         if paths:
             require("av", "video", "evaluate's films")
@@ -44,7 +45,7 @@ class EpisodeFilmer:
     def begin(self, sampler_id: int, episode: int) -> None:
         """A sampler is at the start of an episode."""
         path = self._paths.get(episode)
-        self._keep_final_frame(sampler_id, path is not None)
+        self._keep_frames(sampler_id, path is not None)
         if path is None:
             return
         encoder_class = encoder_class_for(path)
@@ -55,11 +56,10 @@ class EpisodeFilmer:
         """A sampler has made a step."""
         if sampler_id not in self._films:
             return
-        if not result.done:
-            self._write(sampler_id, self._look_at(sampler_id))
-            return
-        self._write(sampler_id, result.info["final_frame"])
-        self._finish(sampler_id)
+        brought = result.info.get(FINAL_FRAME if result.done else FRAME) if result.info else None
+        self._write(sampler_id, self._look_at(sampler_id) if brought is None else brought)
+        if result.done:
+            self._finish(sampler_id)
 
     def cut(self, sampler_id: int) -> None:
         """The episode failed: its film shows what there was of it."""
@@ -71,10 +71,10 @@ class EpisodeFilmer:
         if film is not None and self._thread is not None:
             self._thread.finish(film)
 
-    def _keep_final_frame(self, sampler_id: int, keep: bool) -> None:
+    def _keep_frames(self, sampler_id: int, keep: bool) -> None:
         if keep != (sampler_id in self._asked):
             index = self._vector.sampler_ids.index(sampler_id)
-            self._vector.command_at(index, "keep_final_frame", keep)
+            self._vector.command_at(index, "keep_frames", "all" if keep else "none")
             (self._asked.add if keep else self._asked.discard)(sampler_id)
 
     def _look_at(self, sampler_id: int) -> Any:
