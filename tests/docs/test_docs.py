@@ -33,8 +33,8 @@ PAGES = [
 
 def _skip_without_libraries(script: Path) -> None:
     """Skip what is built on a library that is not installed here."""
-    for name in ("stable_baselines3", "torchrl"):
-        if re.search(rf"^from {name}\b", script.read_text("utf-8"), re.MULTILINE):
+    for name in ("ray", "stable_baselines3", "torchrl"):
+        if re.search(rf"^(from|import) {name}\b", script.read_text("utf-8"), re.MULTILINE):
             pytest.importorskip(name, reason=f"the script needs {name}")
 
 
