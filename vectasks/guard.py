@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
@@ -106,9 +107,11 @@ class CtrlC:
             self._is_waiting = False
 
 
-# What the functions of ``signal`` wrap into enums, at many times the cost.
-_get_handler: Callable[..., Any] = getattr(signal.getsignal, "__wrapped__", signal.getsignal)
-_set_handler: Callable[..., Any] = getattr(signal.signal, "__wrapped__", signal.signal)
+# What the functions of ``signal`` wrap into enums, at many times the cost: they look for the
+# handler among them, and under asyncio the error of not finding it shows the whole running task.
+_native: Any = sys.modules.get("_signal", signal)
+_get_handler: Callable[..., Any] = _native.getsignal
+_set_handler: Callable[..., Any] = _native.signal
 
 
 def _in_main_thread() -> bool:  # only there do handlers run, and may they be replaced

@@ -204,14 +204,21 @@ def test_a_second_ctrl_c_ends_a_close_at_once(start: Start) -> None:
 
 @pytest.mark.parametrize("transport", ["auto", "pipe"])
 def test_ctrl_c_never_leaves_the_vector_out_of_step(start: Start, transport: str) -> None:
-    # It comes at a random moment, mostly in the midst of the parent's own work.
+    # It comes at a random moment, in the midst of the parent's own work or while it waits.
     script = start(f"""
         import random
+        import time
+
+        class Pausing(CountingTask):
+            def move(self, action):
+                if self.step_number % 4 == 0:
+                    time.sleep(0.001)
+
         dice = random.Random(0)
         signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
         with VectorSampledTasks(
             ToySampler,
-            toy_args(CountingTask, 4, max_steps=1e9),
+            toy_args(Pausing, 4, max_steps=1e9),
             max_processes=2,
             observation_transport={transport!r},
             read_timeout=10,
