@@ -16,9 +16,13 @@ from typing import NamedTuple
 import psutil
 import pytest
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A shell that starts the tests in the background has them ignore it, and their scripts too.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# Tests that a shell started in the background, or nohup, ignore these, and so do their scripts.
+for _signum, _handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(_signum) is signal.SIG_IGN:
+        signal.signal(_signum, _handler)
 
 _PATIENCE_S = 5.0  # a child that was killed takes a moment to be reaped
 _FAILED = pytest.StashKey[bool]()

@@ -65,9 +65,9 @@ EVERY = (
 )
 LANES = (Kind(transport="pipe"), Kind("forkserver", 2, "pipe"), Kind("forkserver", 2, "slab"))
 
-# The widest matrices leave to the slow run what imports everything anew (spawn), and what differs
-# least from its neighbours.
-_SLOWLY = (SPAWN, Kind("forkserver", 1), LANES[2])
+# The widest matrices leave to the slow run what takes longest to start (spawn imports everything
+# anew, fork copies all that the tests imported), and what differs least from its neighbours.
+_SLOWLY = (SPAWN, Kind("fork", 2), Kind("forkserver", 1), LANES[2])
 
 
 def _some_slowly(kinds: tuple[Kind, ...]) -> tuple[Any, ...]:

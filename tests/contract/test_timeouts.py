@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import signal
 import subprocess
@@ -205,6 +207,21 @@ def test_a_message_shows_few_of_many_workers(processes: Any, gate: Path) -> None
         assert caught.value.stacks.keys() == set(range(6))
         gate.touch()
         assert len(tasks.wait_step(20)) == 6
+
+
+class ErrnoTask(ToyTask):
+    """Is looked at between a system call that failed and the look at why it did."""
+
+    def errno_after_a_look(self) -> int:
+        libc = ctypes.CDLL(None, use_errno=True)
+        ctypes.set_errno(errno.ENOENT)
+        getattr(libc, "raise")(stacks._SIGNAL)
+        return ctypes.get_errno()
+
+
+def test_a_look_changes_no_error_of_a_system_call(process_kind: Any) -> None:
+    with process_kind.toys(ErrnoTask, count=1) as tasks:
+        assert tasks.call("errno_after_a_look") == [errno.ENOENT]
 
 
 def test_looks_leave_no_descriptor(processes: Any, gate: Path) -> None:

@@ -6,11 +6,22 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+TRAINING = {
+    "cleanrl_style.py",
+    "ppo.py",
+    "ray_ppo.py",
+    "recurrent_ppo.py",
+    "sb3_ppo.py",
+    "sweep.py",
+    "torchrl_ppo.py",
+    "trainers.md",
+}
 
 
 def _script(page: Path) -> str:
@@ -51,7 +62,15 @@ def _run(*command: str | Path, cwd: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def _some_slowly(paths: list[Path]) -> list[Any]:
+    """Those that train an agent are left to the slow run."""
+    return [
+        pytest.param(path, marks=pytest.mark.slow) if path.name in TRAINING else path
+        for path in paths
+    ]
+
+
+@pytest.mark.parametrize("page", _some_slowly(PAGES), ids=lambda page: str(page.relative_to(ROOT)))
 def test_page_runs(page, tmp_path):
     script = tmp_path / "page.py"
     script.write_text(_script(page), encoding="utf-8")
@@ -59,7 +78,7 @@ def test_page_runs(page, tmp_path):
     _run(script, cwd=tmp_path)
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
+@pytest.mark.parametrize("example", _some_slowly(EXAMPLES), ids=lambda example: example.name)
 def test_example_runs(example, tmp_path):
     _skip_without_libraries(example)
     takes_steps = '"--steps"' in example.read_text("utf-8")

@@ -273,6 +273,7 @@ def test_ctrl_c_finishes_the_video(processes: str, tmp_path: Path) -> None:
 # -- demo ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_demo_trains_evaluates_and_films(tmp_path, capsys):
     pytest.importorskip("torch")
     out = tmp_path / "demo.mp4"

@@ -88,7 +88,9 @@ def offer() -> None:
         high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _high_descriptor())
         os.close(fd)
         fd = high
-    faulthandler.register(_SIGNAL, file=fd, all_threads=False)
+    # Chained to what does nothing, because only then does CPython give errno back: a system call of
+    # the task's that failed just then would raise OSError(0) instead of its own error.
+    faulthandler.register(_SIGNAL, file=fd, all_threads=False, chain=True)
     _descriptor = fd
     if inherited >= 0:
         with contextlib.suppress(OSError):
