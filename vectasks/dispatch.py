@@ -16,7 +16,6 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import select
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -37,7 +36,7 @@ from vectasks.spaces import dispatch_rows, own
 from vectasks.workers import stacks
 from vectasks.workers.base import Unreadable, Worker, WorkerEnded
 from vectasks.workers.blocks import Block, BlocksMoved
-from vectasks.workers.ending import end_workers
+from vectasks.workers.ending import end_workers, wait_for_news
 from vectasks.workers.inline import InlineWorker
 from vectasks.workers.lane import ParentLane, Steps, polls_before_blocking, yield_core
 from vectasks.workers.slab import EXHAUSTED, Layout, SharedMemory
@@ -99,6 +98,7 @@ class Dispatcher:
         self._wanted: set[int] = set()  # samplers whose reply somebody will take
         self._arrived: dict[int, Any] = {}
         self._interrupted: dict[int, tuple[Request, Death]] = {}  # restarted in the midst of these
+        self._unread: dict[int, Failure] = {}  # a message that could not be rebuilt, mid-step
         self._restarting: dict[int, Death] = {}  # being made anew, not because the user asked
         self._owed: dict[int, Death] = {}  # begun anew, and the user was not told by a step
         self._generation = [0] * len(self._plans)
@@ -453,6 +453,12 @@ class Dispatcher:
         for i in lane.owing(ids):
             while i not in self._arrived and lane.needs_extra(i):
                 self._take_in(self._worker_of[i])
+                if i in self._unread and i not in self._arrived and lane.needs_extra(i):
+                    self._ledger.fail(i)
+                    self._wanted.add(i)
+                    self._arrived[i] = self._unread[i]
+        for i in ids if self._unread else ():
+            self._unread.pop(i, None)
 
     # -- waiting ----------------------------------------------------------------------------------
 
@@ -535,19 +541,8 @@ class Dispatcher:
             is_over = deadline is not None and time.monotonic() >= deadline
 
     def _wait_for_news(self, workers: Sequence[Worker], timeout_s: float) -> Sequence[Worker]:
-        """Those of these workers that have something to say; all of them when the time is over."""
-        poll = select.poll()
-        worker_of: dict[int, Worker] = {}
-        for worker in workers:
-            descriptors = worker.descriptors()
-            if not descriptors:
-                return workers
-            for descriptor, events in descriptors:
-                poll.register(descriptor, events)
-                worker_of[descriptor] = worker
         with ctrl_c:
-            news = poll.poll(timeout_s * 1000)
-        return list({worker_of[descriptor]: None for descriptor, _ in news}) or workers
+            return wait_for_news(workers, timeout_s)
 
     def _timeout(self, missing: Sequence[int], timeout_s: float, limit: str) -> WaitTimeout:
         late = []
@@ -621,12 +616,8 @@ class Dispatcher:
                 continue
             if request.seq != 0:
                 self._settle(Reply(request.seq, i, failure))
-                continue
-            lane = self._lane
-            if lane is not None and lane.has_answered(i) and lane.needs_extra(i):
-                self._ledger.fail(i)
-                self._wanted.add(i)
-                self._arrived[i] = failure
+            else:  # whose step it came with shows once that step is announced
+                self._unread[i] = failure
 
     def _settle(self, reply: Reply) -> None:
         request = self._ledger.settle(reply)
@@ -680,6 +671,7 @@ class Dispatcher:
         for sampler_id in worker.sampler_ids:
             self._restarting.pop(sampler_id, None)
             self._owed.pop(sampler_id, None)
+            self._unread.pop(sampler_id, None)
         if restart:
             self._restarting.update(dict.fromkeys(worker.sampler_ids, death))
             self._begin_anew(worker)
@@ -765,7 +757,7 @@ class Dispatcher:
             logger.debug("closing while samplers %s are busy", busy)
         failures = []
         try:
-            end_workers(self.workers, grace_s, self._wait_for_news)
+            end_workers(self.workers, grace_s)
         finally:  # Ctrl-C too: whoever cannot wait leaves nothing behind either
             for worker in self.workers:
                 failures += worker.release()

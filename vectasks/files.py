@@ -1,12 +1,15 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and locks that keep others off."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from vectasks.extras import require
 
 
 @contextmanager
@@ -17,7 +20,8 @@ def whole_or_nothing(path: Path) -> Iterator[Path]:
         yield partial_path
         partial_path.replace(path)
     finally:
-        partial_path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it is gone already, or what failed is worth more
+            partial_path.unlink()
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -26,3 +30,28 @@ def replace_file(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+@contextmanager
+def try_lock(path: Path, extra: str, what: str) -> Iterator[bool]:
+    """Hold a file's lock; gives whether that was possible: not while anybody else holds it.
+
+    Args:
+        path: the file that is locked.
+        extra: the extra of vectasks that installs filelock.
+        what: who needs it.
+
+    Raises:
+        MissingExtra: filelock is not installed.
+    """
+    filelock = require("filelock", extra, what)
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()

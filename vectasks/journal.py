@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import operator
 from array import array
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -30,7 +31,7 @@ from numpy.typing import NDArray
 from vectasks.host import HostPlan, HostReady
 from vectasks.messages import Command, Failure, StepOutcome
 from vectasks.recording import Call, Passed, RecordedFailure, Recording, Recordings
-from vectasks.spaces import dispatch_rows, own
+from vectasks.spaces import dispatch_rows, map_leaves, own
 from vectasks.task import RLStepResult
 
 MAX_BYTES = 16 * 2**20
@@ -431,12 +432,7 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def _row(observation: Any, k: int) -> Any:
-    """Row k of a batch's observation, nested as it is."""
-    if isinstance(observation, Mapping):
-        return {name: _row(item, k) for name, item in observation.items()}
-    if isinstance(observation, tuple):
-        return tuple(_row(item, k) for item in observation)
-    return observation[k]
+    return map_leaves(operator.itemgetter(k), observation)
 
 
 def _size_bytes(entry: tuple[Any, ...]) -> int:

@@ -12,7 +12,6 @@ import functools
 import json
 import os
 import pickle
-import secrets
 import sys
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ import cloudpickle
 
 from vectasks._version import __version__
 from vectasks.errors import RecordingError
+from vectasks.files import whole_or_nothing
 from vectasks.host import HostPlan
 from vectasks.messages import Command
 from vectasks.workers.child import adopt_registrations, registrations
@@ -167,16 +167,12 @@ class Recordings(dict[int, Recording]):
             "python": _python(),
             "recordings": [recording.describe() for recording in self.values()],
         }
-        # A sibling, renamed when it is whole: a crash here leaves no half of a file.
-        partial = target.with_name(f".{secrets.token_hex(4)}.{target.name}")
-        try:
-            with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
-                archive.writestr(_ABOUT, json.dumps(about, indent=2))
-                archive.writestr(_PAYLOAD, payload)
-            partial.replace(target)
-        finally:
-            with contextlib.suppress(OSError):
-                partial.unlink()
+        with (
+            whole_or_nothing(target) as partial_path,
+            zipfile.ZipFile(partial_path, "w", zipfile.ZIP_DEFLATED) as archive,
+        ):
+            archive.writestr(_ABOUT, json.dumps(about, indent=2))
+            archive.writestr(_PAYLOAD, payload)
 
 
 def read_about(path: str | os.PathLike[str]) -> Mapping[str, Any]:

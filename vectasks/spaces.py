@@ -7,7 +7,7 @@ space is a new registration and edits no chain. Spaces that are not Gymnasium's 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import singledispatch
 from typing import Any
 
@@ -66,6 +66,15 @@ def tensors_to_arrays(value: Any) -> Any:
     if type(value) in (list, tuple):
         return type(value)(tensors_to_arrays(item) for item in value)
     return value
+
+
+def map_leaves(function: Callable[[Any], Any], nest: Any) -> Any:
+    """What a function gives for each leaf of a nested observation (dicts and tuples), nested so."""
+    if isinstance(nest, Mapping):
+        return {key: map_leaves(function, value) for key, value in nest.items()}
+    if isinstance(nest, tuple):
+        return tuple(map_leaves(function, value) for value in nest)
+    return function(nest)
 
 
 def split_actions(actions: Any, space: Any, count: int) -> list[Any]:

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-import vectasks
+from on_ray import needs_ray, run_on_ray
 
 SCRIPT = Path(__file__).with_name("ray_script.py")
 SCENARIOS = [
@@ -29,7 +21,7 @@ SCENARIOS = [
 pytestmark = [
     pytest.mark.slow,  # the cluster alone takes seconds to come up
     pytest.mark.timeout(300),
-    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed"),
+    needs_ray,
 ]
 
 
@@ -37,31 +29,7 @@ pytestmark = [
 def told(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What came of each scenario, and what was left running."""
     folder = tmp_path_factory.mktemp("ray")
-    files_of_ray = tempfile.mkdtemp(prefix="vectasks-ray-")  # short: sockets have paths in it
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(Path(vectasks.__file__).parents[1]),
-        "RAY_TMPDIR": files_of_ray,
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's way to say: loopback addresses only
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    }
-    with (folder / "output").open("wb") as output:
-        script = subprocess.Popen(
-            [sys.executable, SCRIPT, folder / "results"],
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            code = script.wait(240)
-        finally:
-            if script.poll() is None:
-                os.killpg(script.pid, signal.SIGKILL)
-                script.wait()
-            shutil.rmtree(files_of_ray, ignore_errors=True)
-    assert code == 0, (folder / "output").read_text()
+    run_on_ray(SCRIPT, folder / "results", folder / "output", timeout_s=240)
     return json.loads((folder / "results").read_text())
 
 

@@ -376,9 +376,15 @@ class VectorAndTwin(RuleBasedStateMachine):
             if chunk == 4:
                 return tasks.recv() if some else None
             rows: dict[int, Any] = {}
-            while len(rows) < len(some):
-                rows.update(_by_id(tasks, min(chunk, len(some) - len(rows))))
-            return dict(sorted(rows.items()))
+            failed: set[int] = set()
+            while waiting := len(some) - len(rows) - len(failed):
+                try:
+                    rows.update(_by_id(tasks, min(chunk, waiting)))
+                except VectasksError as error:  # who is received with it is a matter of time
+                    rows.update(error.results)
+                    states = tasks.sampler_states
+                    failed = {i for i in some if states[i] is SamplerState.FAILED}
+            return sorted(failed) if failed else dict(sorted(rows.items()))
 
         self.both(act)
 

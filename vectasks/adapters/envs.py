@@ -11,6 +11,7 @@ own from functions that make environments. Adapters step the ``vector`` itself, 
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -30,7 +31,7 @@ from vectasks.errors import (
     TaskAttributeError,
 )
 from vectasks.messages import Command
-from vectasks.spaces import own, spaces_equal
+from vectasks.spaces import map_leaves, own, spaces_equal
 from vectasks.vector import (
     BaseVectorSampledTasks,
     SingleProcessVectorSampledTasks,
@@ -449,11 +450,7 @@ def original_of(error: RemoteError) -> BaseException:
 
 def _rows(observation: Any, rows: Any) -> Any:
     """Some rows of a batch, or one."""
-    if isinstance(observation, Mapping):
-        return {key: _rows(part, rows) for key, part in observation.items()}
-    if isinstance(observation, tuple):
-        return tuple(_rows(part, rows) for part in observation)
-    return observation[rows]
+    return map_leaves(operator.itemgetter(rows), observation)
 
 
 def replaced(batch: Any, rows: NDArray[np.int64], values: Any) -> Any:

@@ -17,8 +17,7 @@ from vectasks.evaluation.manifest import (
     make_manifest,
 )
 from vectasks.evaluation.records import BatchRunRecord, now
-from vectasks.extras import require
-from vectasks.files import replace_file
+from vectasks.files import replace_file, try_lock
 
 
 class RunLog:
@@ -129,14 +128,11 @@ def _lines(header: RunHeader, records: Iterable[BatchRunRecord]) -> Iterator[byt
 
 def _acquire_lock(manifest_path: Path) -> contextlib.ExitStack:
     """The manifest's lock, which is given back when this is closed, or when the process ends."""
-    filelock = require("filelock", "evaluation", "locking a manifest")
-    lock = filelock.FileLock(manifest_path.with_name(f"{manifest_path.name}.lock"))
-    stack = contextlib.ExitStack()
-    try:
-        stack.enter_context(lock.acquire(timeout=0))
-    except filelock.Timeout:
-        raise ManifestBusy(
-            f"another run is writing to {manifest_path}: wait for its end, or give this run "
-            "another manifest_path. Nothing was run."
-        ) from None
-    return stack
+    path = manifest_path.with_name(f"{manifest_path.name}.lock")
+    with contextlib.ExitStack() as stack:
+        if not stack.enter_context(try_lock(path, "evaluation", "locking a manifest")):
+            raise ManifestBusy(
+                f"another run is writing to {manifest_path}: wait for its end, or give this run "
+                "another manifest_path. Nothing was run."
+            )
+        return stack.pop_all()

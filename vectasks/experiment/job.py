@@ -18,7 +18,6 @@ import inspect
 import json
 import logging
 import os
-import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -31,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from vectasks.errors import WaitTimeout
-from vectasks.extras import require
+from vectasks.files import try_lock, whole_or_nothing
 
 logger = logging.getLogger("vectasks.experiment")
 
@@ -221,25 +220,15 @@ class Job:
     def write(self, name: str, content: str | bytes) -> None:
         """Write a file of its folder, which nobody sees half written."""
         self.path.mkdir(parents=True, exist_ok=True)
-        partial = self.path / f".{name}.{secrets.token_hex(4)}"
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
-        partial.replace(self.path / name)
+        with whole_or_nothing(self.path / name) as partial_path:
+            partial_path.write_bytes(content.encode() if isinstance(content, str) else content)
 
     @contextmanager
     def lock(self) -> Iterator[bool]:
         """Hold its lock; gives whether that was possible: not while a process executes it."""
-        filelock = require("filelock", "experiment", "the jobs of experiments")
         self.lock_path.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(self.lock_path)
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            lock.release()
+        with try_lock(self.lock_path, "experiment", "the jobs of experiments") as is_ours:
+            yield is_ours
 
     def is_locked(self) -> bool:
         """Whether a process executes it right now."""

@@ -13,7 +13,7 @@ in row t + 1. Row 0 holds the last row of the rollout before. ::
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from vectasks.errors import InvalidArgument, LayoutError
 from vectasks.extras import require
 from vectasks.rollouts.gae import estimate_advantages
-from vectasks.spaces import spaces_equal
+from vectasks.spaces import map_leaves, spaces_equal
 from vectasks.task import RLStepResult
 from vectasks.workers.slab import DONE, TERMINATED, TRUNCATED, leaves, pick
 
@@ -353,7 +353,7 @@ class RolloutBuffer:
                 observation = info.get("final_observation")
                 if observation is None:  # the worker died, and the observation with it
                     observation, row = self._block.slab.nest([a[t, i] for a in self._leaves]), t
-                    observation = _each(np.copy, observation)
+                    observation = map_leaves(np.copy, observation)
                 memory = None if self._memory is None else self._as_numpy(self._memory[row, i])
                 self._cut_off.append((t, i, observation, None if memory is None else memory.copy()))
             if self._memory is not None:
@@ -539,14 +539,6 @@ def _empty_like(column: Any, shape: tuple[int, ...]) -> Any:
     if isinstance(column, np.ndarray):
         return np.empty(shape, column.dtype)
     return column.new_empty(shape)
-
-
-def _each(function: Callable[[Any], Any], nest: Any) -> Any:
-    if isinstance(nest, dict):
-        return {key: _each(function, value) for key, value in nest.items()}
-    if isinstance(nest, tuple):
-        return tuple(_each(function, value) for value in nest)
-    return function(nest)
 
 
 def _wrong_shape(name: str, given: tuple[Any, ...], expected: tuple[Any, ...]) -> LayoutError:

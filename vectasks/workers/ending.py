@@ -1,18 +1,28 @@
-"""The end of many workers side by side: one grace period for all, then SIGTERM."""
+"""Waiting for many workers side by side, and their end: one grace period for all, then SIGTERM."""
 
 from __future__ import annotations
 
 import logging
+import select
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol, TypeVar
+
+from vectasks.guard import ctrl_c
 
 _TERMINATE_GRACE_S = 1.0
 
 logger = logging.getLogger("vectasks")
 
 
-class Ending(Protocol):
+class Talking(Protocol):
+    """What of a worker waiting for it needs."""
+
+    def descriptors(self) -> list[tuple[int, int]]:
+        """(descriptor, ``select.poll`` events) that tell of news."""
+
+
+class Ending(Talking, Protocol):
     """What of a worker its end needs."""
 
     @property
@@ -29,35 +39,44 @@ class Ending(Protocol):
         """SIGTERM."""
 
 
-Workers = TypeVar("Workers", bound=Ending)
+Workers = TypeVar("Workers", bound=Talking)
 
 
-def end_workers(
-    workers: Sequence[Workers],
-    grace_s: float,
-    wait_for_news: Callable[[Sequence[Workers], float], object],
-) -> None:
+def wait_for_news(workers: Sequence[Workers], timeout_s: float) -> Sequence[Workers]:
+    """Those of these workers that have something to say; all of them when the time is over.
+
+    A worker without descriptors has always something to say, and nobody is waited for.
+    """
+    poll = select.poll()
+    worker_of: dict[int, Workers] = {}
+    for worker in workers:
+        descriptors = worker.descriptors()
+        if not descriptors:
+            return workers
+        for descriptor, events in descriptors:
+            poll.register(descriptor, events)
+            worker_of[descriptor] = worker
+    news = poll.poll(timeout_s * 1000)
+    return list({worker_of[descriptor]: None for descriptor, _ in news}) or workers
+
+
+def end_workers(workers: Sequence[Ending], grace_s: float) -> None:
     """Ask all to end, wait, and terminate those that do not; who is left then must be killed.
 
     Args:
         workers: those to end.
         grace_s: how long all of them together may take.
-        wait_for_news: waits until one of some workers has something to say, or so many seconds.
     """
     for worker in workers:
         worker.ask_to_end()
-    remaining = _join(workers, grace_s, wait_for_news)
+    remaining = _join(workers, grace_s)
     for worker in remaining:
         logger.warning("worker %d did not end within %g s", worker.number, grace_s)
         worker.terminate()
-    _join(remaining, _TERMINATE_GRACE_S, wait_for_news)
+    _join(remaining, _TERMINATE_GRACE_S)
 
 
-def _join(
-    workers: Sequence[Workers],
-    timeout_s: float,
-    wait_for_news: Callable[[Sequence[Workers], float], object],
-) -> list[Workers]:
+def _join(workers: Sequence[Ending], timeout_s: float) -> list[Ending]:
     """Wait for the end of these workers, side by side; those that have not ended."""
     deadline = time.monotonic() + timeout_s
     while True:
@@ -65,4 +84,5 @@ def _join(
         remaining = deadline - time.monotonic()
         if not left or remaining <= 0:
             return left
-        wait_for_news(left, remaining)
+        with ctrl_c:
+            wait_for_news(left, remaining)

@@ -411,18 +411,10 @@ class ProcessCrew(Crew):
             for worker in self._workers:
                 worker.close()
         try:
-            end_workers(self._workers, grace_s, _wait_for_news)
+            end_workers(self._workers, grace_s)
         finally:
             for worker in self._workers:
                 worker.let_go()
                 for settled in worker.abandon():
                     settled()
             self.forget()
-
-
-def _wait_for_news(workers: Sequence[_Worker], timeout_s: float) -> None:
-    poll = select.poll()
-    for worker in workers:
-        for descriptor, events in worker.descriptors():
-            poll.register(descriptor, events)
-    poll.poll(timeout_s * 1000)
