@@ -256,7 +256,11 @@ class _WatchedMethod:
 
 
 def fail(error: BaseException | Callable[[], BaseException] = FaultError) -> Action:
-    """Raise: an exception, or one that a class or function makes where the fault happens."""
+    """Raise: an exception, or one that a class or function makes where the fault happens.
+
+    In one process, an exception that is given keeps alive what it went through when it was raised
+    (its traceback does); one that is made each time does not.
+    """
 
     def act(proceed: Proceed) -> Any:
         raise error if isinstance(error, BaseException) else error()
