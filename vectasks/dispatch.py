@@ -36,9 +36,11 @@ from vectasks.spaces import dispatch_rows, own
 from vectasks.workers import stacks
 from vectasks.workers.base import Unreadable, Worker, WorkerEnded
 from vectasks.workers.blocks import Block, BlocksMoved
+from vectasks.workers.cores import polls_before_blocking, yield_core
 from vectasks.workers.ending import end_workers, wait_for_news
 from vectasks.workers.inline import InlineWorker
-from vectasks.workers.lane import ParentLane, Steps, polls_before_blocking, yield_core
+from vectasks.workers.lane import Steps
+from vectasks.workers.parent_lane import ParentLane
 from vectasks.workers.slab import EXHAUSTED, Layout, SharedMemory
 
 logger = logging.getLogger("vectasks")

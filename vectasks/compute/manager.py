@@ -15,8 +15,8 @@ from vectasks.compute.handlers import ResultsCollector, ResultsHandler
 from vectasks.compute.sharing import ArrayPlace, Parcels, Reader, place_of
 from vectasks.compute.task import Result, Session, Task, require_do
 from vectasks.errors import InvalidArgument, RemoteError, RemoteTraceback, SetupError
+from vectasks.workers.cores import usable_cores
 from vectasks.workers.feed import feed
-from vectasks.workers.lane import usable_cores
 from vectasks.workers.pool import Kind, WorkerPool
 
 BACKENDS = ("inline", "process", "ray")

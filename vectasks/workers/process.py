@@ -25,7 +25,8 @@ from vectasks.workers.base import Unreadable, Worker, WorkerEnded
 from vectasks.workers.blocks import BlocksMoved
 from vectasks.workers.board import Ring
 from vectasks.workers.channel import Channel, channel_pair
-from vectasks.workers.lane import ParentLane, StepExtras, Steps
+from vectasks.workers.lane import StepExtras, Steps
+from vectasks.workers.parent_lane import ParentLane
 from vectasks.workers.slab import SharedMemory
 
 #: What the forkserver imports after the user's modules: all that every worker needs.
