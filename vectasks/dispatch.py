@@ -40,8 +40,10 @@ from vectasks.workers.cores import polls_before_blocking, yield_core
 from vectasks.workers.ending import end_workers, wait_for_news
 from vectasks.workers.inline import InlineWorker
 from vectasks.workers.lane import Steps
+from vectasks.workers.layout import Layout
+from vectasks.workers.memory import SharedMemory
 from vectasks.workers.parent_lane import ParentLane
-from vectasks.workers.slab import EXHAUSTED, Layout, SharedMemory
+from vectasks.workers.slab import EXHAUSTED
 
 logger = logging.getLogger("vectasks")
 

@@ -53,7 +53,9 @@ from vectasks.timing import TimedDispatcher
 from vectasks.workers.base import Worker
 from vectasks.workers.blocks import Block
 from vectasks.workers.board import Board
-from vectasks.workers.slab import DONE, Layout, SharedMemory
+from vectasks.workers.layout import Layout
+from vectasks.workers.memory import SharedMemory
+from vectasks.workers.slab import DONE
 
 logger = logging.getLogger("vectasks")
 

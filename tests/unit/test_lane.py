@@ -24,9 +24,10 @@ from vectasks.workers import worker_lane
 from vectasks.workers.channel import Channel
 from vectasks.workers.cores import polls_before_blocking
 from vectasks.workers.lane import StepExtras, Steps, is_batch, row_of
+from vectasks.workers.layout import Layout
 from vectasks.workers.parent_lane import ParentLane
 from vectasks.workers.rows import WORKING_ROW
-from vectasks.workers.slab import Extra, Layout
+from vectasks.workers.slab import Extra
 from vectasks.workers.worker_lane import WorkerLane
 
 PATIENCE_S = 20.0

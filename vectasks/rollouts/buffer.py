@@ -24,7 +24,8 @@ from vectasks.extras import require
 from vectasks.rollouts.gae import estimate_advantages
 from vectasks.spaces import map_leaves, spaces_equal
 from vectasks.task import RLStepResult
-from vectasks.workers.slab import DONE, TERMINATED, TRUNCATED, leaves, pick
+from vectasks.workers.layout import leaves, pick
+from vectasks.workers.slab import DONE, TERMINATED, TRUNCATED
 
 if TYPE_CHECKING:
     from vectasks.vector import SingleProcessVectorSampledTasks, VectorSampledTasks

@@ -39,7 +39,8 @@ from vectasks.messages import Failure, StepOutcome
 from vectasks.task import RLStepResult
 from vectasks.workers.blocks import BlockPlace, Blocks
 from vectasks.workers.cores import yield_core
-from vectasks.workers.slab import NUM_ROWS, Extra, Layout, Slab, SlabWriter
+from vectasks.workers.layout import NUM_ROWS, Layout
+from vectasks.workers.slab import Extra, Slab, SlabWriter
 
 AS_BATCH, ONE_BY_ONE = 1, 2
 ROW_BITS = 22

@@ -27,21 +27,19 @@ from vectasks.workers.lane import (
     row_of,
     words,
 )
+from vectasks.workers.layout import NUM_ROWS, Layout, pick
+from vectasks.workers.memory import SharedMemory
 from vectasks.workers.rows import WORKING_ROW, Rows
 from vectasks.workers.slab import (
     DONE,
     EMPTY_INFO,
     EXHAUSTED,
     EXTRA,
-    NUM_ROWS,
     TERMINATED,
     TRUNCATED,
     Extra,
-    Layout,
-    SharedMemory,
     Slab,
     SlabReader,
-    pick,
 )
 
 _NOTHING_SPECIAL = bytes([0, EMPTY_INFO])  # flags of most samplers in most steps

@@ -24,7 +24,9 @@ from vectasks.workers.lane import (
     row_of,
     words,
 )
-from vectasks.workers.slab import NUM_ROWS, Extra, SharedMemory, Slab, SlabWriter
+from vectasks.workers.layout import NUM_ROWS
+from vectasks.workers.memory import SharedMemory
+from vectasks.workers.slab import Extra, Slab, SlabWriter
 
 _FIRST_NAP_MS, _LONGEST_NAP_MS = 5, 200
 
