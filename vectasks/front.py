@@ -26,7 +26,6 @@ from vectasks.arguments import (
     one_seed_each,
 )
 from vectasks.batch import StepBatch
-from vectasks.dispatch import Dispatcher
 from vectasks.errors import (
     InvalidArgument,
     LayoutError,
@@ -48,6 +47,7 @@ from vectasks.spaces import (
     spaces_equal,
     split_actions,
 )
+from vectasks.step_dispatch import StepDispatcher
 from vectasks.task import RLStepResult
 from vectasks.timing import TimedDispatcher
 from vectasks.workers.base import Worker
@@ -139,7 +139,7 @@ class Front:
             if memory is not None:
                 memory.close()
             raise
-        self._dispatcher = (TimedDispatcher if timing else Dispatcher)(
+        self._dispatcher = (TimedDispatcher if timing else StepDispatcher)(
             workers,
             [
                 HostPlan(

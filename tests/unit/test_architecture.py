@@ -31,6 +31,7 @@ LAYERS = [
     ["recording"],
     ["journal"],
     ["dispatch"],
+    ["step_dispatch"],
     ["answers", "timing"],
     ["front"],
     ["vector"],

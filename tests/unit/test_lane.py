@@ -143,9 +143,9 @@ def sleepy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_lane, "polls_before_blocking", lambda num_workers: 0)
     monkeypatch.setattr(worker_lane, "_FIRST_NAP_MS", 60_000)
     monkeypatch.setattr(worker_lane, "_LONGEST_NAP_MS", 60_000)
-    monkeypatch.setattr("vectasks.dispatch.polls_before_blocking", lambda num_workers: 0)
-    monkeypatch.setattr("vectasks.dispatch._FIRST_NAP_S", 60.0)
-    monkeypatch.setattr("vectasks.dispatch._LONGEST_NAP_S", 60.0)
+    monkeypatch.setattr("vectasks.step_dispatch.polls_before_blocking", lambda num_workers: 0)
+    monkeypatch.setattr("vectasks.step_dispatch._FIRST_NAP_S", 60.0)
+    monkeypatch.setattr("vectasks.step_dispatch._LONGEST_NAP_S", 60.0)
 
 
 # -- tickets ---------------------------------------------------------------------------------------

@@ -115,7 +115,7 @@ class Desks:
         self, slab: Slab, sampler_ids: Sequence[int], strict: bool, blocks: Blocks
     ) -> None:
         self._blocks = blocks
-        self.writers = [
+        self.writers: list[SlabWriter] = [
             SlabWriter(slab, sampler_ids, row, as_batch, strict)
             for row in range(NUM_ROWS)
             for as_batch in (False, True)

@@ -57,14 +57,14 @@ class ParentLane:
 
     def __init__(self, layout: Layout, memory: Any = None, strict: bool = False) -> None:
         self.layout = layout
-        self.shared = memory is not None
+        self.shared: bool = memory is not None
         self.strict = strict
-        self.slab = Slab(layout, memory)
-        self.step_number = 0
+        self.slab: Slab = Slab(layout, memory)
+        self.step_number: int = 0
         self._rows = Rows(self.slab, self.shared)
         self._reader = SlabReader(self.slab)
-        self.blocks = Blocks()
-        self.desks = Desks(self.slab, range(layout.num_samplers), strict, self.blocks)
+        self.blocks: Blocks = Blocks()
+        self.desks: Desks = Desks(self.slab, range(layout.num_samplers), strict, self.blocks)
         self._extras: dict[int, Extra] = {}
         self._outcomes: dict[int, Outcome] = {}
         self._warned = strict
@@ -78,11 +78,11 @@ class ParentLane:
         self._parent_asleep = words(self.slab["parent_asleep"])
         self._answered = words(self.slab["answered"])
         self._flags = [memoryview(self.slab["flags"][row]) for row in range(NUM_ROWS)]
-        self.fence = Fence()
+        self.fence: Fence = Fence()
         tickets = np.zeros(layout.num_samplers, np.int64)
         self._set_tickets = tickets
         #: By sampler: the ticket of the step that is out, or was last.
-        self.tickets = words(tickets)
+        self.tickets: Any = words(tickets)
         self._common = 0  # the last ticket, if it was every sampler's
         # Small observations are copied sooner than a row of them is handed out.
         self._lists_are_lent = self.shared and any(leaf.is_large for leaf in layout.leaves)

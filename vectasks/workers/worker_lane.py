@@ -64,7 +64,7 @@ class WorkerLane:
         self._channel = channel
         self._group = group
         self._ids = attach.sampler_ids
-        self.desks = Desks(slab, attach.sampler_ids, attach.strict, self._blocks)
+        self.desks: Desks = Desks(slab, attach.sampler_ids, attach.strict, self._blocks)
         self.move_blocks(BlocksMoved(attach.blocks))
         self._step_bell = words(slab["step_bell"][w])
         self._message_bell = words(slab["message_bell"][w])
@@ -75,7 +75,7 @@ class WorkerLane:
         self._answered_at = words(slab["answered_at"])
         self._last = dict.fromkeys(attach.sampler_ids, 0)  # the tickets that were answered last
         self._action: Any = slab.get("action")
-        self.fence = Fence()
+        self.fence: Fence = Fence()
         self._seen_steps = attach.step_bell
         self._seen_messages = attach.message_bell
         self._polls = polls_before_blocking(attach.layout.num_workers)
