@@ -19,6 +19,7 @@ LAYERS = [
     ["_version", "batch", "errors", "messages", "task"],
     [
         "arguments",
+        "closing",
         "extras",
         "guard",
         "spaces",
