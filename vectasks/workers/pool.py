@@ -8,20 +8,19 @@ import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, Literal
+from typing import Any
 
 from vectasks.closing import Closable
 from vectasks.errors import InvalidArgument, PoolClosed, UsageError, WorkerIndexError
 from vectasks.messages import Failure
 from vectasks.workers import stacks
 from vectasks.workers.crew import Crew, InlineCrew, call_error
+from vectasks.workers.kinds import Kind, checked_kind
 from vectasks.workers.objects import Call
 from vectasks.workers.process import DEFAULT_START_METHOD, require_descriptors, start_context
 from vectasks.workers.process_crew import ProcessCrew
 
 logger = logging.getLogger("vectasks")
-
-Kind = Literal["process", "inline", "ray"]
 
 
 class WorkerPool(Closable):
@@ -67,6 +66,7 @@ class WorkerPool(Closable):
         daemon: bool = False,
         resources: Mapping[str, Any] | None = None,
     ) -> None:
+        checked_kind("kind", kind)
         self.num_workers = _checked_count(num_workers)
         if not callable(make_object):
             raise InvalidArgument(f"make_object must be callable, got {make_object!r}.")
@@ -85,7 +85,7 @@ class WorkerPool(Closable):
                 start_timeout_s=start_timeout_s,
                 daemon=daemon,
             )
-        elif kind == "ray":
+        else:
             from vectasks.workers.ray import RayCrew
 
             self._crew = RayCrew(
@@ -94,8 +94,6 @@ class WorkerPool(Closable):
                 start_timeout_s=start_timeout_s,
                 options=resources or {},
             )
-        else:
-            raise InvalidArgument(f"kind={kind!r} is unknown; use 'process', 'inline' or 'ray'.")
         self._must_be_closed()
 
     def submit_at(self, worker: int, method: str, /, *args: Any, **kwargs: Any) -> Future[Any]:
