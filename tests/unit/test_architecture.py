@@ -34,7 +34,8 @@ LAYERS = [
     ["answers", "timing"],
     ["front"],
     ["vector"],
-    ["suggest", "adapters"],
+    ["suggest", "envs"],
+    ["adapters"],
     [""],
 ]
 THE_REST = len(LAYERS)

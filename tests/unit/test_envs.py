@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from functools import partial
 from typing import Any
 
@@ -13,6 +15,7 @@ from gymnasium.wrappers import FrameStackObservation, TimeLimit
 
 from vectasks.envs import GymnasiumTask, GymnasiumTaskSampler
 from vectasks.envs.gymnasium import can_give_images, find_spec
+from vectasks.errors import MissingExtra
 
 
 class CountdownEnv(gymnasium.Env[Any, Any]):
@@ -291,3 +294,38 @@ def test_bad_arguments() -> None:
         GymnasiumTaskSampler(CountdownEnv(), max_tasks=-1)
     with pytest.raises(ValueError, match="max_steps"):
         GymnasiumTaskSampler(CountdownEnv(), max_steps=0)
+
+
+@pytest.mark.parametrize(
+    ("module", "env_id"),
+    [("minigrid", "MiniGrid-Empty-5x5-v0"), ("ale_py", "ALE/Breakout-v5")],
+)
+def test_an_id_of_a_known_package_needs_no_import(module: str, env_id: str) -> None:
+    pytest.importorskip(module)
+    script = (
+        "import gymnasium\n"
+        "from vectasks.envs import GymnasiumTaskSampler\n"
+        f"assert {env_id!r} not in gymnasium.registry\n"
+        f"sampler = GymnasiumTaskSampler({env_id!r}, seed=0)\n"
+        "print(sampler.next_task().task_info['env_id'])\n"
+        "sampler.close()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{env_id}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("module", "env_id", "extra"),
+    [
+        ("minigrid", "BabyAI-GoToRedBall-v0", "minigrid"),
+        ("ale_py", "PongNoFrameskip-v4", "atari"),
+    ],
+)
+def test_an_id_of_a_missing_package_names_the_extra(
+    module: str, env_id: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtra, match=rf'pip install "vectasks\[{extra}\]"'):
+        GymnasiumTaskSampler(env_id)

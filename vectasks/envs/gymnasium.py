@@ -28,6 +28,7 @@ from gymnasium.envs.registration import (
 )
 from numpy.typing import NDArray
 
+from vectasks.extras import require
 from vectasks.task import RLStepResult, Task, TaskSampler
 
 AnyEnv: TypeAlias = gymnasium.Env[Any, Any]
@@ -136,7 +137,8 @@ class GymnasiumTaskSampler(TaskSampler[GymnasiumTask]):
     for a bare reset) and ``episode`` (counted from 0).
 
     Args:
-        env: an id (``"CartPole-v1"``, ``"module:Id-v0"``), an ``EnvSpec``, a factory, or an
+        env: an id (``"CartPole-v1"``, ``"module:Id-v0"``; those of MiniGrid and the Arcade Learning
+            Environment need no import), an ``EnvSpec``, a factory, or an
             environment, whose wrappers are kept. Made from an id or a spec, an environment that
             can give images is made with ``render_mode="rgb_array"``, so that it can be looked at.
         seed: seeds the episodes; None draws the seed from the operating system.
@@ -151,6 +153,7 @@ class GymnasiumTaskSampler(TaskSampler[GymnasiumTask]):
 
     Raises:
         gymnasium.error.Error: the id is unknown, or what the environment needs is missing.
+        MissingExtra: the id is of a package that an extra of vectasks installs.
     """
 
     def __init__(
@@ -259,14 +262,25 @@ def find_spec(env_id: str) -> EnvSpec:
     Raises:
         gymnasium.error.Error: there is no such id; the message suggests one that is close.
         ModuleNotFoundError: the module of a ``"module:Id-v0"`` cannot be imported.
+        MissingExtra: the id is of a package that an extra of vectasks installs.
     """
     module, _, name = env_id.rpartition(":")
     if module:
         importlib.import_module(module)
+    _import_known_package(name)
     namespace, base_name, version = parse_env_id(name)
     if version is None:
         version = find_highest_version(namespace, base_name)
     return gymnasium.spec(get_env_id(namespace, base_name, version))
+
+
+def _import_known_package(env_id: str) -> None:
+    """Import the package that registers ``env_id``, where vectasks has an extra for it."""
+    if env_id.startswith(("MiniGrid-", "BabyAI-")):
+        require("minigrid", "minigrid", env_id)
+    elif env_id.startswith("ALE/") or "NoFrameskip" in env_id:
+        ale_py = require("ale_py", "atari", env_id)
+        ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # keeps its banner off stderr
 
 
 def can_give_images(spec: EnvSpec) -> bool:
