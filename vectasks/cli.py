@@ -30,7 +30,7 @@ from vectasks.commands.common import (
     quieten_native_libraries,
     see_current_directory,
 )
-from vectasks.errors import VectasksError
+from vectasks.errors import MissingExtra, VectasksError
 from vectasks.extras import require
 from vectasks.files import whole_or_nothing
 
@@ -346,6 +346,8 @@ def _check_environment(env_id: str) -> None:
 
     try:
         is_visible = can_give_images(find_spec(env_id))
+    except MissingExtra:
+        raise
     except Exception as error:  # what it imports is the user's code
         raise CommandError(f"{env_id}: {_one_line(error)}") from error
     if not is_visible:
