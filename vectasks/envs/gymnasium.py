@@ -169,7 +169,7 @@ class GymnasiumTaskSampler(TaskSampler[GymnasiumTask]):
         if max_steps is not None and max_steps < 1:
             raise ValueError(f"max_steps must be positive or None, got {max_steps!r}.")
         self.max_tasks = max_tasks
-        self.max_steps = math.inf if max_steps is None else max_steps
+        self.max_steps: float = math.inf if max_steps is None else max_steps
         self.seed_each_episode = seed_each_episode
         self.reset_options = reset_options
         self._num_sampled = 0
@@ -180,7 +180,7 @@ class GymnasiumTaskSampler(TaskSampler[GymnasiumTask]):
         #: What ``set_seed`` must be given to have this sampler's episodes again; None: nothing can.
         self.initial_seed = seed
         self._rng = np.random.default_rng(seed)
-        self.env = _make_env(env, make_kwargs or {})
+        self.env: AnyEnv = _make_env(env, make_kwargs or {})
         spec = self.env.spec
         self._env_id = type(self.env.unwrapped).__name__ if spec is None else spec.id
 
