@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import math
 from collections.abc import Callable, Mapping
@@ -28,6 +29,7 @@ from gymnasium.envs.registration import (
 )
 from numpy.typing import NDArray
 
+from vectasks.extras import missing, require
 from vectasks.task import RLStepResult, Task, TaskSampler
 
 AnyEnv: TypeAlias = gymnasium.Env[Any, Any]
@@ -115,17 +117,26 @@ class GymnasiumTask(Task[AnyEnv]):
         Raises:
             ValueError: ``mode`` is neither ``"rgb"`` nor ``"rgb_array"``.
             RuntimeError: the environment was made without images.
+            MissingExtra: it draws with pygame, which is not installed.
         """
         if mode not in _IMAGE_MODES:
             raise ValueError(f"render() got the mode {mode!r}; it takes one of {_IMAGE_MODES}.")
         # Asked first, because rendering without a mode makes Gymnasium warn at every frame.
-        frame: Any = None if self.env.render_mode is None else self.env.render()
+        frame: Any = None if self.env.render_mode is None else self._draw()
         if np.ndim(frame) not in (2, 3):
             raise RuntimeError(
                 f"{self.env} gives no image (its render_mode is {self.env.render_mode!r}): "
                 'make it with render_mode="rgb_array".'
             )
         return np.asarray(frame, dtype=np.uint8)
+
+    def _draw(self) -> Any:
+        try:
+            return self.env.render()
+        except gymnasium.error.DependencyNotInstalled as error:
+            if importlib.util.find_spec("pygame") is not None:
+                raise
+            raise missing("pygame", "video", f"pictures of {self.env}", error) from error
 
 
 class GymnasiumTaskSampler(TaskSampler[GymnasiumTask]):
@@ -259,14 +270,41 @@ def find_spec(env_id: str) -> EnvSpec:
     Raises:
         gymnasium.error.Error: there is no such id; the message suggests one that is close.
         ModuleNotFoundError: the module of a ``"module:Id-v0"`` cannot be imported.
+        MissingExtra: a package is not installed that vectasks has an extra for.
     """
     module, _, name = env_id.rpartition(":")
     if module:
         importlib.import_module(module)
+    try:
+        return _registered_spec(name)
+    except gymnasium.error.UnregisteredEnv:
+        if not import_package_of(name):
+            raise
+    return _registered_spec(name)
+
+
+def _registered_spec(name: str) -> EnvSpec:
     namespace, base_name, version = parse_env_id(name)
     if version is None:
         version = find_highest_version(namespace, base_name)
     return gymnasium.spec(get_env_id(namespace, base_name, version))
+
+
+def import_package_of(env_id: str) -> bool:
+    """Import the package that registers ``env_id``; False if vectasks has no extra for it.
+
+    Raises:
+        MissingExtra: it has one, which is not installed.
+    """
+    name = env_id.rpartition(":")[2]
+    if name.startswith(("MiniGrid-", "BabyAI-")):
+        require("minigrid", "minigrid", env_id)
+    elif name.startswith("ALE/") or "NoFrameskip" in name:
+        ale_py = require("ale_py", "atari", env_id)
+        ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # keeps its banner off stderr
+    else:
+        return False
+    return True
 
 
 def can_give_images(spec: EnvSpec) -> bool:
