@@ -41,7 +41,7 @@ from vectasks.workers.inline import InlineWorker
 from vectasks.workers.lane import ParentLane, Steps, polls_before_blocking, yield_core
 from vectasks.workers.slab import EXHAUSTED, Layout, SharedMemory
 
-logger = logging.getLogger("vectasks")
+logger: logging.Logger = logging.getLogger("vectasks")
 
 _FIRST_NAP_S, _LONGEST_NAP_S = 0.005, 0.2
 
@@ -84,12 +84,12 @@ class Dispatcher:
         restart_dead_workers: bool,
         max_restarts: int,
     ) -> None:
-        self.restarts = 0
+        self.restarts: int = 0
         #: Counts whatever may have changed a task: as long as it stays, so do the observations.
-        self.moves = 0
+        self.moves: int = 0
         self.workers: Sequence[Worker] = workers
         self._plans = list(plans)
-        self.journal = Journal(plans)
+        self.journal: Journal = Journal(plans)
         self._ledger = ledger
         self._restart_dead_workers = restart_dead_workers
         self._restart_limit = RestartLimit(max_restarts)

@@ -55,7 +55,7 @@ from vectasks.workers.blocks import Block
 from vectasks.workers.board import Board
 from vectasks.workers.slab import DONE, Layout, SharedMemory
 
-logger = logging.getLogger("vectasks")
+logger: logging.Logger = logging.getLogger("vectasks")
 
 
 class _JointResample(NamedTuple):
@@ -113,7 +113,7 @@ class Front:
         count = len(arguments)
         seeds = one_seed_each(seed, count)
         self.make_sampler_fn = make_sampler_fn
-        self.sampler_fn_args = [dict(a) for a in arguments]
+        self.sampler_fn_args: list[dict[str, Any]] = [dict(a) for a in arguments]
         self.auto_resample_when_done = auto_resample_when_done
         self.multiprocessing_start_method = multiprocessing_start_method
         self.read_timeout = read_timeout

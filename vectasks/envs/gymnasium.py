@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import math
 from collections.abc import Callable, Mapping
@@ -28,7 +29,7 @@ from gymnasium.envs.registration import (
 )
 from numpy.typing import NDArray
 
-from vectasks.extras import require
+from vectasks.extras import missing, require
 from vectasks.task import RLStepResult, Task, TaskSampler
 
 AnyEnv: TypeAlias = gymnasium.Env[Any, Any]
@@ -116,17 +117,26 @@ class GymnasiumTask(Task[AnyEnv]):
         Raises:
             ValueError: ``mode`` is neither ``"rgb"`` nor ``"rgb_array"``.
             RuntimeError: the environment was made without images.
+            MissingExtra: it draws with pygame, which is not installed.
         """
         if mode not in _IMAGE_MODES:
             raise ValueError(f"render() got the mode {mode!r}; it takes one of {_IMAGE_MODES}.")
         # Asked first, because rendering without a mode makes Gymnasium warn at every frame.
-        frame: Any = None if self.env.render_mode is None else self.env.render()
+        frame: Any = None if self.env.render_mode is None else self._draw()
         if np.ndim(frame) not in (2, 3):
             raise RuntimeError(
                 f"{self.env} gives no image (its render_mode is {self.env.render_mode!r}): "
                 'make it with render_mode="rgb_array".'
             )
         return np.asarray(frame, dtype=np.uint8)
+
+    def _draw(self) -> Any:
+        try:
+            return self.env.render()
+        except gymnasium.error.DependencyNotInstalled as error:
+            if importlib.util.find_spec("pygame") is not None:
+                raise
+            raise missing("pygame", "video", f"pictures of {self.env}", error) from error
 
 
 class GymnasiumTaskSampler(TaskSampler[GymnasiumTask]):
@@ -172,7 +182,7 @@ class GymnasiumTaskSampler(TaskSampler[GymnasiumTask]):
         if max_steps is not None and max_steps < 1:
             raise ValueError(f"max_steps must be positive or None, got {max_steps!r}.")
         self.max_tasks = max_tasks
-        self.max_steps = math.inf if max_steps is None else max_steps
+        self.max_steps: float = math.inf if max_steps is None else max_steps
         self.seed_each_episode = seed_each_episode
         self.reset_options = reset_options
         self._num_sampled = 0
@@ -183,7 +193,7 @@ class GymnasiumTaskSampler(TaskSampler[GymnasiumTask]):
         #: What ``set_seed`` must be given to have this sampler's episodes again; None: nothing can.
         self.initial_seed = seed
         self._rng = np.random.default_rng(seed)
-        self.env = _make_env(env, make_kwargs or {})
+        self.env: AnyEnv = _make_env(env, make_kwargs or {})
         spec = self.env.spec
         self._env_id = type(self.env.unwrapped).__name__ if spec is None else spec.id
 

@@ -83,8 +83,9 @@ class RolloutBuffer:
             raise InvalidArgument(f"RolloutBuffer: horizon must be at least 1, got {horizon}.")
         action_shape, action_dtype = _check_spaces(tasks)
         self.horizon = horizon
-        self.num_samplers = n = len(tasks.sampler_fn_args)
-        self.device = _checked_device(device)
+        n = len(tasks.sampler_fn_args)
+        self.num_samplers: int = n
+        self.device: Any = _checked_device(device)
         self._tasks: weakref.ref[Any] = weakref.ref(tasks)
         self._block = tasks._add_block(horizon + 1)
         self._is_mirrored = _is_apart(self.device)

@@ -155,7 +155,7 @@ class Desks:
         self, slab: Slab, sampler_ids: Sequence[int], strict: bool, blocks: Blocks
     ) -> None:
         self._blocks = blocks
-        self.writers = [
+        self.writers: list[SlabWriter] = [
             SlabWriter(slab, sampler_ids, row, as_batch, strict)
             for row in range(NUM_ROWS)
             for as_batch in (False, True)
@@ -203,7 +203,7 @@ class WorkerLane:
         self._channel = channel
         self._group = group
         self._ids = attach.sampler_ids
-        self.desks = Desks(slab, attach.sampler_ids, attach.strict, self._blocks)
+        self.desks: Desks = Desks(slab, attach.sampler_ids, attach.strict, self._blocks)
         self.move_blocks(BlocksMoved(attach.blocks))
         self._step_bell = _words(slab["step_bell"][w])
         self._message_bell = _words(slab["message_bell"][w])
@@ -214,7 +214,7 @@ class WorkerLane:
         self._answered_at = _words(slab["answered_at"])
         self._last = dict.fromkeys(attach.sampler_ids, 0)  # the tickets that were answered last
         self._action: Any = slab.get("action")
-        self.fence = _Fence()
+        self.fence: _Fence = _Fence()
         self._seen_steps = attach.step_bell
         self._seen_messages = attach.message_bell
         self._polls = polls_before_blocking(attach.layout.num_workers)
@@ -354,14 +354,14 @@ class ParentLane:
 
     def __init__(self, layout: Layout, memory: Any = None, strict: bool = False) -> None:
         self.layout = layout
-        self.shared = memory is not None
+        self.shared: bool = memory is not None
         self.strict = strict
-        self.slab = Slab(layout, memory)
-        self.step_number = 0
+        self.slab: Slab = Slab(layout, memory)
+        self.step_number: int = 0
         self._rows = Rows(self.slab, self.shared)
         self._reader = SlabReader(self.slab)
-        self.blocks = Blocks()
-        self.desks = Desks(self.slab, range(layout.num_samplers), strict, self.blocks)
+        self.blocks: Blocks = Blocks()
+        self.desks: Desks = Desks(self.slab, range(layout.num_samplers), strict, self.blocks)
         self._extras: dict[int, Extra] = {}
         self._outcomes: dict[int, Outcome] = {}
         self._warned = strict
@@ -375,11 +375,11 @@ class ParentLane:
         self._parent_asleep = _words(self.slab["parent_asleep"])
         self._answered = _words(self.slab["answered"])
         self._flags = [memoryview(self.slab["flags"][row]) for row in range(NUM_ROWS)]
-        self.fence = _Fence()
+        self.fence: _Fence = _Fence()
         tickets = np.zeros(layout.num_samplers, np.int64)
         self._set_tickets = tickets
         #: By sampler: the ticket of the step that is out, or was last.
-        self.tickets = _words(tickets)
+        self.tickets: Any = _words(tickets)
         self._common = 0  # the last ticket, if it was every sampler's
         # Small observations are copied sooner than a row of them is handed out.
         self._lists_are_lent = self.shared and any(leaf.is_large for leaf in layout.leaves)

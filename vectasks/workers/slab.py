@@ -249,7 +249,7 @@ class SharedMemory:
 
     def __init__(self, name: str = "vectasks") -> None:
         if hasattr(os, "memfd_create"):
-            self.fd = os.memfd_create(name)
+            self.fd: int = os.memfd_create(name)
         else:
             with tempfile.TemporaryFile() as file:
                 self.fd = os.dup(file.fileno())
