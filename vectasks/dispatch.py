@@ -32,7 +32,7 @@ from vectasks.workers import stacks
 from vectasks.workers.base import Unreadable, Worker, WorkerEnded
 from vectasks.workers.ending import end_workers, wait_for_news
 
-logger = logging.getLogger("vectasks")
+logger: logging.Logger = logging.getLogger("vectasks")
 
 _LONGEST_NAP_S = 0.2
 
@@ -70,12 +70,12 @@ class Dispatcher:
         restart_dead_workers: bool,
         max_restarts: int,
     ) -> None:
-        self.restarts = 0
+        self.restarts: int = 0
         #: Counts whatever may have changed a task: as long as it stays, so do the observations.
-        self.moves = 0
+        self.moves: int = 0
         self.workers: Sequence[Worker] = workers
         self._plans = list(plans)
-        self.journal = Journal(plans)
+        self.journal: Journal = Journal(plans)
         self._ledger = ledger
         self._restart_dead_workers = restart_dead_workers
         self._restart_limit = RestartLimit(max_restarts)

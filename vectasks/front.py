@@ -39,7 +39,7 @@ from vectasks.workers.board import Board
 from vectasks.workers.layout import Layout
 from vectasks.workers.memory import SharedMemory
 
-logger = logging.getLogger("vectasks")
+logger: logging.Logger = logging.getLogger("vectasks")
 
 
 class Front(Closable):
@@ -84,7 +84,7 @@ class Front(Closable):
         count = len(arguments)
         seeds = one_seed_each(seed, count)
         self.make_sampler_fn = make_sampler_fn
-        self.sampler_fn_args = [dict(a) for a in arguments]
+        self.sampler_fn_args: list[dict[str, Any]] = [dict(a) for a in arguments]
         self.auto_resample_when_done = auto_resample_when_done
         self.multiprocessing_start_method = multiprocessing_start_method
         self.read_timeout = read_timeout

@@ -76,7 +76,7 @@ class TaskHost:
                     "the task sampler had no first task (its next_task() returned None). "
                     "A sampler needs at least one task; leave this one out."
                 )
-            self.ready = HostReady(
+            self.ready: HostReady = HostReady(
                 self.observation_space(),
                 self.action_space(),
                 start.observation,

@@ -393,7 +393,7 @@ class EpisodeRecorder:
         max_episodes: int | None,
     ) -> None:
         self.recordings: deque[Recording] = deque(maxlen=max_episodes)
-        self.observed = frozenset(sampler_ids if observations else ())
+        self.observed: frozenset[int] = frozenset(sampler_ids if observations else ())
         self._sampler_ids = frozenset(sampler_ids)
         self._journal = journal
         journal.attach(self)

@@ -17,7 +17,7 @@ from vectasks.batch import StepBatch
 from vectasks.errors import InvalidArgument, NothingPending, SamplerIndexError
 from vectasks.guard import also_named, exclusive
 from vectasks.journal import EpisodeRecorder
-from vectasks.ledger import SamplerState
+from vectasks.ledger import SamplerState, VectorState
 from vectasks.messages import Command
 from vectasks.recording import Recording
 from vectasks.step_front import StepFront
@@ -73,9 +73,18 @@ class BaseVectorSampledTasks(StepFront):
     @property
     def sampler_states(self) -> dict[int, SamplerState]:
         """The state of every sampler, by id."""
+        self._take_in_news()
+        return self._ledger.states
+
+    @property
+    def vector_state(self) -> VectorState:
+        """The state of the whole, which follows from its samplers'."""
+        self._take_in_news()
+        return self._ledger.vector_state
+
+    def _take_in_news(self) -> None:
         if not self._ledger.closed and self._guard.is_owner:
             self._dispatcher.take_in_news()
-        return self._ledger.states
 
     @property
     def observation_space(self) -> Any:

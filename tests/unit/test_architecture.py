@@ -37,7 +37,8 @@ LAYERS = [
     ["front"],
     ["step_front"],
     ["vector"],
-    ["suggest", "adapters"],
+    ["suggest", "envs"],
+    ["adapters"],
     [""],
 ]
 THE_REST = len(LAYERS)

@@ -78,7 +78,7 @@ class BoardView:
         self._lines = Lines.on(
             self._memory, int(head["num_workers"][0]), int(head["num_samplers"][0])
         )
-        self.pid = int(head["pid"][0])
+        self.pid: int = int(head["pid"][0])
         self.name: str = head["name"][0].decode(errors="replace")
         self._tickets: mmap.mmap | None = None
 

@@ -25,7 +25,7 @@ from vectasks.host import FINAL_FRAME, TaskHost
 from vectasks.messages import Command
 from vectasks.recording import Call, Recording
 
-logger = logging.getLogger("vectasks")
+logger: logging.Logger = logging.getLogger("vectasks")
 
 
 class Divergence(NamedTuple):

@@ -111,7 +111,10 @@ class Parameter:
     """
 
     def __init__(self, name: str, hint: Any, kind: Kind, default: Any, path: str = "") -> None:
-        self.name, self.hint, self.kind, self.path = name, hint, kind, path
+        self.name: str = name
+        self.hint: Any = hint
+        self.kind: Kind = kind
+        self.path: str = path
         self._field = default if isinstance(default, _Field) else _Field(default, None, False)
 
     def __getstate__(self) -> dict[str, Any]:

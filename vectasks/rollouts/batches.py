@@ -41,10 +41,10 @@ class Scheduled:
     __slots__ = ("batch", "is_cleared", "parts", "repeats")
 
     def __init__(self, batch: Batch, repeats: Sequence[int]) -> None:
-        self.batch = batch
-        self.repeats = repeats
+        self.batch: Batch = batch
+        self.repeats: Sequence[int] = repeats
         self.parts: list[Result | None] = [None] * len(repeats)
-        self.is_cleared = False
+        self.is_cleared: bool = False
 
     def result(self) -> Result | None:
         """The results of its parts as one, when they are all in."""

@@ -85,9 +85,10 @@ class RolloutBuffer:
             raise InvalidArgument(f"RolloutBuffer: horizon must be at least 1, got {horizon}.")
         action_shape, action_dtype = _check_spaces(tasks)
         self.horizon = horizon
-        self.num_samplers = n = len(tasks.sampler_fn_args)
+        n = len(tasks.sampler_fn_args)
+        self.num_samplers: int = n
         self._place = Device(device, "RolloutBuffer")
-        self.device = self._place.device
+        self.device: Any = self._place.device
         self._tasks: weakref.ref[Any] = weakref.ref(tasks)
         self._block = tasks._add_block(horizon + 1)
         self._is_mirrored = self._place.is_apart

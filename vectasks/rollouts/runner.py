@@ -25,7 +25,7 @@ from vectasks.host import takes
 from vectasks.workers.kinds import Kind
 from vectasks.workers.pool import WorkerPool
 
-logger = logging.getLogger("vectasks")
+logger: logging.Logger = logging.getLogger("vectasks")
 
 MAX_TIMEOUT_S = 900.0
 MAX_RETRY_TIMES = 2
@@ -216,8 +216,8 @@ class RunnerWrapper:
         self.runner_id = runner_id
         self.max_timeout = max_timeout
         self.max_retry_times = max_retry_times
-        self.num_retries = 0
-        self.num_restarts = 0
+        self.num_retries: int = 0
+        self.num_restarts: int = 0
         self._make_pool = functools.partial(make_pool, make_runner, 1, backend)
         self._pool = pool
         self._worker = 0 if pool is None else runner_id

@@ -42,7 +42,7 @@ from vectasks.workers.pool import WorkerPool
 
 __all__ = ["RunnerWrapper", "Scheduler", "Status", "TaskWrapper", "sort_batch_id"]
 
-logger = logging.getLogger("vectasks")
+logger: logging.Logger = logging.getLogger("vectasks")
 
 
 class _Part(NamedTuple):

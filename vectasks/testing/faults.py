@@ -133,7 +133,7 @@ class FaultyMaker:
     """
 
     def __init__(self, make_sampler_fn: Callable[..., Any], faults: Sequence[Fault]) -> None:
-        self.faults = tuple(faults)
+        self.faults: tuple[Fault, ...] = tuple(faults)
         self._make_sampler_fn = make_sampler_fn
         self._home_pid = os.getpid()
         self._records = Path(tempfile.mkdtemp(prefix="vectasks-faults-"))

@@ -45,7 +45,7 @@ class Worker(abc.ABC):
 
     def __init__(self, number: int, sampler_ids: Sequence[int]) -> None:
         self.number = number
-        self.sampler_ids = tuple(sampler_ids)
+        self.sampler_ids: tuple[int, ...] = tuple(sampler_ids)
 
     @property
     def pid(self) -> int | None:

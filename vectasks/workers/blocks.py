@@ -50,7 +50,7 @@ class Block:
         strict: bool,
     ) -> None:
         self.place = place
-        self.slab = Slab(layout, memory, place.num_rows)
+        self.slab: Slab = Slab(layout, memory, place.num_rows)
         # One writer that moves: one for each of thousands of rows would outweigh the rows.
         self._writer = SlabWriter(self.slab, sampler_ids, 0, as_batch=True, strict=strict)
         self._writer_is_at = 0

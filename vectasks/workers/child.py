@@ -38,7 +38,7 @@ END = "end"
 _ORPHAN_GRACE_S = 1.0
 _LOOK_FOR_ADOPTION_MS = 1000
 
-logger = logging.getLogger("vectasks.worker")
+logger: logging.Logger = logging.getLogger("vectasks.worker")
 
 
 def run(

@@ -20,7 +20,7 @@ from vectasks.workers.objects import Call
 from vectasks.workers.process import DEFAULT_START_METHOD, require_descriptors, start_context
 from vectasks.workers.process_crew import ProcessCrew
 
-logger = logging.getLogger("vectasks")
+logger: logging.Logger = logging.getLogger("vectasks")
 
 
 class WorkerPool(Closable):
@@ -67,7 +67,7 @@ class WorkerPool(Closable):
         resources: Mapping[str, Any] | None = None,
     ) -> None:
         checked_kind("kind", kind)
-        self.num_workers = _checked_count(num_workers)
+        self.num_workers: int = _checked_count(num_workers)
         if not callable(make_object):
             raise InvalidArgument(f"make_object must be callable, got {make_object!r}.")
         if resources is not None and kind != "ray":

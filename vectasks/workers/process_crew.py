@@ -46,7 +46,7 @@ from vectasks.workers.ending import end_workers
 from vectasks.workers.objects import Answer, Call, LastWords
 from vectasks.workers.process import LONGEST_EXIT_S, ChildProcess
 
-logger = logging.getLogger("vectasks")
+logger: logging.Logger = logging.getLogger("vectasks")
 
 
 class _Out(NamedTuple):
