@@ -25,13 +25,13 @@ from vectasks.task import RLStepResult
 from vectasks.timing import TimedDispatcher, figures, write_trace
 from vectasks.workers.base import Worker
 from vectasks.workers.inline import InlineWorker
+from vectasks.workers.memory import SharedMemory
 from vectasks.workers.process import (
     DEFAULT_START_METHOD,
     ProcessWorker,
     require_descriptors,
     start_context,
 )
-from vectasks.workers.slab import SharedMemory
 
 _RENDER_MODES = ("human", "rgb_array", "raw_rgb_list")
 _takes_index_process = also_named(index_process="sampler_index")

@@ -19,6 +19,7 @@ LAYERS = [
     ["_version", "batch", "errors", "messages", "task"],
     [
         "arguments",
+        "closing",
         "extras",
         "guard",
         "spaces",
@@ -31,6 +32,7 @@ LAYERS = [
     ["recording"],
     ["journal"],
     ["dispatch"],
+    ["step_dispatch"],
     ["answers", "timing"],
     ["front"],
     ["vector"],
