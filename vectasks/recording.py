@@ -28,6 +28,8 @@ from vectasks.host import HostPlan
 from vectasks.messages import Command
 from vectasks.workers.child import adopt_registrations, registrations
 
+__all__ = ["Recording", "Recordings", "load", "read_about"]
+
 FORMAT_VERSION = 1
 
 _FORMAT = "vectasks-recording"

@@ -15,6 +15,8 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+__all__ = ["RLStepResult", "Task", "TaskLike", "TaskSampler", "TaskSamplerLike"]
+
 EnvT = TypeVar("EnvT")
 
 

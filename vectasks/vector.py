@@ -33,6 +33,8 @@ from vectasks.workers.process import (
 )
 from vectasks.workers.slab import SharedMemory
 
+__all__ = ["BaseVectorSampledTasks", "SingleProcessVectorSampledTasks", "VectorSampledTasks"]
+
 _RENDER_MODES = ("human", "rgb_array", "raw_rgb_list")
 _takes_index_process = also_named(index_process="sampler_index")
 

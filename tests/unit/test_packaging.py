@@ -16,12 +16,8 @@ import pytest
 import vectasks
 
 PACKAGE = Path(vectasks.__file__).parent
-ROOT = PACKAGE.parent
+ROOT = Path(__file__).parents[2]
 FOR_DEVELOPERS = {"dev", "test"}
-
-pytestmark = pytest.mark.skipif(
-    not (ROOT / "setup.py").exists(), reason="installed, without the repository around it"
-)
 
 
 @pytest.fixture

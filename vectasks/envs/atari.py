@@ -12,6 +12,8 @@ from vectasks.errors import InvalidArgument
 from vectasks.extras import require
 from vectasks.task import RLStepResult, Task, TaskSampler
 
+__all__ = ["AtariTask", "AtariTaskSampler"]
+
 _SEED_LIMIT = 2**31
 _IMAGE_MODES = ("rgb", "rgb_array")
 _OBS_TYPES = ("rgb", "grayscale")

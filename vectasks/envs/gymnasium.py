@@ -32,6 +32,14 @@ from numpy.typing import NDArray
 from vectasks.extras import missing, require
 from vectasks.task import RLStepResult, Task, TaskSampler
 
+__all__ = [
+    "GymnasiumTask",
+    "GymnasiumTaskSampler",
+    "can_give_images",
+    "find_spec",
+    "import_package_of",
+]
+
 AnyEnv: TypeAlias = gymnasium.Env[Any, Any]
 
 # Environments hand their seed to generators of all kinds; each of them takes 31 bits.

@@ -24,6 +24,8 @@ from vectasks.errors import CallError, InvalidArgument, ResourceLimit, SetupErro
 from vectasks.host import takes
 from vectasks.workers.pool import Kind, WorkerPool
 
+__all__ = ["RunnerWrapper", "Status", "TaskWrapper"]
+
 logger: logging.Logger = logging.getLogger("vectasks")
 
 MAX_TIMEOUT_S = 900.0
