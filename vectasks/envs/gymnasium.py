@@ -170,6 +170,9 @@ class GymnasiumTaskSampler(TaskSampler[GymnasiumTask]):
 
     Raises:
         gymnasium.error.Error: the id is unknown, or what the environment needs is missing.
+        MissingExtra: the id is of MiniGrid or Atari, whose package is not installed.
+        TypeError: ``env`` is none of these.
+        ValueError: a limit that cannot be; ``make_kwargs`` beside an environment.
     """
 
     def __init__(
