@@ -34,6 +34,8 @@ from vectasks.recording import Call, Passed, RecordedFailure, Recording, Recordi
 from vectasks.spaces import dispatch_rows, map_leaves, own
 from vectasks.task import RLStepResult
 
+__all__ = ["EpisodeRecorder"]
+
 MAX_BYTES = 16 * 2**20
 _LOOK_EVERY = 4096  # entries between two looks at what can be dropped
 _MAX_PASSED = 100_000

@@ -33,6 +33,8 @@ from vectasks.workers.process import (
     start_context,
 )
 
+__all__ = ["BaseVectorSampledTasks", "SingleProcessVectorSampledTasks", "VectorSampledTasks"]
+
 _RENDER_MODES = ("human", "rgb_array", "raw_rgb_list")
 _takes_index_process = also_named(index_process="sampler_index")
 
@@ -257,6 +259,11 @@ class BaseVectorSampledTasks(Front):
         Args:
             actions: one action for each of ``samplers``.
             samplers: their ids (None: every unpaused sampler that is not out).
+
+        Raises:
+            SamplerIndexError: ``samplers`` are not ids of unpaused samplers, each once.
+            WrongCount: there are more or fewer actions than samplers.
+            InvalidArgument: samplers wait for each other, or have spaces of their own.
         """
         if self._ledger.step_ids is not None or self._ledger.closed:
             self._ledger.require_idle("send")
@@ -294,6 +301,7 @@ class BaseVectorSampledTasks(Front):
 
         Raises:
             NothingPending: nothing is out.
+            InvalidArgument: ``min_samplers`` is less than 1, or more than are out.
             WaitTimeout: fewer are ready; calling again is allowed and loses nothing.
         """
         sent = sorted(self._ledger.sent)
@@ -519,6 +527,9 @@ class BaseVectorSampledTasks(Front):
         Returns:
             A recorder: ``recorder.recordings`` holds the ended episodes, whole ones also where they
             began before; leaving the ``with`` block, or ``recorder.close()``, ends it.
+
+        Raises:
+            SamplerIndexError: there is no sampler of such an id.
         """
         everyone = range(len(self.sampler_fn_args))
         ids = list(everyone) if samplers is None else [operator.index(i) for i in samplers]
