@@ -42,6 +42,40 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+__all__ = [
+    "AlreadyPending",
+    "CallError",
+    "DisplayUnavailable",
+    "FailedExperiment",
+    "InvalidAction",
+    "InvalidArgument",
+    "LayoutError",
+    "ManifestBusy",
+    "ManifestError",
+    "MissingExtra",
+    "NoExperiment",
+    "NothingPending",
+    "PoolClosed",
+    "RecordingError",
+    "RemoteError",
+    "RemoteTraceback",
+    "ResourceLimit",
+    "SamplerIndexError",
+    "SamplerUnavailable",
+    "SchedulerUnavailable",
+    "SetupError",
+    "TaskAttributeError",
+    "TaskError",
+    "UnknownBatch",
+    "UsageError",
+    "VectasksError",
+    "VectorClosed",
+    "WaitTimeout",
+    "WorkerDied",
+    "WorkerIndexError",
+    "WrongCount",
+]
+
 
 class VectasksError(Exception):
     """Base of everything that vectasks raises."""

@@ -17,6 +17,8 @@ from vectasks.spaces import task_action
 from vectasks.vector import VectorSampledTasks
 from vectasks.workers.cores import usable_cores
 
+__all__ = ["Suggestion", "suggest_max_processes"]
+
 # What a step costs beside the tasks, in seconds. Measured on two cores by stepping tasks that do
 # nothing (python -m benchmarks --workloads W1); trust a factor of two.
 _FRONT_S = 15e-6  # checking actions and making results, whatever runs the tasks

@@ -19,7 +19,7 @@ from vectasks.guard import also_named, exclusive
 from vectasks.journal import EpisodeRecorder
 from vectasks.ledger import SamplerState, VectorState
 from vectasks.messages import Command
-from vectasks.recording import Recording
+from vectasks.recording import Recording, Recordings
 from vectasks.step_front import StepFront
 from vectasks.task import RLStepResult
 from vectasks.timing import TimedDispatcher, figures, write_trace
@@ -32,6 +32,8 @@ from vectasks.workers.process import (
     require_descriptors,
     start_context,
 )
+
+__all__ = ["BaseVectorSampledTasks", "SingleProcessVectorSampledTasks", "VectorSampledTasks"]
 
 _RENDER_MODES = ("human", "rgb_array", "raw_rgb_list")
 _takes_index_process = also_named(index_process="sampler_index")
@@ -257,6 +259,11 @@ class BaseVectorSampledTasks(StepFront):
         Args:
             actions: one action for each of ``samplers``.
             samplers: their ids (None: every unpaused sampler that is not out).
+
+        Raises:
+            SamplerIndexError: ``samplers`` are not ids of unpaused samplers, each once.
+            WrongCount: there are more or fewer actions than samplers.
+            InvalidArgument: samplers wait for each other, or have spaces of their own.
         """
         if self._ledger.step_ids is not None or self._ledger.closed:
             self._ledger.require_idle("send")
@@ -294,6 +301,7 @@ class BaseVectorSampledTasks(StepFront):
 
         Raises:
             NothingPending: nothing is out.
+            InvalidArgument: ``min_samplers`` is less than 1, or more than are out.
             WaitTimeout: fewer are ready; calling again is allowed and loses nothing.
         """
         sent = sorted(self._ledger.sent)
@@ -500,6 +508,15 @@ class BaseVectorSampledTasks(StepFront):
         """
         return self._journal.recording(self._ledger.id_at(sampler_index))
 
+    @property
+    def restart_recordings(self) -> Recordings:
+        """The episodes that deaths cut off whose workers were begun anew; a sampler's last one.
+
+        By sampler id, of all samplers of such a worker: ``save(path)``, and ``vectasks replay``
+        has them again. Empty without ``on_worker_death="restart"``.
+        """
+        return Recordings(self._journal.interruptions)
+
     @exclusive
     def record_episodes(
         self,
@@ -519,6 +536,9 @@ class BaseVectorSampledTasks(StepFront):
         Returns:
             A recorder: ``recorder.recordings`` holds the ended episodes, whole ones also where they
             began before; leaving the ``with`` block, or ``recorder.close()``, ends it.
+
+        Raises:
+            SamplerIndexError: there is no sampler of such an id.
         """
         everyone = range(len(self.sampler_fn_args))
         ids = list(everyone) if samplers is None else [operator.index(i) for i in samplers]

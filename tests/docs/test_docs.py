@@ -44,7 +44,7 @@ PAGES = [
 
 def _skip_without_libraries(script: Path) -> None:
     """Skip what is built on a library that is not installed here."""
-    for name in ("ray", "stable_baselines3", "torchrl"):
+    for name in ("ray", "stable_baselines3", "torch", "torchrl"):
         if re.search(rf"^(from|import) {name}\b", script.read_text("utf-8"), re.MULTILINE):
             pytest.importorskip(name, reason=f"the script needs {name}")
 

@@ -38,6 +38,8 @@ from vectasks.envs.gymnasium import find_spec
 from vectasks.errors import InvalidArgument, RemoteError
 from vectasks.vector import BaseVectorSampledTasks
 
+__all__ = ["VectorEnv", "make_vec"]
+
 StepResult = tuple[Any, NDArray[Any], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 

@@ -27,6 +27,8 @@ try:
 except ImportError as _error:
     raise missing("stable_baselines3", "sb3", "vectasks.adapters.sb3", _error) from _error
 
+__all__ = ["VecEnv"]
+
 StepReturn = tuple[Any, NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]
 Indices = None | int | Iterable[int]
 

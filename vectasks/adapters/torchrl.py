@@ -28,6 +28,8 @@ try:
 except ImportError as _error:
     raise missing("torchrl", "torchrl", "vectasks.adapters.torchrl", _error) from _error
 
+__all__ = ["Env"]
+
 # What TorchRL itself puts beside the observations.
 _RESERVED = {"action", "reward", "done", "terminated", "truncated", "next", "_reset"}
 

@@ -25,6 +25,8 @@ from vectasks.host import FINAL_FRAME, TaskHost
 from vectasks.messages import Command
 from vectasks.recording import Call, Recording
 
+__all__ = ["Divergence", "Outcome", "Replay"]
+
 logger: logging.Logger = logging.getLogger("vectasks")
 
 

@@ -12,6 +12,8 @@ from vectasks.errors import InvalidArgument
 from vectasks.extras import require
 from vectasks.task import RLStepResult, Task, TaskSampler
 
+__all__ = ["AtariTask", "AtariTaskSampler"]
+
 _SEED_LIMIT = 2**31
 _IMAGE_MODES = ("rgb", "rgb_array")
 _OBS_TYPES = ("rgb", "grayscale")
@@ -102,7 +104,11 @@ class AtariTask(Task[Any]):
         return {"reward": self._total_reward, "ep_length": self._num_steps_taken}
 
     def render(self, mode: str = "rgb", *args: Any, **kwargs: Any) -> NDArray[np.uint8]:
-        """The screen in colour: uint8 [height_px, width_px, 3]."""
+        """The screen in colour: uint8 [height_px, width_px, 3].
+
+        Raises:
+            ValueError: ``mode`` is neither ``"rgb"`` nor ``"rgb_array"``.
+        """
         if mode not in _IMAGE_MODES:
             raise ValueError(f"render() got the mode {mode!r}; it takes one of {_IMAGE_MODES}.")
         screen: NDArray[np.uint8] = self.env.getScreenRGB()

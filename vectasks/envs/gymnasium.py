@@ -32,6 +32,13 @@ from numpy.typing import NDArray
 from vectasks.extras import missing, require
 from vectasks.task import RLStepResult, Task, TaskSampler
 
+__all__ = [
+    "GymnasiumTask",
+    "GymnasiumTaskSampler",
+    "can_give_images",
+    "find_spec",
+]
+
 AnyEnv: TypeAlias = gymnasium.Env[Any, Any]
 
 # Environments hand their seed to generators of all kinds; each of them takes 31 bits.
@@ -164,6 +171,8 @@ class GymnasiumTaskSampler(TaskSampler[GymnasiumTask]):
     Raises:
         gymnasium.error.Error: the id is unknown, or what the environment needs is missing.
         MissingExtra: the id is of a package that an extra of vectasks installs.
+        TypeError: ``env`` is none of these.
+        ValueError: a limit that cannot be; ``make_kwargs`` beside an environment.
     """
 
     def __init__(

@@ -34,8 +34,11 @@ class Kind(Enum):
 
 
 Param = Annotated[T, Kind.PARAM]
+"""``lr: Param[float]``: a parameter, part of the identity."""
 Meta = Annotated[T, Kind.META]
+"""``device: Meta[str] = "cpu"``: how a task runs, no part of the identity."""
 Constant = Annotated[T, Kind.CONSTANT]
+"""``version: Constant[int] = 2``: part of the identity, and not to be set."""
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,8 @@ from vectasks.rendering.recordable import Recordable
 from vectasks.rendering.tiles import as_rgb
 from vectasks.task import RLStepResult
 
+__all__ = ["VideoRecorder"]
+
 _OVER = (SamplerState.EXHAUSTED, SamplerState.FAILED)
 
 

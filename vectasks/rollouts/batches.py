@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 from vectasks.rollouts.runner import Status, mean_metrics
 
+__all__ = ["BatchId", "sort_batch_id"]
+
 BatchId = int | str
 #: What a scheduled task gave: how it went, and the experiences of its runs.
 Result = tuple[Status, list[Any]]

@@ -21,6 +21,8 @@ from vectasks.spaces import map_leaves, own, prepare_action, tensors_to_arrays
 if TYPE_CHECKING:
     from vectasks.vector import SingleProcessVectorSampledTasks, VectorSampledTasks
 
+__all__ = ["Episode", "EpisodeRunner", "EpisodeTask", "Rollout", "RolloutRunner"]
+
 
 @dataclass(frozen=True)
 class EpisodeTask:

@@ -25,6 +25,8 @@ from vectasks.host import takes
 from vectasks.workers.kinds import Kind
 from vectasks.workers.pool import WorkerPool
 
+__all__ = ["RunnerWrapper", "Status", "TaskWrapper"]
+
 logger: logging.Logger = logging.getLogger("vectasks")
 
 MAX_TIMEOUT_S = 900.0

@@ -26,6 +26,28 @@ from numpy.typing import NDArray
 
 from vectasks.task import RLStepResult, Task, TaskSampler
 
+__all__ = [
+    "CountingTask",
+    "FailingTask",
+    "GraphTask",
+    "ImageTask",
+    "InfoTask",
+    "LargeTask",
+    "MultiAgentTask",
+    "NestedTask",
+    "RandomWalk",
+    "ReusingTask",
+    "SlowTask",
+    "StubbornToyError",
+    "TextTask",
+    "TorchTask",
+    "ToyError",
+    "ToySampler",
+    "ToyTask",
+    "ToyWorld",
+    "toy_args",
+]
+
 
 @dataclass
 class ToyWorld:

@@ -20,6 +20,8 @@ from vectasks.workers.objects import Call
 from vectasks.workers.process import DEFAULT_START_METHOD, require_descriptors, start_context
 from vectasks.workers.process_crew import ProcessCrew
 
+__all__ = ["Kind", "WorkerPool"]
+
 logger: logging.Logger = logging.getLogger("vectasks")
 
 
