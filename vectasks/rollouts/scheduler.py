@@ -3,8 +3,14 @@
 ::
 
     schedule ──> queue, by batch and order ──> idle runner ── run_with_retry ──> worker
+                           │      ^                                                │
+                     sent ahead to a busy runner: its next one                     │
                                                                                    │
     get_results <── batch: done, not taken <── all parts of a task <── done callback
+
+A busy runner is sent its next part ahead, where the worker can begin it without a round trip. Until
+then it is still a part in the queue: it is taken back for a runner that is idle, for one of a batch
+that comes first, and when its own runner hangs, dies or tries the one before it again.
 
 Everything happens in one event loop, and whatever happens is an event: a part that is done, a
 runner that is live again, a wait that is over. Nothing polls.
@@ -13,11 +19,13 @@ runner that is live again, a wait that is over. Nothing polls.
 from __future__ import annotations
 
 import asyncio
+import functools
 import heapq
 import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -36,6 +44,7 @@ from vectasks.rollouts.runner import (
     Status,
     TaskWrapper,
     make_pool,
+    when_done,
 )
 from vectasks.workers.pool import Kind, WorkerPool
 
@@ -58,6 +67,13 @@ class _Entry(NamedTuple):
     priority: tuple[int, int, int, str]
     order: int
     part: _Part
+
+
+class _Ahead(NamedTuple):
+    """What a busy runner was sent to run next."""
+
+    entry: _Entry
+    answer: Future[Any]
 
 
 class _Running(NamedTuple):
@@ -132,6 +148,7 @@ class Scheduler:
         self._queue: list[_Entry] = []
         self._order = itertools.count()
         self._running: dict[asyncio.Task[Any], _Running] = {}
+        self._ahead: dict[RunnerWrapper, _Ahead] = {}
         self._will_dispatch = False
         self._batches: dict[BatchId, Batch] = {}
         self._emptied: dict[BatchId, int] = {}  # batches of which nothing is left: the next run id
@@ -174,6 +191,7 @@ class Scheduler:
             self._make_runner,
             max_timeout=self.max_timeout,
             max_retry_times=self.max_retry_times,
+            when_failed=self._give_back,
             pool=self._pool,
         )
 
@@ -193,6 +211,7 @@ class Scheduler:
             task.cancel()
         await asyncio.gather(*ending, return_exceptions=True)
         self._idle.clear()
+        self._ahead.clear()
         if pool is not None:
             await asyncio.to_thread(pool.close)
 
@@ -278,31 +297,100 @@ class Scheduler:
             self._loop.call_soon(self._dispatch)
 
     def _dispatch(self) -> None:
-        """Give the first parts of the queue to the idle runners."""
+        """Give the idle runners the first parts of the queue, and the others the next ones."""
         self._will_dispatch = False
-        while self._loop is not None and self._idle and self._queue:
-            part = heapq.heappop(self._queue).part
-            runner = self._idle.popleft()
-            task = self._loop.create_task(runner.run_with_retry(part.wrapper))
-            self._running[task] = _Running(part, runner)
-            task.add_done_callback(self.task_done_callback)
+        if self._loop is None:
+            return
+        self._take_back()
+        while self._idle and self._queue:
+            self._begin(self._idle.popleft(), heapq.heappop(self._queue).part, None)
+        for running in self._running.values():
+            self._send_ahead(running.runner)
+
+    def _begin(self, runner: RunnerWrapper, part: _Part, sent: Future[Any] | None) -> None:
+        assert self._loop is not None
+        task = self._loop.create_task(runner.run_with_retry(part.wrapper, sent))
+        self._running[task] = _Running(part, runner)
+        task.add_done_callback(self.task_done_callback)
+        self._loop.call_soon(self._send_ahead, runner)  # when the task has asked the runner
+
+    def _send_ahead(self, runner: RunnerWrapper) -> None:
+        """Send a busy runner the first part of the queue, of one priority with all sent ahead."""
+        if not self._queue or runner in self._ahead:
+            return
+        first = self._queue[0]
+        if all(ahead.entry.priority == first.priority for ahead in self._ahead.values()):
+            answer = runner.send_ahead(first.part.wrapper)
+            if answer is not None:
+                self._ahead[runner] = _Ahead(heapq.heappop(self._queue), answer)
+
+    def _take_back(self) -> None:
+        """Have parts in the queue again that were sent ahead and should begin elsewhere.
+
+        It is too late for those that have begun by now.
+        """
+        for runner, ahead in sorted(self._ahead.items(), key=lambda item: item[1].entry):
+            if self._is_out_of_place(ahead.entry) and ahead.answer.cancel():
+                del self._ahead[runner]
+                self._queue_again(ahead.entry)
+
+    def _is_out_of_place(self, entry: _Entry) -> bool:
+        """Whether an idle runner has nothing better to do, or a busy one should do better next."""
+        if len(self._idle) > len(self._queue):
+            return True
+        for_the_idle = heapq.nsmallest(len(self._idle), self._queue)
+        return bool(self._queue) and (
+            entry.priority > self._queue[0].priority
+            or any(entry.priority < other.priority for other in for_the_idle)
+        )
+
+    def _give_back(self, runner: RunnerWrapper) -> None:
+        """Have what a runner was sent ahead begin elsewhere, for what it was at failed."""
+        ahead = self._ahead.pop(runner, None)
+        if ahead is None:
+            return
+        if ahead.answer.cancel():
+            self._passed_over(ahead)
+        else:  # it is skipping it, as a rule
+            when_done(ahead.answer, functools.partial(self._passed_over, ahead))
+
+    def _passed_over(self, ahead: _Ahead) -> None:
+        answer = ahead.answer
+        outcome = None if answer.cancelled() or answer.exception() else answer.result()
+        if outcome is not None and outcome[0].ok:  # the failure was in what became of the answer
+            self._take_in(ahead.entry.part, outcome)
+        else:
+            self._queue_again(ahead.entry)
+            self._dispatch_soon()
+
+    def _queue_again(self, entry: _Entry) -> None:
+        if not entry.part.scheduled.is_cleared:
+            heapq.heappush(self._queue, entry)
 
     def task_done_callback(self, async_task: asyncio.Task[Any]) -> None:
         """Take in what a runner gave, and keep it busy; asyncio calls this."""
         part, runner = self._running.pop(async_task)
         if async_task.cancelled() and part.scheduled.is_cleared:
+            self._give_back(runner)
             self._mend(runner)
             return
         if async_task.cancelled() or async_task.exception() is not None:
             error = "cancelled" if async_task.cancelled() else async_task.exception()
             logger.error("running a task of batch %r failed: %s", part.wrapper.batch_id, error)
             result: Result = Status(False, {}, f"the scheduler could not run it: {error}"), []
+            self._give_back(runner)
         else:
             status, experiences, _ = async_task.result()
             result = status, experiences
-        self._idle.append(runner)
         self._take_in(part, result)
-        self._dispatch()
+        next_one = self._ahead.pop(runner, None)
+        if next_one is None:
+            self._idle.append(runner)
+            self._dispatch()
+        elif next_one.entry.part.scheduled.is_cleared:
+            self._mend(runner)
+        else:
+            self._begin(runner, next_one.entry.part, next_one.answer)
 
     def _take_in(self, part: _Part, result: Result) -> None:
         scheduled = part.scheduled
@@ -467,6 +555,9 @@ class Scheduler:
         batch.out.clear()
         self._queue = [entry for entry in self._queue if not entry.part.scheduled.is_cleared]
         heapq.heapify(self._queue)
+        for runner, ahead in tuple(self._ahead.items()):
+            if ahead.entry.part.scheduled.is_cleared and ahead.answer.cancel():
+                del self._ahead[runner]
         for task, running in self._running.items():
             if running.part.scheduled.is_cleared:
                 task.cancel()
@@ -490,7 +581,7 @@ class Scheduler:
         """
         return {
             **self._counts,
-            "queued": len(self._queue),
+            "queued": len(self._queue) + len(self._ahead),
             "running": len(self._running),
             "idle_runners": len(self._idle),
             "retries": sum(runner.num_retries for runner in self._runners),
