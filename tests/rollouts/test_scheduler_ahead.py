@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from told_runners import HUNG_S, PATIENCE_S, Runner, log_has, num_ok
 
+from vectasks.rollouts.runner import RunnerHost
 from vectasks.rollouts.scheduler import Scheduler, Status
 
 
@@ -52,6 +53,17 @@ def test_a_retry_comes_before_what_was_sent_ahead(run_in_processes: Any, tmp_pat
 
     run_in_processes(main, 1)
     assert names(tmp_path) == ["gate", "once", "raise", "gate", "once", "a"]
+
+
+def test_a_runner_goes_on_only_if_all_went_well(tmp_path: Path) -> None:
+    host = RunnerHost(lambda: Runner(tmp_path))
+    assert host.run_next("a", 1, 0) is None
+    host.run_task("b", 1, 0)
+    host.run_next("c", 1, 1)
+    with pytest.raises(ValueError, match="bad task"):
+        host.run_next("raise", 1, 2)
+    assert host.run_next("d", 1, 3) is None
+    assert names(tmp_path) == ["b", "c", "raise"]
 
 
 class StatusRunner(Runner):
