@@ -17,7 +17,7 @@ from vectasks.rollouts.scheduler import Scheduler, Status
 
 
 async def until_sent_ahead(scheduler: Scheduler, count: int = 1) -> None:
-    while len(scheduler._ahead) < count:
+    while len(scheduler._queue.ahead) < count:
         await asyncio.sleep(0.002)
 
 
@@ -186,7 +186,7 @@ def test_no_worse_batch_begins_while_a_better_one_waits_behind_a_busy_runner(
         scheduler.schedule(["better"], 1)
         scheduler.schedule(["worse"], 2)
         await until_sent_ahead(scheduler)
-        (sent_to,) = scheduler._ahead
+        (sent_to,) = scheduler._queue.ahead
         is_behind = {run.runner: run.part.wrapper.task[1] for run in scheduler._running.values()}
         (other,) = {"one", "other"} - {is_behind[sent_to]}
         (tmp_path / other).touch()

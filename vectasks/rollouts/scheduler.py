@@ -3,14 +3,9 @@
 ::
 
     schedule ──> queue, by batch and order ──> idle runner ── run_with_retry ──> worker
-                           │      ^                                                │
-                     sent ahead to a busy runner: its next one                     │
+                           └─ its next one ──> busy runner ── send_ahead ─────────>│
                                                                                    │
     get_results <── batch: done, not taken <── all parts of a task <── done callback
-
-A busy runner is sent its next part ahead, where the worker can begin it without a round trip. Until
-then it is still a part in the queue: it is taken back for a runner that is idle, for one of a batch
-that comes first, and when its own runner hangs, dies or tries the one before it again.
 
 Everything happens in one event loop, and whatever happens is an event: a part that is done, a
 runner that is live again, a wait that is over. Nothing polls.
@@ -19,9 +14,6 @@ runner that is live again, a wait that is over. Nothing polls.
 from __future__ import annotations
 
 import asyncio
-import functools
-import heapq
-import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -36,7 +28,8 @@ from vectasks.errors import (
     UnknownBatch,
     WaitTimeout,
 )
-from vectasks.rollouts.batches import Batch, BatchId, Result, Scheduled, Waiter, sort_batch_id
+from vectasks.rollouts.batches import Batch, BatchId, Result, Waiter, sort_batch_id
+from vectasks.rollouts.parts import Part, PartQueue, parts_of
 from vectasks.rollouts.runner import (
     MAX_RETRY_TIMES,
     MAX_TIMEOUT_S,
@@ -44,7 +37,6 @@ from vectasks.rollouts.runner import (
     Status,
     TaskWrapper,
     make_pool,
-    when_done,
 )
 from vectasks.workers.pool import Kind, WorkerPool
 
@@ -53,33 +45,10 @@ __all__ = ["RunnerWrapper", "Scheduler", "Status", "TaskWrapper", "sort_batch_id
 logger = logging.getLogger("vectasks")
 
 
-class _Part(NamedTuple):
-    """Some runs of a scheduled task, for one runner."""
-
-    scheduled: Scheduled
-    number: int
-    wrapper: TaskWrapper
-
-
-class _Entry(NamedTuple):
-    """A part in the queue; entries sort by the batch's priority, then by their order."""
-
-    priority: tuple[int, int, int, str]
-    order: int
-    part: _Part
-
-
-class _Ahead(NamedTuple):
-    """What a busy runner was sent to run next."""
-
-    entry: _Entry
-    answer: Future[Any]
-
-
 class _Running(NamedTuple):
     """A part that a runner is at."""
 
-    part: _Part
+    part: Part
     runner: RunnerWrapper
 
 
@@ -145,10 +114,8 @@ class Scheduler:
         self._runners: list[RunnerWrapper] = []
         self._idle: deque[RunnerWrapper] = deque()
         self._mending: set[asyncio.Task[None]] = set()
-        self._queue: list[_Entry] = []
-        self._order = itertools.count()
+        self._queue = PartQueue(self._take_in, self._dispatch_soon)
         self._running: dict[asyncio.Task[Any], _Running] = {}
-        self._ahead: dict[RunnerWrapper, _Ahead] = {}
         self._will_dispatch = False
         self._batches: dict[BatchId, Batch] = {}
         self._emptied: dict[BatchId, int] = {}  # batches of which nothing is left: the next run id
@@ -191,7 +158,7 @@ class Scheduler:
             self._make_runner,
             max_timeout=self.max_timeout,
             max_retry_times=self.max_retry_times,
-            when_failed=self._give_back,
+            when_failed=self._queue.give_back,
             pool=self._pool,
         )
 
@@ -211,7 +178,7 @@ class Scheduler:
             task.cancel()
         await asyncio.gather(*ending, return_exceptions=True)
         self._idle.clear()
-        self._ahead.clear()
+        self._queue.ahead.clear()
         if pool is not None:
             await asyncio.to_thread(pool.close)
 
@@ -265,30 +232,12 @@ class Scheduler:
         batch = self._batches.get(batch_id)
         if batch is None:
             batch = self._batches[batch_id] = Batch(batch_id, self._emptied.pop(batch_id, 0))
-        priority = sort_batch_id(batch_id)
         for wrapper in wrappers:
-            for part in self._parts(batch, wrapper):
-                heapq.heappush(self._queue, _Entry(priority, next(self._order), part))
+            for part in parts_of(batch, wrapper, self.max_repeat_times_per_runner):
+                self._queue.put(part)
         self._counts["scheduled"] += len(wrappers)
         self._retire(batch)
         self._dispatch_soon()
-
-    def _parts(self, batch: Batch, wrapper: TaskWrapper) -> list[_Part]:
-        most = self.max_repeat_times_per_runner or wrapper.repeat_times
-        starts = range(0, wrapper.repeat_times, most)
-        repeats = [min(most, wrapper.repeat_times - start) for start in starts]
-        scheduled = Scheduled(batch, repeats)
-        batch.out.add(scheduled)
-        base = wrapper.run_id_base + batch.next_run_id
-        batch.next_run_id += wrapper.repeat_times
-        return [
-            _Part(
-                scheduled,
-                number,
-                replace(wrapper, run_id_base=base + start, repeat_times=repeats[number]),
-            )
-            for number, start in enumerate(starts)
-        ]
 
     def _dispatch_soon(self) -> None:
         """Dispatch once everything that is being scheduled now is queued."""
@@ -301,98 +250,45 @@ class Scheduler:
         self._will_dispatch = False
         if self._loop is None:
             return
-        self._take_back()
-        while self._idle and self._queue:
-            self._begin(self._idle.popleft(), heapq.heappop(self._queue).part, None)
+        self._queue.take_back(len(self._idle))
+        while self._idle and (part := self._queue.pop()) is not None:
+            self._begin(self._idle.popleft(), part, None)
         for running in self._running.values():
-            self._send_ahead(running.runner)
+            self._queue.send_ahead(running.runner)
 
-    def _begin(self, runner: RunnerWrapper, part: _Part, sent: Future[Any] | None) -> None:
+    def _begin(self, runner: RunnerWrapper, part: Part, sent: Future[Any] | None) -> None:
         assert self._loop is not None
         task = self._loop.create_task(runner.run_with_retry(part.wrapper, sent))
         self._running[task] = _Running(part, runner)
         task.add_done_callback(self.task_done_callback)
-        self._loop.call_soon(self._send_ahead, runner)  # when the task has asked the runner
-
-    def _send_ahead(self, runner: RunnerWrapper) -> None:
-        """Send a busy runner the first part of the queue, of one priority with all sent ahead."""
-        if not self._queue or runner in self._ahead:
-            return
-        first = self._queue[0]
-        if all(ahead.entry.priority == first.priority for ahead in self._ahead.values()):
-            answer = runner.send_ahead(first.part.wrapper)
-            if answer is not None:
-                self._ahead[runner] = _Ahead(heapq.heappop(self._queue), answer)
-
-    def _take_back(self) -> None:
-        """Have parts in the queue again that were sent ahead and should begin elsewhere.
-
-        It is too late for those that have begun by now.
-        """
-        for runner, ahead in sorted(self._ahead.items(), key=lambda item: item[1].entry):
-            if self._is_out_of_place(ahead.entry) and ahead.answer.cancel():
-                del self._ahead[runner]
-                self._queue_again(ahead.entry)
-
-    def _is_out_of_place(self, entry: _Entry) -> bool:
-        """Whether an idle runner has nothing better to do, or a busy one should do better next."""
-        if len(self._idle) > len(self._queue):
-            return True
-        for_the_idle = heapq.nsmallest(len(self._idle), self._queue)
-        return bool(self._queue) and (
-            entry.priority > self._queue[0].priority
-            or any(entry.priority < other.priority for other in for_the_idle)
-        )
-
-    def _give_back(self, runner: RunnerWrapper) -> None:
-        """Have what a runner was sent ahead begin elsewhere, for what it was at failed."""
-        ahead = self._ahead.pop(runner, None)
-        if ahead is None:
-            return
-        if ahead.answer.cancel():
-            self._passed_over(ahead)
-        else:  # it is skipping it, as a rule
-            when_done(ahead.answer, functools.partial(self._passed_over, ahead))
-
-    def _passed_over(self, ahead: _Ahead) -> None:
-        answer = ahead.answer
-        outcome = None if answer.cancelled() or answer.exception() else answer.result()
-        if outcome is not None and outcome[0].ok:  # the failure was in what became of the answer
-            self._take_in(ahead.entry.part, outcome)
-        else:
-            self._queue_again(ahead.entry)
-            self._dispatch_soon()
-
-    def _queue_again(self, entry: _Entry) -> None:
-        if not entry.part.scheduled.is_cleared:
-            heapq.heappush(self._queue, entry)
+        self._loop.call_soon(self._queue.send_ahead, runner)  # when the task has asked the runner
 
     def task_done_callback(self, async_task: asyncio.Task[Any]) -> None:
         """Take in what a runner gave, and keep it busy; asyncio calls this."""
         part, runner = self._running.pop(async_task)
         if async_task.cancelled() and part.scheduled.is_cleared:
-            self._give_back(runner)
+            self._queue.give_back(runner)
             self._mend(runner)
             return
         if async_task.cancelled() or async_task.exception() is not None:
             error = "cancelled" if async_task.cancelled() else async_task.exception()
             logger.error("running a task of batch %r failed: %s", part.wrapper.batch_id, error)
             result: Result = Status(False, {}, f"the scheduler could not run it: {error}"), []
-            self._give_back(runner)
+            self._queue.give_back(runner)
         else:
             status, experiences, _ = async_task.result()
             result = status, experiences
         self._take_in(part, result)
-        next_one = self._ahead.pop(runner, None)
-        if next_one is None:
+        begun = self._queue.begun_by(runner)
+        if begun is None:
             self._idle.append(runner)
             self._dispatch()
-        elif next_one.entry.part.scheduled.is_cleared:
+        elif begun[0].scheduled.is_cleared:
             self._mend(runner)
         else:
-            self._begin(runner, next_one.entry.part, next_one.answer)
+            self._begin(runner, *begun)
 
-    def _take_in(self, part: _Part, result: Result) -> None:
+    def _take_in(self, part: Part, result: Result) -> None:
         scheduled = part.scheduled
         scheduled.parts[part.number] = result
         whole = scheduled.result()
@@ -553,11 +449,7 @@ class Scheduler:
         for scheduled in batch.out:
             scheduled.is_cleared = True
         batch.out.clear()
-        self._queue = [entry for entry in self._queue if not entry.part.scheduled.is_cleared]
-        heapq.heapify(self._queue)
-        for runner, ahead in tuple(self._ahead.items()):
-            if ahead.entry.part.scheduled.is_cleared and ahead.answer.cancel():
-                del self._ahead[runner]
+        self._queue.drop_cleared()
         for task, running in self._running.items():
             if running.part.scheduled.is_cleared:
                 task.cancel()
@@ -581,7 +473,7 @@ class Scheduler:
         """
         return {
             **self._counts,
-            "queued": len(self._queue) + len(self._ahead),
+            "queued": len(self._queue),
             "running": len(self._running),
             "idle_runners": len(self._idle),
             "retries": sum(runner.num_retries for runner in self._runners),

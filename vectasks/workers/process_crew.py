@@ -46,7 +46,7 @@ from vectasks.workers.crew import (
 )
 from vectasks.workers.ending import end_workers
 from vectasks.workers.objects import Answer, Call, LastWords
-from vectasks.workers.permits import Permits
+from vectasks.workers.permits import Cancellable, Permits
 from vectasks.workers.process import LONGEST_EXIT_S, ChildProcess
 
 logger = logging.getLogger("vectasks")
@@ -67,25 +67,6 @@ class _Out:
         self.method = method
         self.future = future
         self.is_ahead = is_ahead
-
-
-class _Cancellable(Future[Any]):
-    """Of a call that was sent ahead.
-
-    Args:
-        cancel: makes sure that it never begins; False if it is too late for that.
-    """
-
-    def __init__(self, cancel: Callable[[_Cancellable], bool]) -> None:
-        super().__init__()
-        self._cancel = cancel
-
-    def cancel(self) -> bool:
-        """Cancel the call unless the worker has begun it, or another was sent after it."""
-        if self._cancel(self):
-            super().cancel()
-            self.set_running_or_notify_cancel()
-        return self.cancelled()
 
 
 _BY_PERMIT = Channel.pack(objects.BY_PERMIT)
@@ -313,7 +294,7 @@ class ProcessCrew(Crew):
             asked = self._workers[worker]
             if asked.end is not None or not asked.has_room_ahead:
                 return None
-            future = _Cancellable(functools.partial(self._cancel, asked))
+            future = Cancellable(functools.partial(self._cancel, asked))
             asked.ask_ahead(_Out(call.method, future, is_ahead=True), parcel)
             if asked.is_clogged:
                 self._look_anew()
