@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+__all__ = ["StepBatch"]
+
 
 class StepBatch(NamedTuple):
     """One step of ``n`` samplers; row k of everything belongs to sampler ``samplers[k]``.

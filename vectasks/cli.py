@@ -30,7 +30,7 @@ from vectasks.commands.common import (
     quieten_native_libraries,
     see_current_directory,
 )
-from vectasks.errors import VectasksError
+from vectasks.errors import MissingExtra, VectasksError
 from vectasks.extras import require
 from vectasks.files import whole_or_nothing
 
@@ -274,7 +274,6 @@ def _start_samplers(
 def _make_sampler(env_id: str) -> GymnasiumTaskSampler:
     from vectasks.envs import GymnasiumTaskSampler
 
-    _import_known_package(env_id)
     return GymnasiumTaskSampler(env_id)
 
 
@@ -346,24 +345,13 @@ def _check_environment(env_id: str) -> None:
     from vectasks.envs.gymnasium import can_give_images, find_spec
 
     try:
-        _import_known_package(env_id)
         is_visible = can_give_images(find_spec(env_id))
-    except CommandError:
+    except MissingExtra:
         raise
     except Exception as error:  # what it imports is the user's code
         raise CommandError(f"{env_id}: {_one_line(error)}") from error
     if not is_visible:
         raise CommandError(f'{env_id}: it gives no images (it has no render_mode "rgb_array")')
-
-
-def _import_known_package(env_id: str) -> None:
-    """Import the package that registers ``env_id``, where vectasks has an extra for it."""
-    name = env_id.rpartition(":")[2]
-    if name.startswith(("MiniGrid-", "BabyAI-")):
-        require("minigrid", "minigrid", env_id)
-    elif name.startswith("ALE/") or "NoFrameskip" in name:
-        ale_py = require("ale_py", "atari", env_id)
-        ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # keeps its banner off stderr
 
 
 # -- surroundings -----------------------------------------------------------------------------

@@ -35,7 +35,8 @@ class Agent:
 
         torch.manual_seed(seed)
         torch.set_num_threads(1)  # networks this small are slower on more
-        self.actor, self.critic = _network(4, 2, gain=0.01), _network(4, 1, gain=1.0)
+        self.actor: Any = _network(4, 2, gain=0.01)
+        self.critic: Any = _network(4, 1, gain=1.0)
 
     def distribution(self, observation: Any) -> Any:
         """Of the actions."""

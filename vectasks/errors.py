@@ -42,6 +42,40 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+__all__ = [
+    "AlreadyPending",
+    "CallError",
+    "DisplayUnavailable",
+    "FailedExperiment",
+    "InvalidAction",
+    "InvalidArgument",
+    "LayoutError",
+    "ManifestBusy",
+    "ManifestError",
+    "MissingExtra",
+    "NoExperiment",
+    "NothingPending",
+    "PoolClosed",
+    "RecordingError",
+    "RemoteError",
+    "RemoteTraceback",
+    "ResourceLimit",
+    "SamplerIndexError",
+    "SamplerUnavailable",
+    "SchedulerUnavailable",
+    "SetupError",
+    "TaskAttributeError",
+    "TaskError",
+    "UnknownBatch",
+    "UsageError",
+    "VectasksError",
+    "VectorClosed",
+    "WaitTimeout",
+    "WorkerDied",
+    "WorkerIndexError",
+    "WrongCount",
+]
+
 
 class VectasksError(Exception):
     """Base of everything that vectasks raises."""
@@ -224,7 +258,7 @@ class WorkerDied(_Recorded, VectasksError, EOFError):
     ) -> None:
         super().__init__(message)
         self.worker = worker
-        self.sampler_ids = tuple(sampler_ids)
+        self.sampler_ids: tuple[int, ...] = tuple(sampler_ids)
         self.exitcode = exitcode
         self.results: Mapping[int, Any] = {}
 
@@ -241,7 +275,7 @@ class FailedExperiment(VectasksError, RuntimeError):
 
     def __init__(self, message: str, *, jobs: Sequence[Any] = ()) -> None:
         super().__init__(message)
-        self.jobs = tuple(jobs)
+        self.jobs: tuple[Any, ...] = tuple(jobs)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.args, self.__dict__)
@@ -270,7 +304,7 @@ class WaitTimeout(VectasksError, TimeoutError, multiprocessing.TimeoutError):
         stacks: Mapping[int, str] | None = None,
     ) -> None:
         super().__init__(message)
-        self.sampler_ids = tuple(sampler_ids)
+        self.sampler_ids: tuple[int, ...] = tuple(sampler_ids)
         self.timeout_s = timeout_s
         self.stacks: dict[int, str] = dict(stacks or {})
 

@@ -119,7 +119,7 @@ def _in_main_thread() -> bool:  # only there do handlers run, and may they be re
 
 
 #: Used as ``with ctrl_c:`` around what only waits.
-ctrl_c = CtrlC()
+ctrl_c: CtrlC = CtrlC()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=ctrl_c.forget)
 

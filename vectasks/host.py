@@ -25,8 +25,12 @@ from vectasks.messages import (
 from vectasks.spaces import own, spaces_equal
 from vectasks.task import RLStepResult
 
+__all__ = ["COMPLETE_TASK_CALLBACK_KEY", "COMPLETE_TASK_METRICS_KEY"]
+
 COMPLETE_TASK_METRICS_KEY = "__AFTER_TASK_METRICS__"
+"""In the info of the step that ends an episode: what its task's ``metrics()`` gave."""
 COMPLETE_TASK_CALLBACK_KEY = "__AFTER_TASK_CALLBACK__"
+"""In the same info: what the ``callback_sensors`` gave."""
 FRAME, FINAL_FRAME = "frame", "final_frame"
 
 
@@ -76,7 +80,7 @@ class TaskHost:
                     "the task sampler had no first task (its next_task() returned None). "
                     "A sampler needs at least one task; leave this one out."
                 )
-            self.ready = HostReady(
+            self.ready: HostReady = HostReady(
                 self.observation_space(),
                 self.action_space(),
                 start.observation,

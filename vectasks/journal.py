@@ -34,6 +34,8 @@ from vectasks.recording import Call, Passed, RecordedFailure, Recording, Recordi
 from vectasks.spaces import dispatch_rows, map_leaves, own
 from vectasks.task import RLStepResult
 
+__all__ = ["EpisodeRecorder"]
+
 MAX_BYTES = 16 * 2**20
 _LOOK_EVERY = 4096  # entries between two looks at what can be dropped
 _MAX_PASSED = 100_000
@@ -143,12 +145,18 @@ class Journal:
         self._ids: Sequence[int] = ()
         self._key: tuple[int, ...] = ()
         self._recorders: tuple[EpisodeRecorder, ...] = ()
+        #: What was going on when a worker died that was begun anew; of each sampler the last.
+        self.interruptions: Recordings = Recordings()
 
     # -- writing ------------------------------------------------------------------------------
 
     def made(self, sampler_id: int, plan: HostPlan) -> None:
         """A sampler is made (anew): what was before does not count for it."""
         self._tracks[sampler_id] = _Track(plan, self._end)
+
+    def interrupted(self, deaths: Mapping[int, tuple[Command, Any]]) -> None:
+        """A worker died and is begun anew: keep what its samplers were doing."""
+        self.interruptions.update(self.recordings_of(deaths))
 
     def ready(self, sampler_id: int, ready: HostReady) -> None:
         """A sampler was made, and says what it takes to have its episodes again."""
@@ -393,7 +401,7 @@ class EpisodeRecorder:
         max_episodes: int | None,
     ) -> None:
         self.recordings: deque[Recording] = deque(maxlen=max_episodes)
-        self.observed = frozenset(sampler_ids if observations else ())
+        self.observed: frozenset[int] = frozenset(sampler_ids if observations else ())
         self._sampler_ids = frozenset(sampler_ids)
         self._journal = journal
         journal.attach(self)

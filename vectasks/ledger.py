@@ -16,6 +16,8 @@ from typing import Any
 from vectasks.errors import AlreadyPending, SamplerIndexError, SamplerUnavailable, VectorClosed
 from vectasks.messages import Command, Failure, Reply, Request, StepOutcome, TaskStart
 
+__all__ = ["SamplerState", "VectorState"]
+
 
 class SamplerState(IntEnum):
     """What a sampler is doing."""

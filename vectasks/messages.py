@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 import cloudpickle
 
+__all__ = ["Command"]
+
 
 class Command(IntEnum):
     """What a host can be asked to do; the strings of AllenAct name the same commands."""

@@ -28,6 +28,8 @@ from vectasks.host import HostPlan
 from vectasks.messages import Command
 from vectasks.workers.child import adopt_registrations, registrations
 
+__all__ = ["Recording", "Recordings", "load", "read_about"]
+
 FORMAT_VERSION = 1
 
 _FORMAT = "vectasks-recording"
@@ -144,7 +146,12 @@ class Recordings(dict[int, Recording]):
     """Recordings by sampler id."""
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write all of them into one file; errors as for :meth:`Recording.save`."""
+        """Write all of them into one file that ``vectasks replay`` takes.
+
+        Raises:
+            RecordingError: a sampler's function or arguments cannot be pickled.
+            OSError: the file cannot be written.
+        """
         target = Path(path)
         recordings = {
             i: replace(recording, plan=recording.plan._replace(mp_ctx=None))

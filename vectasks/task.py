@@ -15,6 +15,8 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+__all__ = ["RLStepResult", "Task", "TaskLike", "TaskSampler", "TaskSamplerLike"]
+
 EnvT = TypeVar("EnvT")
 
 
@@ -31,6 +33,9 @@ class RLStepResult(NamedTuple):
 
         >>> RLStepResult(0, 1.0, False, {}).clone({"done": True})
         RLStepResult(observation=0, reward=1.0, done=True, info={})
+
+        Raises:
+            ValueError: a step's result has no such field.
         """
         unknown = sorted(set(new_info) - set(self._fields))
         if unknown:
@@ -59,19 +64,33 @@ class TaskLike(Protocol):
     """What vectasks asks of a task (``reached_*`` and ``metrics`` are used where they exist)."""
 
     @property
-    def action_space(self) -> Any: ...
-    def step(self, action: Any) -> Any: ...
-    def get_observations(self) -> Any: ...
-    def is_done(self) -> bool: ...
-    def render(self, mode: str = "rgb") -> Any: ...
-    def close(self) -> None: ...
+    def action_space(self) -> Any:
+        """The space of its actions."""
+
+    def step(self, action: Any) -> Any:
+        """What the step gave: ``observation``, ``reward``, ``done`` and ``info``."""
+
+    def get_observations(self) -> Any:
+        """The observation of the current state."""
+
+    def is_done(self) -> bool:
+        """Whether the episode is over."""
+
+    def render(self, mode: str = "rgb") -> Any:
+        """The current state as an image: uint8 [height_px, width_px, 3]."""
+
+    def close(self) -> None:
+        """Give back what this task alone holds."""
 
 
 class TaskSamplerLike(Protocol):
     """What vectasks asks of a task sampler."""
 
-    def next_task(self) -> Any: ...
-    def close(self) -> None: ...
+    def next_task(self) -> Any:
+        """The next task; None: there is none left."""
+
+    def close(self) -> None:
+        """Give back what the sampler holds."""
 
 
 class Task(abc.ABC, Generic[EnvT]):
@@ -86,6 +105,9 @@ class Task(abc.ABC, Generic[EnvT]):
 
     Users write :meth:`_step`, :meth:`get_observations`, :attr:`action_space`,
     :meth:`reached_terminal_state` and, to be seen, :meth:`render`.
+
+    Raises:
+        ValueError: ``max_steps`` is not positive.
     """
 
     def __init__(
@@ -179,7 +201,11 @@ class Task(abc.ABC, Generic[EnvT]):
         }
 
     def render(self, mode: str = "rgb", *args: Any, **kwargs: Any) -> NDArray[np.uint8]:
-        """The current state as an image: uint8 [height_px, width_px, 3]."""
+        """The current state as an image: uint8 [height_px, width_px, 3].
+
+        Raises:
+            NotImplementedError: a class that does not write this one cannot be seen.
+        """
         raise NotImplementedError(f"{type(self).__name__} does not implement render().")
 
     def close(self) -> None:

@@ -18,20 +18,22 @@ from vectasks.errors import InvalidArgument, NothingPending, SamplerIndexError
 from vectasks.front import Front
 from vectasks.guard import also_named, exclusive
 from vectasks.journal import EpisodeRecorder
-from vectasks.ledger import SamplerState
+from vectasks.ledger import SamplerState, VectorState
 from vectasks.messages import Command
-from vectasks.recording import Recording
+from vectasks.recording import Recording, Recordings
 from vectasks.task import RLStepResult
 from vectasks.timing import TimedDispatcher, figures, write_trace
 from vectasks.workers.base import Worker
 from vectasks.workers.inline import InlineWorker
+from vectasks.workers.memory import SharedMemory
 from vectasks.workers.process import (
     DEFAULT_START_METHOD,
     ProcessWorker,
     require_descriptors,
     start_context,
 )
-from vectasks.workers.slab import SharedMemory
+
+__all__ = ["BaseVectorSampledTasks", "SingleProcessVectorSampledTasks", "VectorSampledTasks"]
 
 _RENDER_MODES = ("human", "rgb_array", "raw_rgb_list")
 _takes_index_process = also_named(index_process="sampler_index")
@@ -73,9 +75,18 @@ class BaseVectorSampledTasks(Front):
     @property
     def sampler_states(self) -> dict[int, SamplerState]:
         """The state of every sampler, by id."""
+        self._take_in_news()
+        return self._ledger.states
+
+    @property
+    def vector_state(self) -> VectorState:
+        """The state of the whole, which follows from its samplers'."""
+        self._take_in_news()
+        return self._ledger.vector_state
+
+    def _take_in_news(self) -> None:
         if not self._ledger.closed and self._guard.is_owner:
             self._dispatcher.take_in_news()
-        return self._ledger.states
 
     @property
     def observation_space(self) -> Any:
@@ -248,6 +259,11 @@ class BaseVectorSampledTasks(Front):
         Args:
             actions: one action for each of ``samplers``.
             samplers: their ids (None: every unpaused sampler that is not out).
+
+        Raises:
+            SamplerIndexError: ``samplers`` are not ids of unpaused samplers, each once.
+            WrongCount: there are more or fewer actions than samplers.
+            InvalidArgument: samplers wait for each other, or have spaces of their own.
         """
         if self._ledger.step_ids is not None or self._ledger.closed:
             self._ledger.require_idle("send")
@@ -285,6 +301,7 @@ class BaseVectorSampledTasks(Front):
 
         Raises:
             NothingPending: nothing is out.
+            InvalidArgument: ``min_samplers`` is less than 1, or more than are out.
             WaitTimeout: fewer are ready; calling again is allowed and loses nothing.
         """
         sent = sorted(self._ledger.sent)
@@ -491,6 +508,15 @@ class BaseVectorSampledTasks(Front):
         """
         return self._journal.recording(self._ledger.id_at(sampler_index))
 
+    @property
+    def restart_recordings(self) -> Recordings:
+        """The episodes that deaths cut off whose workers were begun anew; a sampler's last one.
+
+        By sampler id, of all samplers of such a worker: ``save(path)``, and ``vectasks replay``
+        has them again. Empty without ``on_worker_death="restart"``.
+        """
+        return Recordings(self._journal.interruptions)
+
     @exclusive
     def record_episodes(
         self,
@@ -510,6 +536,9 @@ class BaseVectorSampledTasks(Front):
         Returns:
             A recorder: ``recorder.recordings`` holds the ended episodes, whole ones also where they
             began before; leaving the ``with`` block, or ``recorder.close()``, ends it.
+
+        Raises:
+            SamplerIndexError: there is no sampler of such an id.
         """
         everyone = range(len(self.sampler_fn_args))
         ids = list(everyone) if samplers is None else [operator.index(i) for i in samplers]

@@ -179,7 +179,8 @@ def test_a_job_that_does_not_stop_is_killed(start_experiment, meeting, tmp_path)
     (tmp_path / "begun").read_text()
     script.terminate()
     assert script.wait(30) == 143
-    (folder,) = (tmp_path / "work" / "jobs").glob("script.Deaf/*/")
+    jobs = (tmp_path / "work" / "jobs").glob("script.Deaf/*")
+    (folder,) = [path for path in jobs if path.is_dir()]
     status = Job(tmp_path / "work", "script.Deaf", folder.name).status()
     assert status.state is JobState.CANCELLED
     assert status.reason == "was killed by SIGKILL"

@@ -304,6 +304,7 @@ def test_demo_stops_when_it_is_solved(tmp_path, capsys, monkeypatch):
 
 
 def test_demo_refuses_before_it_trains(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("torch")
     assert cli.main(["demo", "--out", str(tmp_path / "demo.avi")]) == 2
     assert "must end in .mp4 or .gif" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "torch", None)

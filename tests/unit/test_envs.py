@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from functools import partial
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 from gymnasium.wrappers import FrameStackObservation, TimeLimit
 
+from vectasks import MissingExtra
 from vectasks.envs import GymnasiumTask, GymnasiumTaskSampler
 from vectasks.envs.gymnasium import can_give_images, find_spec
 
@@ -274,6 +277,36 @@ def test_an_id_without_images_is_made_without_a_render_mode() -> None:
         del gymnasium.registry["vectasks-test/Countdown-v0"]
 
 
+@pytest.mark.parametrize(
+    ("module", "env_id", "extra"),
+    [
+        ("minigrid", "MiniGrid-NoSuch-v0", "minigrid"),
+        ("ale_py", "ALE/NoSuch-v5", "atari"),
+        ("ale_py", "NoSuchNoFrameskip-v4", "atari"),
+    ],
+)
+def test_an_id_of_a_package_that_is_missing_names_its_extra(
+    module: str, env_id: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtra, match=rf"^{env_id}: .*vectasks\[{extra}\]"):
+        GymnasiumTaskSampler(env_id)
+
+
+def test_an_id_that_its_package_does_not_know_is_told_by_gymnasium() -> None:
+    pytest.importorskip("minigrid")
+    with pytest.raises(gymnasium.error.NameNotFound, match="MiniGrid-NoSuch"):
+        GymnasiumTaskSampler("MiniGrid-NoSuch-v0")
+
+
+def test_pictures_that_want_pygame_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = GymnasiumTaskSampler("CartPole-v1").next_task()
+    assert task is not None
+    monkeypatch.setitem(sys.modules, "pygame", None)
+    with pytest.raises(MissingExtra, match=r"pygame.*vectasks\[video\]"):
+        task.render()
+
+
 def test_close_closes_the_environment() -> None:
     env = CountdownEnv()
     GymnasiumTaskSampler(env).close()
@@ -291,3 +324,23 @@ def test_bad_arguments() -> None:
         GymnasiumTaskSampler(CountdownEnv(), max_tasks=-1)
     with pytest.raises(ValueError, match="max_steps"):
         GymnasiumTaskSampler(CountdownEnv(), max_steps=0)
+
+
+@pytest.mark.parametrize(
+    ("module", "env_id"),
+    [("minigrid", "MiniGrid-Empty-5x5-v0"), ("ale_py", "ALE/Breakout-v5")],
+)
+def test_an_id_of_a_known_package_needs_no_import(module: str, env_id: str) -> None:
+    pytest.importorskip(module)
+    script = (
+        "import gymnasium\n"
+        "from vectasks.envs import GymnasiumTaskSampler\n"
+        f"assert {env_id!r} not in gymnasium.registry\n"
+        f"sampler = GymnasiumTaskSampler({env_id!r}, seed=0)\n"
+        "print(sampler.next_task().task_info['env_id'])\n"
+        "sampler.close()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{env_id}\n", "")

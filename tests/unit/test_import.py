@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -59,3 +60,71 @@ def test_every_error_is_exported():
         if isinstance(value, type) and issubclass(value, vectasks.VectasksError)
     }
     assert exported <= set(vectasks.__all__)
+
+
+# -- the other public modules ----------------------------------------------------------------------
+
+PACKAGE = Path(vectasks.__file__).parent
+API_PAGE = Path(__file__).parents[2] / "docs" / "api.md"
+DOCUMENTED = re.findall(r"^::: (vectasks[\w.]*)", API_PAGE.read_text("utf-8"), re.MULTILINE)
+# Some cannot be imported without a trainer's library, so their source is read.
+SOURCES = {
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in PACKAGE.rglob("*.py")
+}
+
+
+def _exported(tree: ast.Module) -> list[str]:
+    (told,) = (
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    )
+    return ast.literal_eval(told)
+
+
+def _bound(tree: ast.Module) -> dict[str, ast.AST]:
+    """What a module's own statements give a name to."""
+    bound: dict[str, ast.AST] = {}
+    for node in tree.body:
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            bound[node.name] = node
+        elif isinstance(node, ast.ImportFrom):
+            bound.update({alias.asname or alias.name: node for alias in node.names})
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            bound.update({ast.unparse(target): node for target in targets})
+    return bound
+
+
+TREES = {module: ast.parse(path.read_text("utf-8")) for module, path in SOURCES.items()}
+
+
+def _documented_names() -> dict[str, set[str]]:
+    """The names that the page tells of, by the module that it has them from."""
+    names: dict[str, set[str]] = {}
+    for documented in DOCUMENTED:
+        module, _, name = documented.rpartition(".")
+        if name in _bound(TREES[module]):
+            names.setdefault(module, set()).add(name)
+        else:
+            names.setdefault(documented, set())  # a whole module
+    return names
+
+
+PUBLIC = _documented_names()
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_public_modules_say_what_is_public(module):
+    exported, bound = _exported(TREES[module]), _bound(TREES[module])
+    assert set(exported) <= bound.keys()
+    assert len(set(exported)) == len(exported)
+    assert PUBLIC[module] <= set(exported)
+    undocumented = [
+        name
+        for name in exported
+        if isinstance(bound[name], (ast.ClassDef, ast.FunctionDef))
+        and not ast.get_docstring(bound[name])
+    ]
+    assert undocumented == []

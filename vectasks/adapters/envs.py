@@ -37,8 +37,8 @@ from vectasks.vector import (
     SingleProcessVectorSampledTasks,
     VectorSampledTasks,
 )
+from vectasks.workers.layout import leaves, pick
 from vectasks.workers.process import DEFAULT_START_METHOD
-from vectasks.workers.slab import leaves, pick
 
 
 class Ended(NamedTuple):
@@ -70,9 +70,9 @@ class GivenTasks:
         if not actions:
             raise InvalidArgument("Every sampler of the vector is paused; call resume_all() first.")
         self.vector = vector
-        self.num_envs = len(actions)
-        self.observation_space = vector.observation_space
-        self.action_space = actions[0]
+        self.num_envs: int = len(actions)
+        self.observation_space: Any = vector.observation_space
+        self.action_space: Any = actions[0]
         for space in (self.observation_space, *actions):
             if not isinstance(space, gymnasium.Space):
                 raise InvalidArgument(
@@ -86,10 +86,10 @@ class GivenTasks:
                     f"{self.action_space}; trainers want one for all."
                 )
         #: Whether every observation is made of arrays of a fixed shape.
-        self.is_fixed = all(leaf.dtype is not None for leaf in leaves(self.observation_space))
+        self.is_fixed: bool = all(leaf.dtype is not None for leaf in leaves(self.observation_space))
         self._has_begun = vector.stats()["steps"] > 0
         #: Whose episodes ended without the trainer having seen how their next ones begin.
-        self.over = np.zeros(self.num_envs, np.bool_)
+        self.over: NDArray[np.bool_] = np.zeros(self.num_envs, np.bool_)
         self._held: Any = None  # the first observations of the next ones, a row a sampler of
         self._held_rows: NDArray[np.int64] = np.flatnonzero(self.over)
         self._shown: Any = None  # the observation that the trainer saw last

@@ -39,7 +39,7 @@ class Episodes:
     def __init__(
         self, env_fn: Callable[[], Any], same_step: bool = False, loosen: bool = False
     ) -> None:
-        self.env = env_fn()
+        self.env: Any = env_fn()
         if not isinstance(self.env, gymnasium.Env):
             raise TypeError(
                 f"{env_fn!r} gave a {type(self.env).__name__}; it must make a gymnasium.Env."
@@ -50,8 +50,8 @@ class Episodes:
                 "every call."
             )
         space = self.env.observation_space
-        self.observation_space = _loosened(space) if loosen else space
-        self.action_space = self.env.action_space
+        self.observation_space: spaces.Space[Any] = _loosened(space) if loosen else space
+        self.action_space: spaces.Space[Any] = self.env.action_space
         self.reset_info: dict[str, Any] = {}
         self._same_step = same_step
         self._is_over = True

@@ -34,8 +34,11 @@ from numpy.typing import NDArray
 
 from vectasks.adapters.envs import GivenTasks, MadeEnvs, original_of
 from vectasks.batch import StepBatch
+from vectasks.envs.gymnasium import find_spec
 from vectasks.errors import InvalidArgument, RemoteError
 from vectasks.vector import BaseVectorSampledTasks
+
+__all__ = ["VectorEnv", "make_vec"]
 
 StepResult = tuple[Any, NDArray[Any], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]
 _Method = TypeVar("_Method", bound=Callable[..., Any])
@@ -113,7 +116,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         is_given = isinstance(env_fns, BaseVectorSampledTasks)
         if autoreset_mode is None:
             autoreset_mode = AutoresetMode.SAME_STEP if is_given else AutoresetMode.NEXT_STEP
-        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.autoreset_mode: AutoresetMode = AutoresetMode(autoreset_mode)
         self.copy = copy
         self.observations: Any = None
         self._pending: _Pending | None = None
@@ -163,17 +166,20 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self, observation_mode: str | tuple[spaces.Space[Any], spaces.Space[Any]]
     ) -> None:
         told = self._envs.describe()
-        self.num_envs = self._envs.num_envs
-        self.metadata = {**told[0]["metadata"], "autoreset_mode": self.autoreset_mode}
-        self.render_mode = told[0]["render_mode"]
-        self.single_action_space = self._envs.action_space
-        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self.num_envs: int = self._envs.num_envs
+        self.metadata: dict[str, Any] = {
+            **told[0]["metadata"],
+            "autoreset_mode": self.autoreset_mode,
+        }
+        self.render_mode: str | None = told[0]["render_mode"]
+        self.single_action_space: spaces.Space[Any] = self._envs.action_space
+        self.action_space: spaces.Space[Any] = batch_space(self.single_action_space, self.num_envs)
         of_each = [one["observation_space"] for one in told]
         if isinstance(observation_mode, tuple):
             self.observation_space, self.single_observation_space = observation_mode
         else:
-            self.single_observation_space = of_each[0]
-            self.observation_space = (
+            self.single_observation_space: spaces.Space[Any] = of_each[0]
+            self.observation_space: spaces.Space[Any] = (
                 batch_space(of_each[0], self.num_envs)
                 if observation_mode == "same"
                 else batch_differing_spaces(of_each)
@@ -518,7 +524,12 @@ def make_vec(
         wrappers: go around each environment, in this order.
         vector_kwargs: arguments of :class:`VectorEnv`.
         **make_kwargs: go to ``gymnasium.make``.
+
+    Raises:
+        gymnasium.error.Error: the id is unknown.
+        MissingExtra: the id is of a package that an extra of vectasks installs.
     """
+    spec = find_spec(env_id) if isinstance(env_id, str) else env_id
 
     def make_env() -> Any:
         env = gymnasium.make(env_id, **make_kwargs)
@@ -527,5 +538,5 @@ def make_vec(
         return env
 
     envs = VectorEnv([make_env] * num_envs, **(vector_kwargs or {}))
-    envs.spec = gymnasium.spec(env_id) if isinstance(env_id, str) else env_id
+    envs.spec = spec
     return envs

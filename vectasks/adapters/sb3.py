@@ -24,8 +24,10 @@ from vectasks.vector import BaseVectorSampledTasks
 try:
     from stable_baselines3.common.preprocessing import check_for_nested_spaces
     from stable_baselines3.common.vec_env import VecEnv as BaseVecEnv
-except ImportError as error:
-    raise missing("stable_baselines3", "sb3", "vectasks.adapters.sb3", error) from error
+except ImportError as _error:
+    raise missing("stable_baselines3", "sb3", "vectasks.adapters.sb3", _error) from _error
+
+__all__ = ["VecEnv"]
 
 StepReturn = tuple[Any, NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]
 Indices = None | int | Iterable[int]
@@ -78,7 +80,7 @@ class VecEnv(BaseVecEnv):
             self._envs.vector.close()
             raise
         # What records videos reads the frame rate from it.
-        self.metadata = {**told[0]["metadata"], **self.metadata}
+        self.metadata: dict[str, Any] = {**told[0]["metadata"], **self.metadata}
 
     # -- the episode ------------------------------------------------------------------------------
 
@@ -88,7 +90,8 @@ class VecEnv(BaseVecEnv):
             {"seed": seed, **({"options": options} if options else {})}
             for seed, options in zip(self._seeds, self._options, strict=True)
         ]
-        observation, self.reset_infos = self._envs.reset(starts)
+        observation, infos = self._envs.reset(starts)
+        self.reset_infos: list[dict[str, Any]] = infos
         self._reset_seeds()
         self._reset_options()
         self._is_ready = True

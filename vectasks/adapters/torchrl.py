@@ -25,8 +25,10 @@ try:
     from tensordict import TensorDict, TensorDictBase
     from torchrl import data as specs
     from torchrl.envs import EnvBase
-except ImportError as error:
-    raise missing("torchrl", "torchrl", "vectasks.adapters.torchrl", error) from error
+except ImportError as _error:
+    raise missing("torchrl", "torchrl", "vectasks.adapters.torchrl", _error) from _error
+
+__all__ = ["Env"]
 
 # What TorchRL itself puts beside the observations.
 _RESERVED = {"action", "reward", "done", "terminated", "truncated", "next", "_reset"}
@@ -90,18 +92,18 @@ class Env(EnvBase):  # type: ignore[misc]  # torchrl has no types
             )
         self._is_dict = isinstance(space, spaces.Dict)
         self._one_hot = not categorical
-        self.observation_spec = _composite(by_key, count, categorical, self.device)
+        self.observation_spec: Any = _composite(by_key, count, categorical, self.device)
         if isinstance(self._envs.action_space, (spaces.Dict, spaces.Tuple)):
             raise NotImplementedError(
                 f"The action space is {self._envs.action_space}; TorchRL is given one action, not "
                 "a nest of them."
             )
-        self.action_spec = spec_of(self._envs.action_space, count, categorical, self.device)
+        self.action_spec: Any = spec_of(self._envs.action_space, count, categorical, self.device)
         self._action_leaf = self.action_spec  # looked up in a tree of specs at every access
         start = getattr(self._envs.action_space, "start", 0)
         self._action_start = start if np.any(start) else None
-        self.reward_spec = specs.Unbounded(shape=(count, 1), device=self.device)
-        self.done_spec = specs.Composite(
+        self.reward_spec: Any = specs.Unbounded(shape=(count, 1), device=self.device)
+        self.done_spec: Any = specs.Composite(
             {
                 name: specs.Categorical(2, (count, 1), self.device, torch.bool)
                 for name in ("done", "terminated", "truncated")

@@ -71,7 +71,6 @@ class BoardView:
     """
 
     def __init__(self, path: Path) -> None:
-        self._board_path = path
         self._memory = _mapped(path)
         head = Lines.on(self._memory, 0, 0).head
         if head["magic"][0] != MAGIC:
@@ -79,7 +78,7 @@ class BoardView:
         self._lines = Lines.on(
             self._memory, int(head["num_workers"][0]), int(head["num_samplers"][0])
         )
-        self.pid = int(head["pid"][0])
+        self.pid: int = int(head["pid"][0])
         self.name: str = head["name"][0].decode(errors="replace")
         self._tickets: mmap.mmap | None = None
 

@@ -14,7 +14,7 @@ from vectasks.errors import InvalidArgument
 
 T = TypeVar("T")
 
-logger = logging.getLogger("vectasks.compute")
+logger: logging.Logger = logging.getLogger("vectasks.compute")
 
 
 class MeanResult(NamedTuple):

@@ -40,7 +40,7 @@ class Saver(abc.ABC):
             raise InvalidArgument(
                 f"approach={approach!r} is unknown; it must be one of {', '.join(_APPROACHES)}."
             )
-        self.file_path = Path(file_path)
+        self.file_path: Path = Path(file_path)
         self.approach = approach
 
     def save(self, data: Any, indices: Any = None) -> None:

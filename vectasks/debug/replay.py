@@ -25,7 +25,9 @@ from vectasks.host import FINAL_FRAME, TaskHost
 from vectasks.messages import Command
 from vectasks.recording import Call, Recording
 
-logger = logging.getLogger("vectasks")
+__all__ = ["Divergence", "Outcome", "Replay"]
+
+logger: logging.Logger = logging.getLogger("vectasks")
 
 
 class Divergence(NamedTuple):

@@ -12,6 +12,8 @@ from vectasks.errors import InvalidArgument
 from vectasks.extras import require
 from vectasks.task import RLStepResult, Task, TaskSampler
 
+__all__ = ["AtariTask", "AtariTaskSampler"]
+
 _SEED_LIMIT = 2**31
 _IMAGE_MODES = ("rgb", "rgb_array")
 _OBS_TYPES = ("rgb", "grayscale")
@@ -102,7 +104,11 @@ class AtariTask(Task[Any]):
         return {"reward": self._total_reward, "ep_length": self._num_steps_taken}
 
     def render(self, mode: str = "rgb", *args: Any, **kwargs: Any) -> NDArray[np.uint8]:
-        """The screen in colour: uint8 [height_px, width_px, 3]."""
+        """The screen in colour: uint8 [height_px, width_px, 3].
+
+        Raises:
+            ValueError: ``mode`` is neither ``"rgb"`` nor ``"rgb_array"``.
+        """
         if mode not in _IMAGE_MODES:
             raise ValueError(f"render() got the mode {mode!r}; it takes one of {_IMAGE_MODES}.")
         screen: NDArray[np.uint8] = self.env.getScreenRGB()
@@ -147,7 +153,7 @@ class AtariTaskSampler(TaskSampler[AtariTask]):
         if frameskip < 1:
             raise InvalidArgument(f"frameskip must be at least 1, got {frameskip!r}.")
         ale_py = _import_ale()
-        self.game = _rom_id(game, ale_py.roms.get_all_rom_ids())
+        self.game: str = _rom_id(game, ale_py.roms.get_all_rom_ids())
         self._rom_path = ale_py.roms.get_rom_path(self.game)
         ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
         self._ale = ale_py.ALEInterface()
@@ -158,14 +164,14 @@ class AtariTaskSampler(TaskSampler[AtariTask]):
             self._ale.getLegalActionSet() if full_action_space else self._ale.getMinimalActionSet()
         )
         shape = (*self._ale.getScreenDims(), 3)[: 3 if obs_type == "rgb" else 2]
-        self.observation_space = spaces.Box(0, 255, shape, np.uint8)
-        self.action_space = spaces.Discrete(len(self._actions))
+        self.observation_space: spaces.Box = spaces.Box(0, 255, shape, np.uint8)
+        self.action_space: spaces.Discrete = spaces.Discrete(len(self._actions))
         self._frameskip = frameskip
         self._num_sampled = 0
         if seed is None:
             seed = int(np.random.SeedSequence().generate_state(1)[0])
         #: What ``set_seed`` must be given to have this sampler's episodes again.
-        self.initial_seed = seed
+        self.initial_seed: int = seed
         self._rng = np.random.default_rng(seed)
 
     episodes_are_independent = True

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import math
 from collections.abc import Callable, Mapping
@@ -28,7 +29,15 @@ from gymnasium.envs.registration import (
 )
 from numpy.typing import NDArray
 
+from vectasks.extras import missing, require
 from vectasks.task import RLStepResult, Task, TaskSampler
+
+__all__ = [
+    "GymnasiumTask",
+    "GymnasiumTaskSampler",
+    "can_give_images",
+    "find_spec",
+]
 
 AnyEnv: TypeAlias = gymnasium.Env[Any, Any]
 
@@ -115,17 +124,26 @@ class GymnasiumTask(Task[AnyEnv]):
         Raises:
             ValueError: ``mode`` is neither ``"rgb"`` nor ``"rgb_array"``.
             RuntimeError: the environment was made without images.
+            MissingExtra: it draws with pygame, which is not installed.
         """
         if mode not in _IMAGE_MODES:
             raise ValueError(f"render() got the mode {mode!r}; it takes one of {_IMAGE_MODES}.")
         # Asked first, because rendering without a mode makes Gymnasium warn at every frame.
-        frame: Any = None if self.env.render_mode is None else self.env.render()
+        frame: Any = None if self.env.render_mode is None else self._draw()
         if np.ndim(frame) not in (2, 3):
             raise RuntimeError(
                 f"{self.env} gives no image (its render_mode is {self.env.render_mode!r}): "
                 'make it with render_mode="rgb_array".'
             )
         return np.asarray(frame, dtype=np.uint8)
+
+    def _draw(self) -> Any:
+        try:
+            return self.env.render()
+        except gymnasium.error.DependencyNotInstalled as error:
+            if importlib.util.find_spec("pygame") is not None:
+                raise
+            raise missing("pygame", "video", f"pictures of {self.env}", error) from error
 
 
 class GymnasiumTaskSampler(TaskSampler[GymnasiumTask]):
@@ -136,7 +154,8 @@ class GymnasiumTaskSampler(TaskSampler[GymnasiumTask]):
     for a bare reset) and ``episode`` (counted from 0).
 
     Args:
-        env: an id (``"CartPole-v1"``, ``"module:Id-v0"``), an ``EnvSpec``, a factory, or an
+        env: an id (``"CartPole-v1"``, ``"module:Id-v0"``; those of MiniGrid and the Arcade Learning
+            Environment need no import), an ``EnvSpec``, a factory, or an
             environment, whose wrappers are kept. Made from an id or a spec, an environment that
             can give images is made with ``render_mode="rgb_array"``, so that it can be looked at.
         seed: seeds the episodes; None draws the seed from the operating system.
@@ -151,6 +170,9 @@ class GymnasiumTaskSampler(TaskSampler[GymnasiumTask]):
 
     Raises:
         gymnasium.error.Error: the id is unknown, or what the environment needs is missing.
+        MissingExtra: the id is of a package that an extra of vectasks installs.
+        TypeError: ``env`` is none of these.
+        ValueError: a limit that cannot be; ``make_kwargs`` beside an environment.
     """
 
     def __init__(
@@ -169,7 +191,7 @@ class GymnasiumTaskSampler(TaskSampler[GymnasiumTask]):
         if max_steps is not None and max_steps < 1:
             raise ValueError(f"max_steps must be positive or None, got {max_steps!r}.")
         self.max_tasks = max_tasks
-        self.max_steps = math.inf if max_steps is None else max_steps
+        self.max_steps: float = math.inf if max_steps is None else max_steps
         self.seed_each_episode = seed_each_episode
         self.reset_options = reset_options
         self._num_sampled = 0
@@ -180,7 +202,7 @@ class GymnasiumTaskSampler(TaskSampler[GymnasiumTask]):
         #: What ``set_seed`` must be given to have this sampler's episodes again; None: nothing can.
         self.initial_seed = seed
         self._rng = np.random.default_rng(seed)
-        self.env = _make_env(env, make_kwargs or {})
+        self.env: AnyEnv = _make_env(env, make_kwargs or {})
         spec = self.env.spec
         self._env_id = type(self.env.unwrapped).__name__ if spec is None else spec.id
 
@@ -259,14 +281,25 @@ def find_spec(env_id: str) -> EnvSpec:
     Raises:
         gymnasium.error.Error: there is no such id; the message suggests one that is close.
         ModuleNotFoundError: the module of a ``"module:Id-v0"`` cannot be imported.
+        MissingExtra: the id is of a package that an extra of vectasks installs.
     """
     module, _, name = env_id.rpartition(":")
     if module:
         importlib.import_module(module)
+    _import_known_package(name)
     namespace, base_name, version = parse_env_id(name)
     if version is None:
         version = find_highest_version(namespace, base_name)
     return gymnasium.spec(get_env_id(namespace, base_name, version))
+
+
+def _import_known_package(env_id: str) -> None:
+    """Import the package that registers ``env_id``, where vectasks has an extra for it."""
+    if env_id.startswith(("MiniGrid-", "BabyAI-")):
+        require("minigrid", "minigrid", env_id)
+    elif env_id.startswith("ALE/") or "NoFrameskip" in env_id:
+        ale_py = require("ale_py", "atari", env_id)
+        ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # keeps its banner off stderr
 
 
 def can_give_images(spec: EnvSpec) -> bool:

@@ -168,8 +168,8 @@ class EvaluationFiles:
 
     def __init__(self, manifest_path: Path) -> None:
         self.manifest_path = manifest_path
-        self.metrics_path = manifest_path.with_name(f"{manifest_path.stem}.episodes.jsonl")
-        self.video_dir = manifest_path.with_name(f"{manifest_path.stem}.videos")
+        self.metrics_path: Path = manifest_path.with_name(f"{manifest_path.stem}.episodes.jsonl")
+        self.video_dir: Path = manifest_path.with_name(f"{manifest_path.stem}.videos")
 
     def video(self, episode: int) -> Path:
         """The film of an episode."""

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -39,7 +40,7 @@ class BatchManifest(BaseModel):
         total: how many jobs there are. Of a run that was interrupted there are fewer records.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
 
     schema_version: int = SCHEMA_VERSION
     created_at: datetime
@@ -130,7 +131,7 @@ def read_snapshot(path: Path) -> BatchManifest | None:
 class RunHeader(BaseModel):
     """What a run is about; a line of the journal when it begins."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
 
     schema_version: int = SCHEMA_VERSION
     created_at: datetime

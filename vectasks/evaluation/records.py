@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from datetime import date, datetime, timezone
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, ClassVar, TypeAlias
 
 from pydantic import (
     AliasChoices,
@@ -22,7 +22,7 @@ from pydantic import (
 
 from vectasks.errors import InvalidArgument
 
-logger = logging.getLogger("vectasks.evaluation")
+logger: logging.Logger = logging.getLogger("vectasks.evaluation")
 
 
 def plain(value: Any, otherwise: Callable[[Any], Any] | None = None) -> Any:
@@ -80,7 +80,7 @@ class BatchJob(BaseModel):
         provenance: where it comes from; goes into the job's record.
     """
 
-    model_config = ConfigDict(
+    model_config: ClassVar[ConfigDict] = ConfigDict(
         extra="allow", frozen=True, populate_by_name=True, coerce_numbers_to_str=True
     )
 
@@ -143,7 +143,7 @@ class BatchRunRecord(BaseModel):
         provenance: the job's own, and what the worker returned.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
 
     job_id: str
     input: Path

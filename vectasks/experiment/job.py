@@ -32,7 +32,7 @@ from typing import Any
 from vectasks.errors import WaitTimeout
 from vectasks.files import try_lock, whole_or_nothing
 
-logger = logging.getLogger("vectasks.experiment")
+logger: logging.Logger = logging.getLogger("vectasks.experiment")
 
 
 class JobState(str, Enum):
@@ -118,15 +118,17 @@ class Job:
     def __init__(
         self, workdir: Path, type: str, identifier: str, tags: dict[str, Any] | None = None
     ) -> None:
-        self.workdir, self.type, self.identifier = workdir, type, identifier
-        self.path = workdir / "jobs" / type / identifier
-        self.tags = dict(tags or {})
+        self.workdir: Path = workdir
+        self.type: str = type
+        self.identifier: str = identifier
+        self.path: Path = workdir / "jobs" / type / identifier
+        self.tags: dict[str, Any] = dict(tags or {})
         self.dependencies: tuple[Job, ...] = ()
         self.environ: dict[str, str] = {}
         self.timeout_s: float | None = None
         self.max_retries = 0
         self.reason = ""
-        self.first_status = Status()
+        self.first_status: Status = Status()
         self.callback_errors: list[Exception] = []
         self._state: JobState | None = None
         self._ended: Future[JobState] | None = None

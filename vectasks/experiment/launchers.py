@@ -54,7 +54,7 @@ class Launcher(ABC):
         if max_jobs < 1:
             raise InvalidArgument(f"max_jobs: {max_jobs}; at least 1 job must be let run.")
         self.max_jobs = max_jobs
-        self.environ = dict(environ or {})
+        self.environ: dict[str, str] = dict(environ or {})
         self.grace_s = grace_s
 
     @abstractmethod

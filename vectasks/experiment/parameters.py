@@ -34,8 +34,11 @@ class Kind(Enum):
 
 
 Param = Annotated[T, Kind.PARAM]
+"""``lr: Param[float]``: a parameter, part of the identity."""
 Meta = Annotated[T, Kind.META]
+"""``device: Meta[str] = "cpu"``: how a task runs, no part of the identity."""
 Constant = Annotated[T, Kind.CONSTANT]
+"""``version: Constant[int] = 2``: part of the identity, and not to be set."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,10 @@ class Parameter:
     """
 
     def __init__(self, name: str, hint: Any, kind: Kind, default: Any, path: str = "") -> None:
-        self.name, self.hint, self.kind, self.path = name, hint, kind, path
+        self.name: str = name
+        self.hint: Any = hint
+        self.kind: Kind = kind
+        self.path: str = path
         self._field = default if isinstance(default, _Field) else _Field(default, None, False)
 
     def __getstate__(self) -> dict[str, Any]:

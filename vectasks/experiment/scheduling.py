@@ -82,9 +82,9 @@ class experiment:
     ) -> None:
         if max_jobs is not None and max_jobs < 1:
             raise InvalidArgument(f"max_jobs: {max_jobs}; at least 1 job must be let run.")
-        self.workdir = Path(workdir).absolute()
+        self.workdir: Path = Path(workdir).absolute()
         self.name = name
-        self.launcher = launcher or LocalLauncher(max_jobs)
+        self.launcher: Launcher = launcher or LocalLauncher(max_jobs)
         self.dry_run = dry_run
         self._max_jobs = max_jobs or self.launcher.max_jobs
         self._rerun_failed = rerun_failed

@@ -121,7 +121,8 @@ class GifEncoder(Encoder):
     """GIF with the best 256 colours of each frame."""
 
     file_format = "gif"
-    max_fps = 50  # a frame lasts two hundredths of a second or more, or viewers slow it down
+    # A frame lasts two hundredths of a second or more, or viewers slow it down.
+    max_fps: ClassVar[float] = 50
 
     def _make_stream(self, fps: Fraction, height_px: int, width_px: int) -> Any:
         import av

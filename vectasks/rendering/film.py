@@ -52,8 +52,8 @@ class Film:
         self, path: Path, encoder_class: type[Encoder], fps: Fraction, columns: int | None = None
     ) -> None:
         self.path = path
-        self.is_finished = False
-        self.num_frames = 0
+        self.is_finished: bool = False
+        self.num_frames: int = 0
         self._partial_path = _partial_path(path)
         self._encoder_class = encoder_class
         self._fps = fps

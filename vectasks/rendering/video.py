@@ -33,6 +33,8 @@ from vectasks.rendering.film import Film, FilmThread, Shot, require_writable
 from vectasks.rendering.tiles import as_rgb
 from vectasks.task import RLStepResult
 
+__all__ = ["VideoRecorder"]
+
 _OVER = (SamplerState.EXHAUSTED, SamplerState.FAILED)
 
 

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 from vectasks.rollouts.runner import Status, mean_metrics
 
+__all__ = ["BatchId", "sort_batch_id"]
+
 BatchId = int | str
 #: What a scheduled task gave: how it went, and the experiences of its runs.
 Result = tuple[Status, list[Any]]
@@ -41,10 +43,10 @@ class Scheduled:
     __slots__ = ("batch", "is_cleared", "parts", "repeats")
 
     def __init__(self, batch: Batch, repeats: Sequence[int]) -> None:
-        self.batch = batch
-        self.repeats = repeats
+        self.batch: Batch = batch
+        self.repeats: Sequence[int] = repeats
         self.parts: list[Result | None] = [None] * len(repeats)
-        self.is_cleared = False
+        self.is_cleared: bool = False
 
     def result(self) -> Result | None:
         """The results of its parts as one, when they are all in."""

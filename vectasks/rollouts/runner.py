@@ -22,9 +22,12 @@ from typing import Any
 
 from vectasks.errors import CallError, InvalidArgument, ResourceLimit, SetupError, WorkerDied
 from vectasks.host import takes
-from vectasks.workers.pool import Kind, WorkerPool
+from vectasks.workers.kinds import Kind
+from vectasks.workers.pool import WorkerPool
 
-logger = logging.getLogger("vectasks")
+__all__ = ["RunnerWrapper", "Status", "TaskWrapper"]
+
+logger: logging.Logger = logging.getLogger("vectasks")
 
 MAX_TIMEOUT_S = 900.0
 MAX_RETRY_TIMES = 2
@@ -228,8 +231,8 @@ class RunnerWrapper:
         self.runner_id = runner_id
         self.max_timeout = max_timeout
         self.max_retry_times = max_retry_times
-        self.num_retries = 0
-        self.num_restarts = 0
+        self.num_retries: int = 0
+        self.num_restarts: int = 0
         self._when_failed = when_failed
         self._make_pool = functools.partial(make_pool, make_runner, 1, backend)
         self._pool = pool

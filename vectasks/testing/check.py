@@ -20,6 +20,8 @@ import cloudpickle
 from vectasks.testing.contract import TaskSamplerContract, assert_identical, record_trace
 from vectasks.vector import SingleProcessVectorSampledTasks, VectorSampledTasks
 
+__all__ = ["Finding", "check_sampler"]
+
 _NUM_TRACE_STEPS = 20
 _PRELUDE = "The sampler can be made, and has a first task."
 

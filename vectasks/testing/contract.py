@@ -25,6 +25,8 @@ from gymnasium import spaces
 
 from vectasks.task import RLStepResult, TaskSampler
 
+__all__ = ["TaskSamplerContract", "assert_identical", "record_trace"]
+
 _LARGEST_SEED = 2**31
 
 

@@ -48,6 +48,32 @@ import numpy as np
 
 from vectasks.task import RLStepResult
 
+__all__ = [
+    "ACTIONS",
+    "CORRUPTIONS",
+    "Action",
+    "Fault",
+    "FaultError",
+    "Proceed",
+    "close_descriptors",
+    "corrupt",
+    "crash",
+    "exit_at_once",
+    "exit_python",
+    "fail",
+    "forget_observation",
+    "hang",
+    "kill",
+    "misshape",
+    "run_out_of_memory",
+    "slow_down",
+    "spin",
+    "spoil_info",
+    "spoil_reward",
+    "stop",
+    "with_faults",
+]
+
 Proceed = Callable[[], Any]
 Action = Callable[[Proceed], Any]
 
@@ -133,7 +159,7 @@ class FaultyMaker:
     """
 
     def __init__(self, make_sampler_fn: Callable[..., Any], faults: Sequence[Fault]) -> None:
-        self.faults = tuple(faults)
+        self.faults: tuple[Fault, ...] = tuple(faults)
         self._make_sampler_fn = make_sampler_fn
         self._home_pid = os.getpid()
         self._records = Path(tempfile.mkdtemp(prefix="vectasks-faults-"))

@@ -26,6 +26,28 @@ from numpy.typing import NDArray
 
 from vectasks.task import RLStepResult, Task, TaskSampler
 
+__all__ = [
+    "CountingTask",
+    "FailingTask",
+    "GraphTask",
+    "ImageTask",
+    "InfoTask",
+    "LargeTask",
+    "MultiAgentTask",
+    "NestedTask",
+    "RandomWalk",
+    "ReusingTask",
+    "SlowTask",
+    "StubbornToyError",
+    "TextTask",
+    "TorchTask",
+    "ToyError",
+    "ToySampler",
+    "ToyTask",
+    "ToyWorld",
+    "toy_args",
+]
+
 
 @dataclass
 class ToyWorld:
@@ -67,9 +89,9 @@ class ToyTask(Task[ToyWorld]):
             max_steps=max_steps,
             observation_space=self.space,
         )
-        self.options = SimpleNamespace(**options)
-        self.episode = world.episode
-        self.step_number = 0  # tells of a step already while it is taken
+        self.options: SimpleNamespace = SimpleNamespace(**options)
+        self.episode: int = world.episode
+        self.step_number: int = 0  # tells of a step already while it is taken
         self.last_action: Any = None
         self.note = "unset"
         self._private = "private"
@@ -171,7 +193,7 @@ class ToySampler(TaskSampler[ToyTask]):
         self.num_tasks = num_tasks
         self.mp_ctx = mp_ctx
         self.options = options
-        self.world = ToyWorld(sampler, -1, np.random.default_rng(seed))
+        self.world: ToyWorld = ToyWorld(sampler, -1, np.random.default_rng(seed))
         self.keywords: dict[str, Any] = {}
 
     def next_task(self, **kwargs: Any) -> ToyTask | None:
@@ -248,11 +270,11 @@ class InfoTask(ToyTask):
 class RandomWalk(ToyTask):
     """A seeded walk in the plane that ends at a distance; actions and observations are Boxes."""
 
-    space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
-    actions = spaces.Box(-1.0, 1.0, (2,), np.float32)
+    space: ClassVar[Any] = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    actions: ClassVar[Any] = spaces.Box(-1.0, 1.0, (2,), np.float32)
 
     def begin(self) -> None:
-        self.position = self.env.rng.uniform(-1.0, 1.0, 2).astype(np.float32)
+        self.position: NDArray[np.float32] = self.env.rng.uniform(-1.0, 1.0, 2).astype(np.float32)
 
     def move(self, action: Any) -> None:
         noise = self.env.rng.normal(scale=0.3, size=2).astype(np.float32)
@@ -271,7 +293,7 @@ class RandomWalk(ToyTask):
 class NestedTask(ToyTask):
     """Observations and actions are nested Dicts and Tuples of every fixed-shape kind."""
 
-    space = spaces.Dict(
+    space: ClassVar[Any] = spaces.Dict(
         {
             "rgb": spaces.Box(0, 255, (6, 5, 3), np.uint8),
             "pose": spaces.Tuple((spaces.Box(-9.0, 9.0, (3,), np.float64), spaces.Discrete(5))),
@@ -279,7 +301,7 @@ class NestedTask(ToyTask):
             "choice": spaces.MultiDiscrete([3, 7]),
         }
     )
-    actions = spaces.Dict(
+    actions: ClassVar[Any] = spaces.Dict(
         {
             "move": spaces.Discrete(3),
             "aim": spaces.Tuple((spaces.Box(-1.0, 1.0, (2,), np.float32), spaces.Discrete(2))),
@@ -316,7 +338,7 @@ class ReusingTask(ToyTask):
 class LargeTask(ToyTask):
     """Observes an image, large enough to be handed out without a copy, beside its counts."""
 
-    space = spaces.Dict(
+    space: ClassVar[Any] = spaces.Dict(
         {
             "image": spaces.Box(0, 255, (24, 32, 3), np.uint8),
             "counts": spaces.Box(0, 2**31 - 1, (3,), np.int32),
@@ -331,7 +353,9 @@ class LargeTask(ToyTask):
 class TextTask(ToyTask):
     """Observes a Text beside a number."""
 
-    space = spaces.Dict({"words": spaces.Text(40), "number": spaces.Box(0, 99, (1,), np.int64)})
+    space: ClassVar[Any] = spaces.Dict(
+        {"words": spaces.Text(40), "number": spaces.Box(0, 99, (1,), np.int64)}
+    )
 
     def get_observations(self) -> Any:
         sampler, episode, step = self.counts()
@@ -341,7 +365,7 @@ class TextTask(ToyTask):
 class GraphTask(ToyTask):
     """Observes a Graph that grows by one node a step."""
 
-    space = spaces.Graph(spaces.Box(-9.0, 9.0, (2,), np.float32), spaces.Discrete(3))
+    space: ClassVar[Any] = spaces.Graph(spaces.Box(-9.0, 9.0, (2,), np.float32), spaces.Discrete(3))
 
     def get_observations(self) -> Any:
         num_nodes = 2 + self.step_number
@@ -364,7 +388,7 @@ class TorchTask(ToyTask):
 class MultiAgentTask(ToyTask):
     """Two agents: an action each, a reward each."""
 
-    actions = spaces.Tuple((spaces.Discrete(3), spaces.Discrete(3)))
+    actions: ClassVar[Any] = spaces.Tuple((spaces.Discrete(3), spaces.Discrete(3)))
 
     def reward(self, action: Any) -> list[float]:
         return [float(a) + 0.5 for a in action]

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from vectasks.messages import Failure, Reply, Request
 from vectasks.workers.blocks import BlocksMoved
 from vectasks.workers.board import Ring
-from vectasks.workers.lane import ParentLane, Steps
+from vectasks.workers.lane import Steps
+from vectasks.workers.parent_lane import ParentLane
 
 
 class WorkerEnded(Exception):
@@ -44,7 +45,7 @@ class Worker(abc.ABC):
 
     def __init__(self, number: int, sampler_ids: Sequence[int]) -> None:
         self.number = number
-        self.sampler_ids = tuple(sampler_ids)
+        self.sampler_ids: tuple[int, ...] = tuple(sampler_ids)
 
     @property
     def pid(self) -> int | None:

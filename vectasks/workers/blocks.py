@@ -11,7 +11,9 @@ import weakref
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from vectasks.workers.slab import NUM_ROWS, Layout, SharedMemory, Slab, SlabWriter
+from vectasks.workers.layout import NUM_ROWS, Layout
+from vectasks.workers.memory import SharedMemory
+from vectasks.workers.slab import Slab, SlabWriter
 
 
 class BlockPlace(NamedTuple):
@@ -48,7 +50,7 @@ class Block:
         strict: bool,
     ) -> None:
         self.place = place
-        self.slab = Slab(layout, memory, place.num_rows)
+        self.slab: Slab = Slab(layout, memory, place.num_rows)
         # One writer that moves: one for each of thousands of rows would outweigh the rows.
         self._writer = SlabWriter(self.slab, sampler_ids, 0, as_batch=True, strict=strict)
         self._writer_is_at = 0

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from vectasks.errors import ResourceLimit
 from vectasks.host import HostGroup
 from vectasks.messages import Reply, Request
-from vectasks.workers.slab import SharedMemory
+from vectasks.workers.memory import SharedMemory
 
 MEMORY_NAME = "vectasks-board"
 MAGIC = b"vtboard1"
@@ -147,7 +147,7 @@ class Board:
 
     def __init__(self, worker_samplers: Sequence[Sequence[int]], *, timed: bool, name: str) -> None:
         self.is_timed = timed
-        self.num_workers = len(worker_samplers)
+        self.num_workers: int = len(worker_samplers)
         num_samplers = sum(map(len, worker_samplers))
         ends_at = HEAD.itemsize + (self.num_workers + 1) * WORKER.itemsize
         ring_at = ends_at + num_samplers * SAMPLER.itemsize
@@ -174,7 +174,7 @@ class Board:
         head["num_workers"], head["num_samplers"] = self.num_workers, num_samplers
         head["is_timed"], head["started_s"] = timed, time.monotonic()
         head["name"] = name.encode(errors="replace")[:64]
-        self.rings = []
+        self.rings: list[Ring] = []
         for number, capacity in enumerate(capacities):
             self._lines.workers[number]["ring_at"] = ring_at
             self._lines.workers[number]["capacity"] = capacity

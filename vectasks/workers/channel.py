@@ -53,7 +53,7 @@ class Channel:
         self._outbox: deque[memoryview] = deque()
         self._messages: deque[Any] = deque()
         self._ended = False
-        self.num_bytes = 0  # sent and received
+        self.num_bytes: int = 0  # sent and received
         self._reader = self._read_messages()
         self._wanted = next(self._reader)
 

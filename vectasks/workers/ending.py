@@ -12,7 +12,7 @@ from vectasks.guard import ctrl_c
 
 _TERMINATE_GRACE_S = 1.0
 
-logger = logging.getLogger("vectasks")
+logger: logging.Logger = logging.getLogger("vectasks")
 
 
 class Talking(Protocol):

@@ -12,6 +12,6 @@ import signal
 
 gc.collect()
 gc.freeze()
-handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+_handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
 signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
-signal.signal(signal.SIGINT, handler)
+signal.signal(signal.SIGINT, _handler)

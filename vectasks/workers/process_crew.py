@@ -49,7 +49,7 @@ from vectasks.workers.objects import Answer, Call, LastWords
 from vectasks.workers.permits import Cancellable, Permits
 from vectasks.workers.process import LONGEST_EXIT_S, ChildProcess
 
-logger = logging.getLogger("vectasks")
+logger: logging.Logger = logging.getLogger("vectasks")
 
 
 class _Out:

@@ -35,7 +35,7 @@ from vectasks.workers.crew import (
 )
 from vectasks.workers.objects import Answer, Call, ObjectHost
 
-logger = logging.getLogger("vectasks")
+logger: logging.Logger = logging.getLogger("vectasks")
 
 
 #: A cluster of this machine alone, which nobody else can reach.
