@@ -17,8 +17,9 @@ from vectasks import SingleProcessVectorSampledTasks
 from vectasks.host import HostGroup, HostPlan
 from vectasks.messages import Command, Request
 from vectasks.workers.inline import InlineWorker
-from vectasks.workers.lane import run_step
-from vectasks.workers.slab import Layout, Slab, SlabWriter
+from vectasks.workers.layout import Layout
+from vectasks.workers.slab import Slab, SlabWriter
+from vectasks.workers.worker_lane import run_step
 
 _NUM_SAMPLERS = 32
 _REPEATS = 7

@@ -55,7 +55,9 @@ def remote_error(
     elif command in REACHING and failure.is_attribute_error:
         kind = TaskAttributeError
     what = "could not be made" if kind is SetupError else f"failed in {label}"
-    others = f" (so did sampler {', '.join(map(str, also_failed))})" if also_failed else ""
+    plural = "s" if len(also_failed) > 1 else ""
+    named = ", ".join(map(str, also_failed))
+    others = f" (so did sampler{plural} {named})" if also_failed else ""
     error = kind(
         f"sampler {sampler_id} {what}{others}: {failure.type_name}: {failure.message}",
         sampler_id=sampler_id,

@@ -30,7 +30,7 @@ from vectasks.commands.common import (
     quieten_native_libraries,
     see_current_directory,
 )
-from vectasks.errors import VectasksError
+from vectasks.errors import MissingExtra, VectasksError
 from vectasks.extras import require
 from vectasks.files import whole_or_nothing
 
@@ -272,9 +272,8 @@ def _start_samplers(
 
 
 def _make_sampler(env_id: str) -> GymnasiumTaskSampler:
-    from vectasks.envs.gymnasium import GymnasiumTaskSampler, import_package_of
+    from vectasks.envs import GymnasiumTaskSampler
 
-    import_package_of(env_id)
     return GymnasiumTaskSampler(env_id)
 
 
@@ -343,12 +342,11 @@ def _check_output(path: Path) -> None:
 
 def _check_environment(env_id: str) -> None:
     """Find out whether ``env_id`` can be made and looked at, without making it."""
-    from vectasks.envs.gymnasium import can_give_images, find_spec, import_package_of
+    from vectasks.envs.gymnasium import can_give_images, find_spec
 
     try:
-        import_package_of(env_id)
         is_visible = can_give_images(find_spec(env_id))
-    except VectasksError:
+    except MissingExtra:
         raise
     except Exception as error:  # what it imports is the user's code
         raise CommandError(f"{env_id}: {_one_line(error)}") from error

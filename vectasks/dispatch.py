@@ -15,16 +15,12 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vectasks.batch import StepBatch
 from vectasks.errors import ResourceLimit, WaitTimeout
 from vectasks.guard import ctrl_c
 from vectasks.host import HostPlan, HostReady
@@ -32,21 +28,13 @@ from vectasks.journal import Journal
 from vectasks.ledger import Ledger, SamplerState
 from vectasks.messages import Command, Failure, Reply, Request, StepOutcome, TaskStart
 from vectasks.restarts import Death, RestartLimit
-from vectasks.spaces import dispatch_rows, own
 from vectasks.workers import stacks
 from vectasks.workers.base import Unreadable, Worker, WorkerEnded
-from vectasks.workers.blocks import Block, BlocksMoved
 from vectasks.workers.ending import end_workers, wait_for_news
-from vectasks.workers.inline import InlineWorker
-from vectasks.workers.lane import ParentLane, Steps, polls_before_blocking, yield_core
-from vectasks.workers.slab import EXHAUSTED, Layout, SharedMemory
 
 logger: logging.Logger = logging.getLogger("vectasks")
 
-_FIRST_NAP_S, _LONGEST_NAP_S = 0.005, 0.2
-
-# Asked of a sampler whose worker is dead, these begin the worker anew.
-_REVIVING = frozenset({Command.NEXT_TASK, Command.RESET, Command.SETUP})
+_LONGEST_NAP_S = 0.2
 
 # These leave tasks as they are.
 _LOOKING = frozenset(
@@ -69,7 +57,6 @@ class Dispatcher:
         workers: every sampler id is in exactly one of them.
         plans: what each sampler's host is made from, by id.
         ledger: is told of every request and every reply.
-        memory: where the slab will be; the workers were given it. None: steps are requests.
         restart_dead_workers: whether a dead worker is begun anew by itself.
         max_restarts: how often within five minutes, all workers together.
     """
@@ -80,7 +67,6 @@ class Dispatcher:
         plans: Sequence[HostPlan],
         ledger: Ledger,
         *,
-        memory: SharedMemory | None,
         restart_dead_workers: bool,
         max_restarts: int,
     ) -> None:
@@ -102,11 +88,6 @@ class Dispatcher:
         self._restarting: dict[int, Death] = {}  # being made anew, not because the user asked
         self._owed: dict[int, Death] = {}  # begun anew, and the user was not told by a step
         self._generation = [0] * len(self._plans)
-        self._memory = memory
-        self._slab_is_reached = False
-        self._actions_go_by_slab = False
-        self._lane: ParentLane | None = None
-        self._polls = polls_before_blocking(len(workers))
 
     # -- requests out, values in ----------------------------------------------------------------
 
@@ -170,130 +151,6 @@ class Dispatcher:
             return
         self._reach(worker, functools.partial(worker.post, parcel))
 
-    # -- steps ----------------------------------------------------------------------------------
-
-    def open_lane(self, layout: Layout, *, use: bool, strict: bool) -> None:
-        """Lay the slab out.
-
-        Args:
-            layout: what it holds.
-            use: whether the workers use it; otherwise it only serves to make batches here.
-            strict: whether a leaf that does not fit it is an error.
-
-        Raises:
-            ResourceLimit: there is not enough memory, and ``strict``; otherwise steps are requests.
-        """
-        mapped = None
-        if self._memory is not None:
-            try:
-                self._memory.resize(layout.size_bytes())
-                mapped = self._memory.map(layout.size_bytes())
-            except OSError as error:
-                told = f"There is no shared memory of {layout.size_bytes()} bytes: {error}."
-                if strict:
-                    raise ResourceLimit(told) from error
-                use = False
-                warnings.warn(
-                    f"{told} Steps go by pipes, which is slower.", RuntimeWarning, stacklevel=2
-                )
-        lane = self._lane = ParentLane(layout, mapped, strict)
-        self._slab_is_reached = use
-        self._actions_go_by_slab = layout.action is not None and all(
-            worker.reads_actions_from_slab for worker in self.workers
-        )
-        if use:
-            for worker in self.workers:
-                if worker.number not in self._dead:
-                    self._reach(worker, functools.partial(worker.attach, lane))
-
-    def tickets_at(self) -> tuple[int, int, int] | None:
-        """The slab's inode, and where in it the tickets asked and answered stand, in bytes."""
-        if self._lane is None or self._memory is None or not self._slab_is_reached:
-            return None
-        slab = self._lane.slab
-        inode = os.fstat(self._memory.fd).st_ino
-        return inode, slab.offset_of("asked"), slab.offset_of("answered")
-
-    def add_block(self, num_rows: int) -> Block:
-        """Lay out further rows, for steps to be written to; all workers are idle.
-
-        Raises:
-            OSError: there is not enough memory.
-        """
-        lane = self._lane
-        assert lane is not None
-        block = lane.add_block(num_rows, self._memory)
-        if self._memory is not None:
-            for worker in self.workers:
-                if worker.number not in self._dead:
-                    parcel = worker.pack(BlocksMoved(lane.blocks.places()))
-                    self._reach(worker, functools.partial(worker.post, parcel))
-        return block
-
-    def send_step(
-        self,
-        ids: Sequence[int],
-        actions: Any,
-        *,
-        as_batch: bool,
-        one_by_one: bool = False,
-        to_hand_out: bool = False,
-        into: tuple[Block, int] | None = None,
-    ) -> None:
-        """Begin one step of some samplers.
-
-        Args:
-            ids: whose; their states were checked before.
-            actions: an array [n, ...], as the slab holds it, or a list of what each task receives.
-            as_batch: it will be taken by :meth:`take_batch`.
-            one_by_one: samplers are waited for one by one, so each is announced at once.
-            to_hand_out: :meth:`take_batch` will take it without ``out``, or
-                :meth:`take_outcomes` where it is no batch; what they give may be the slab itself.
-            into: write it to this row of this block; :meth:`take_infos` will take it.
-        """
-        self.moves += 1
-        lane = self._lane
-        ticket = 0
-        if lane is not None:
-            ticket = lane.begin(
-                ids, as_batch=as_batch, one_by_one=one_by_one, to_hand_out=to_hand_out, into=into
-            )
-        if lane is None or not self._slab_is_reached:
-            rows = dispatch_rows(actions)
-            self.send([(i, Command.STEP, row) for i, row in zip(ids, rows, strict=True)])
-            return
-        if self._owed and not self._owed.keys().isdisjoint(ids):
-            by_id = dict(zip(ids, dispatch_rows(actions), strict=True))
-            self.send([(i, Command.STEP, None) for i in ids if i in self._owed])
-            ids = [i for i in ids if i not in self._wanted]
-            actions = [by_id[i] for i in ids]
-        workers = self._workers_of(ids)
-        try:
-            if self._actions_go_by_slab and isinstance(actions, np.ndarray):
-                self.journal.steps(ids, actions)
-                lane.ask(ids, actions, ticket)
-                self._ledger.open_step(ids)
-                for worker in workers:
-                    lane.ring(worker.number)
-                lane.fence()  # between the bells and the look at who is asleep
-                for worker in workers:
-                    if lane.is_asleep(worker.number):
-                        self._reach(worker, worker.wake)
-            else:
-                by_id = dict(zip(ids, dispatch_rows(actions), strict=True))
-                parcels = []
-                for worker in workers:
-                    its = {i: by_id[i] for i in worker.sampler_ids if i in by_id}
-                    parcels.append(worker.pack(Steps(ticket, its)))
-                self.journal.steps(ids, own(actions))
-                self._ledger.open_step(ids)
-                for worker, parcel in zip(workers, parcels, strict=True):
-                    self._reach(worker, functools.partial(worker.post, parcel))
-        except KeyboardInterrupt:
-            if all(isinstance(worker, InlineWorker) for worker in workers):
-                self.take_outcomes(ids)
-            raise
-
     def _reach(self, worker: Worker, tell: Callable[[], None]) -> None:
         try:
             tell()
@@ -304,161 +161,6 @@ class Dispatcher:
         if len(ids) == len(self._worker_of):
             return self.workers
         return list({self._worker_of[i]: None for i in ids})
-
-    def wait_step(self, ids: Sequence[int], count: int, timeout_s: float | None) -> None:
-        """Wait until ``count`` of these samplers' steps are done.
-
-        Raises:
-            WaitTimeout: fewer are; nothing is lost, and waiting again is allowed.
-        """
-        lane = self._lane
-        if lane is None or not self._slab_is_reached:
-            self._wait_for(ids, count, timeout_s, "read_timeout")
-            return
-        if count == len(ids) and not self._arrived and lane.poll(ids, self._polls):
-            return
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        nap_s = _FIRST_NAP_S
-        polls_left = 0 if count == len(ids) else self._polls
-        while len(self.done_steps(ids)) < count:
-            if polls_left > 0:
-                polls_left -= 1
-                yield_core()
-                continue
-            remaining = nap_s if deadline is None else min(nap_s, deadline - time.monotonic())
-            missing = [i for i in ids if i not in self._arrived and not lane.has_answered(i)]
-            if remaining <= 0:
-                raise self._timeout(missing, timeout_s or 0.0, "read_timeout")
-            workers = self._workers_of(missing)
-            lane.fall_asleep()
-            if len(self.done_steps(ids)) < count:
-                workers = self._wait_for_news(workers, remaining)
-            lane.wake_up()
-            for worker in workers:
-                self._take_in(worker)
-            nap_s = min(2 * nap_s, _LONGEST_NAP_S)
-
-    def done_steps(self, ids: Iterable[int]) -> list[int]:
-        """Those of these samplers whose step is done."""
-        lane = self._lane
-        if lane is None or not self._slab_is_reached:
-            return [i for i in ids if i in self._arrived]
-        return [i for i in ids if i in self._arrived or lane.has_answered(i)]
-
-    def earliest(self, ids: Iterable[int], count: int) -> list[int]:
-        """The first ``count`` of these samplers to be done with their steps, in id order."""
-        done = self.done_steps(ids)
-        lane = self._lane
-        if lane is not None and self._slab_is_reached:
-            # What came by another way than the slab (a death) is old news already.
-            done.sort(key=lambda i: -1.0 if i in self._arrived else lane.answered_at(i))
-        else:
-            arrived = list(self._arrived)
-            done.sort(key=arrived.index)
-        return sorted(done[:count])
-
-    def take_outcomes(self, ids: Sequence[int]) -> dict[int, Any]:
-        """Each sampler's StepOutcome (or Failure, or Death); each is handed out once."""
-        lane = self._lane
-        if lane is None or not self._slab_is_reached:
-            return self.take(ids)
-        self._take_extras(lane, ids)
-        if not self._arrived:
-            return self._take_written(lane, ids)
-        here = [i for i in ids if i in self._arrived]
-        written = self._take_written(lane, [i for i in ids if i not in self._arrived])
-        values = {**written, **self.take(here)}
-        return {i: values[i] for i in ids}
-
-    def check_out(self, out: StepBatch, count: int) -> None:
-        """Refuse a batch that ``count`` samplers' steps cannot be written into."""
-        assert self._lane is not None
-        self._lane.check_out(out, count)
-
-    def take_batch(
-        self, ids: Sequence[int], out: StepBatch | None, copy: bool
-    ) -> StepBatch | dict[int, Any]:
-        """The steps of these samplers as arrays; as outcomes by id if one of them failed."""
-        lane = self._lane
-        assert lane is not None
-        failed = self._put_into_row(lane, ids)
-        if failed is not None:
-            return failed
-        batch = lane.batch(ids, out, copy)
-        self._settle_row(ids, batch.samplers[batch.exhausted])
-        return batch
-
-    def take_infos(
-        self, ids: Sequence[int], block: Block, index: int
-    ) -> tuple[dict[int, dict[str, Any]], dict[int, Any] | None]:
-        """Take a step that was written to a block's row.
-
-        Returns:
-            the infos that are not empty, by id; and all outcomes by id if one of them failed.
-        """
-        lane = self._lane
-        assert lane is not None
-        failed = self._put_into_row(lane, ids)
-        if failed is not None:
-            return {}, failed
-        self._settle_row(ids, np.flatnonzero(block.slab["flags"][index] & EXHAUSTED))
-        return lane.take_infos(ids), None
-
-    def _put_into_row(self, lane: ParentLane, ids: Sequence[int]) -> dict[int, Any] | None:
-        """Write what came another way beside what the workers wrote; all outcomes if one failed."""
-        if self._slab_is_reached:
-            self._take_extras(lane, ids)
-        if self._arrived:
-            for i in ids:
-                if isinstance(self._arrived.get(i), (Failure, Death)):
-                    return self.take_outcomes(ids)
-            for i in ids:
-                if i in self._arrived:
-                    lane.put(i, lane.tickets[i], self._arrived.pop(i))
-                    self._wanted.discard(i)
-        return self._take_written(lane, ids) if lane.failures(ids) else None
-
-    def _settle_row(self, ids: Sequence[int], exhausted: NDArray[Any]) -> None:
-        self._ledger.settle_steps(ids)
-        for i in exhausted.tolist() if exhausted.size else ():
-            self._ledger.settle_step(i, exhausted=True, failed=False)
-
-    def batch_of(
-        self, outcomes: Mapping[int, StepOutcome], out: StepBatch | None, copy: bool
-    ) -> StepBatch | dict[int, Any]:
-        """Outcomes that were taken already, as arrays."""
-        lane = self._lane
-        assert lane is not None
-        ids = list(outcomes)
-        for i, outcome in outcomes.items():
-            lane.put(i, lane.tickets[i], outcome)
-        failures = lane.take_failures(ids)
-        for i in failures:
-            self._ledger.fail(i)
-        return {**outcomes, **failures} if failures else lane.batch(ids, out, copy)
-
-    def _take_written(self, lane: ParentLane, ids: Sequence[int]) -> dict[int, Any]:
-        values: dict[int, Any] = dict(zip(ids, lane.outcomes(ids), strict=True))
-        self._ledger.settle_steps(ids)
-        for i, outcome in values.items():
-            if type(outcome) is Failure:
-                self._ledger.fail(i)
-            elif type(outcome) is StepOutcome and outcome.exhausted:
-                self._ledger.settle_step(i, exhausted=True, failed=False)
-        lane.warn_of_detours()
-        return values
-
-    def _take_extras(self, lane: ParentLane, ids: Sequence[int]) -> None:
-        """Take in what of these steps came by the control lane; it was sent before they ended."""
-        for i in lane.owing(ids):
-            while i not in self._arrived and lane.needs_extra(i):
-                self._take_in(self._worker_of[i])
-                if i in self._unread and i not in self._arrived and lane.needs_extra(i):
-                    self._ledger.fail(i)
-                    self._wanted.add(i)
-                    self._arrived[i] = self._unread[i]
-        for i in ids if self._unread else ():
-            self._unread.pop(i, None)
 
     # -- waiting ----------------------------------------------------------------------------------
 
@@ -656,11 +358,12 @@ class Dispatcher:
             if request is None:
                 continue
             sampler_id = request.sampler_id
-            on_lane = request.seq == 0
-            if on_lane and self._lane is not None and self._has_come(self._lane, sampler_id):
-                self._arrived[sampler_id] = self._lane.outcome(sampler_id)  # done before it died
-                continue
-            if not on_lane and sampler_id not in self._wanted:
+            if request.seq == 0:  # a step through the slab
+                outcome = self._written_outcome(sampler_id)
+                if outcome is not None:  # done before it died
+                    self._arrived[sampler_id] = outcome
+                    continue
+            elif sampler_id not in self._wanted:
                 continue
             self._wanted.add(sampler_id)
             if restart:
@@ -676,9 +379,9 @@ class Dispatcher:
             self._restarting.update(dict.fromkeys(worker.sampler_ids, death))
             self._begin_anew(worker)
 
-    @staticmethod
-    def _has_come(lane: ParentLane, sampler_id: int) -> bool:
-        return lane.has_answered(sampler_id) and not lane.needs_extra(sampler_id)
+    def _written_outcome(self, sampler_id: int) -> Any:
+        """What the step that is out gave, if all of it was written before the worker died."""
+        return None
 
     def _begin_anew(self, worker: Worker, plans: Mapping[int, HostPlan] | None = None) -> None:
         """Start a dead worker and set its samplers up, by these plans or else their next ones."""
@@ -761,8 +464,5 @@ class Dispatcher:
         finally:  # Ctrl-C too: whoever cannot wait leaves nothing behind either
             for worker in self.workers:
                 failures += worker.release()
-            # The mapping, which holds a descriptor, goes with the last array on it.
-            self._lane, self.workers, self._worker_of = None, (), {}
-            if self._memory is not None:
-                self._memory.close()
+            self.workers, self._worker_of = (), {}
         return failures

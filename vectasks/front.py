@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 import time
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.context import BaseContext
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,13 +23,12 @@ from vectasks.arguments import (
     one_seed_each,
 )
 from vectasks.batch import StepBatch
-from vectasks.dispatch import Dispatcher
+from vectasks.closing import Closable
 from vectasks.errors import (
     InvalidArgument,
     LayoutError,
     RemoteError,
     SamplerUnavailable,
-    VectasksError,
     WorkerDied,
 )
 from vectasks.guard import Guard, exclusive
@@ -48,12 +44,15 @@ from vectasks.spaces import (
     spaces_equal,
     split_actions,
 )
+from vectasks.step_dispatch import StepDispatcher
 from vectasks.task import RLStepResult
 from vectasks.timing import TimedDispatcher
 from vectasks.workers.base import Worker
 from vectasks.workers.blocks import Block
 from vectasks.workers.board import Board
-from vectasks.workers.slab import DONE, Layout, SharedMemory
+from vectasks.workers.layout import Layout
+from vectasks.workers.memory import SharedMemory
+from vectasks.workers.slab import DONE
 
 logger: logging.Logger = logging.getLogger("vectasks")
 
@@ -73,8 +72,10 @@ def _resampled(outcome: StepOutcome, start: TaskStart) -> StepOutcome:
     )
 
 
-class Front:
+class Front(Closable):
     """Checks what it is given, sends requests to the workers and gathers the replies."""
+
+    _holds = "sampler"
 
     def __init__(
         self,
@@ -137,7 +138,7 @@ class Front:
             if memory is not None:
                 memory.close()
             raise
-        self._dispatcher = (TimedDispatcher if timing else Dispatcher)(
+        self._dispatcher = (TimedDispatcher if timing else StepDispatcher)(
             workers,
             [
                 HostPlan(
@@ -156,7 +157,7 @@ class Front:
             max_restarts=max_restarts,
         )
         self._journal = self._dispatcher.journal
-        _LIVE.add(self)
+        self._must_be_closed()
         try:
             self._open_board(timing, name)
             self._set_up(count)
@@ -414,48 +415,14 @@ class Front:
             sampler_id, failure = failures[0]
             raise remote_error(sampler_id, "close", failure, [i for i, _ in failures[1:]])
 
-    def _end(self) -> list[tuple[int, Failure]]:
-        if self._ledger.closed:
-            return []
+    def _end_all(self) -> list[tuple[int, Failure]]:
         try:
-            failures = self._dispatcher.close(self._close_grace_s)
+            return self._dispatcher.close(self._close_grace_s)
         finally:
             if "_board" in self.__dict__:  # otherwise there was no memory for it
                 self._board.close()
-        self._ledger.step_ids = None
-        self._ledger.closed = True
-        _LIVE.discard(self)
-        return failures
-
-    def _end_quietly(self) -> None:
-        """Close where nobody can be told of errors: at exit and in ``__del__``."""
-        if self._guard.is_owner:
-            for sampler_id, failure in self._end():
-                logger.warning("closing sampler %d: %s", sampler_id, failure.traceback_text)
-
-    def __enter__(self) -> Any:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if error is None:
-            self.close()
-        else:  # what the body raised is worth more than what closing raises
-            self._end_quietly()
-
-    def __del__(self) -> None:
-        if "_dispatcher" in self.__dict__:  # otherwise __init__ refused before anything was made
-            self._end_quietly()
-
-    def __reduce__(self) -> Any:
-        raise TypeError(
-            f"{type(self).__name__} holds processes and cannot be pickled; pickle what it was made "
-            "from (make_sampler_fn, sampler_fn_args) and make another one."
-        )
+            self._ledger.step_ids = None
+            self._ledger.closed = True
 
     # -- asking -------------------------------------------------------------------------------
 
@@ -605,17 +572,3 @@ class Front:
         if isinstance(names, str):
             return [names] * len(ids)
         return [checked_name(name) for name in one_each(what, names, ids)]
-
-
-#: Vectors that are open. They must be closed before multiprocessing joins its children at exit,
-#: which would wait for them forever; handlers run in reverse order, and multiprocessing's is older.
-_LIVE: weakref.WeakSet[Front] = weakref.WeakSet()
-
-
-@atexit.register
-def _close_live_vectors() -> None:
-    for vector in list(_LIVE):
-        try:
-            vector._end_quietly()
-        except VectasksError:
-            logger.exception("closing a vector at exit failed")

@@ -15,7 +15,7 @@ from vectasks.host import HostPlan, TaskHost
 from vectasks.messages import StepOutcome
 from vectasks.spaces import task_action
 from vectasks.vector import VectorSampledTasks
-from vectasks.workers.lane import usable_cores
+from vectasks.workers.cores import usable_cores
 
 __all__ = ["Suggestion", "suggest_max_processes"]
 

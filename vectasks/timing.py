@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vectasks.dispatch import Dispatcher
 from vectasks.messages import Command, Failure
+from vectasks.step_dispatch import StepDispatcher
 from vectasks.workers.board import KINDS, SEND, STEPS_KEPT, TAKE, WAIT, Board
 from vectasks.workers.inline import InlineWorker
 
@@ -24,7 +24,7 @@ _STRAGGLES_S = 1e-4  # ... and by so much: less is noise, and slows nothing
 _PARENT_SPANS = {SEND: "send", WAIT: "wait", TAKE: "take"}
 
 
-class TimedDispatcher(Dispatcher):
+class TimedDispatcher(StepDispatcher):
     """A dispatcher that writes down how long it sends, waits and takes."""
 
     def record_spans(self, board: Board) -> None:

@@ -18,20 +18,20 @@ from vectasks.errors import InvalidArgument, NothingPending, SamplerIndexError
 from vectasks.front import Front
 from vectasks.guard import also_named, exclusive
 from vectasks.journal import EpisodeRecorder
-from vectasks.ledger import SamplerState
+from vectasks.ledger import SamplerState, VectorState
 from vectasks.messages import Command
 from vectasks.recording import Recording
 from vectasks.task import RLStepResult
 from vectasks.timing import TimedDispatcher, figures, write_trace
 from vectasks.workers.base import Worker
 from vectasks.workers.inline import InlineWorker
+from vectasks.workers.memory import SharedMemory
 from vectasks.workers.process import (
     DEFAULT_START_METHOD,
     ProcessWorker,
     require_descriptors,
     start_context,
 )
-from vectasks.workers.slab import SharedMemory
 
 __all__ = ["BaseVectorSampledTasks", "SingleProcessVectorSampledTasks", "VectorSampledTasks"]
 
@@ -75,9 +75,18 @@ class BaseVectorSampledTasks(Front):
     @property
     def sampler_states(self) -> dict[int, SamplerState]:
         """The state of every sampler, by id."""
+        self._take_in_news()
+        return self._ledger.states
+
+    @property
+    def vector_state(self) -> VectorState:
+        """The state of the whole, which follows from its samplers'."""
+        self._take_in_news()
+        return self._ledger.vector_state
+
+    def _take_in_news(self) -> None:
         if not self._ledger.closed and self._guard.is_owner:
             self._dispatcher.take_in_news()
-        return self._ledger.states
 
     @property
     def observation_space(self) -> Any:

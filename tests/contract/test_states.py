@@ -15,6 +15,7 @@ from vectasks import (
     SamplerUnavailable,
     TaskError,
     VectorClosed,
+    VectorState,
 )
 from vectasks.testing import assert_identical
 from vectasks.testing.toys import FailingTask, InfoTask, RandomWalk, SlowTask
@@ -332,3 +333,21 @@ def test_two_vectors_at_once(every_kind: Any) -> None:
         assert samplers([r.observation for r in other.wait_step()]) == [0, 1, 2]
         one.close()
         assert len(other.step([0] * 3)) == 3
+
+
+def test_the_state_of_the_whole_follows_from_the_samplers(make: Any) -> None:
+    tasks = make(FailingTask, count=2, fail_step=1)
+    assert tasks.vector_state is VectorState.IDLE
+    tasks.async_step([0, 0])
+    assert tasks.vector_state is VectorState.STEPPING
+    with pytest.raises(TaskError):
+        tasks.wait_step()
+    assert tasks.vector_state is VectorState.BROKEN
+    tasks.pause_at(0)
+    assert tasks.vector_state is VectorState.IDLE  # whoever is paused does not count
+    tasks.send([0], samplers=[1])
+    assert tasks.vector_state is VectorState.STEPPING
+    tasks.recv()
+    assert tasks.vector_state is VectorState.IDLE
+    tasks.close()
+    assert tasks.vector_state is VectorState.CLOSED

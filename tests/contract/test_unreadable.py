@@ -11,7 +11,7 @@ import pytest
 from vectasks import SamplerState, TaskError, VectorSampledTasks
 from vectasks.testing import ToySampler, toy_args
 from vectasks.testing.toys import CountingTask, StubbornToyError
-from vectasks.workers import lane
+from vectasks.workers import worker_lane
 
 
 @pytest.mark.parametrize("transport", ["auto", "pipe"])
@@ -49,13 +49,13 @@ def test_it_fails_its_step_when_read_before_the_step_is_announced(
                 return None
             return {"why": StubbornToyError("travels there, and is not read here", 1)}
 
-    send_extras = lane._send_extras
+    send_extras = worker_lane._send_extras
 
     def send_extras_and_dawdle(channel: Any, extras: Any) -> None:
         send_extras(channel, extras)
         time.sleep(0.3)  # the parent polls for some microseconds, then reads what comes
 
-    monkeypatch.setattr(lane, "_send_extras", send_extras_and_dawdle)
+    monkeypatch.setattr(worker_lane, "_send_extras", send_extras_and_dawdle)
     args = toy_args(Unreadable, 3, max_steps=9)
     with VectorSampledTasks(
         ToySampler, args, multiprocessing_start_method="fork", max_processes=workers

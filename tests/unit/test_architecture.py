@@ -19,6 +19,7 @@ LAYERS = [
     ["_version", "batch", "errors", "messages", "task"],
     [
         "arguments",
+        "closing",
         "extras",
         "guard",
         "spaces",
@@ -31,10 +32,12 @@ LAYERS = [
     ["recording"],
     ["journal"],
     ["dispatch"],
+    ["step_dispatch"],
     ["answers", "timing"],
     ["front"],
     ["vector"],
-    ["suggest", "adapters"],
+    ["suggest", "envs"],
+    ["adapters"],
     [""],
 ]
 THE_REST = len(LAYERS)

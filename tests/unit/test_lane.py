@@ -20,19 +20,15 @@ from vectasks.messages import Failure
 from vectasks.task import RLStepResult
 from vectasks.testing import toy_args
 from vectasks.testing.toys import CountingTask, ToySampler, ToyTask
-from vectasks.workers import lane as lane_module
+from vectasks.workers import worker_lane
 from vectasks.workers.channel import Channel
-from vectasks.workers.lane import (
-    ParentLane,
-    StepExtras,
-    Steps,
-    WorkerLane,
-    is_batch,
-    polls_before_blocking,
-    row_of,
-)
+from vectasks.workers.cores import polls_before_blocking
+from vectasks.workers.lane import StepExtras, Steps, is_batch, row_of
+from vectasks.workers.layout import Layout
+from vectasks.workers.parent_lane import ParentLane
 from vectasks.workers.rows import WORKING_ROW
-from vectasks.workers.slab import Extra, Layout
+from vectasks.workers.slab import Extra
+from vectasks.workers.worker_lane import WorkerLane
 
 PATIENCE_S = 20.0
 SPACE = spaces.Box(0, 99, (2,), np.int64)
@@ -144,12 +140,12 @@ def pair() -> Iterator[Pair]:
 @pytest.fixture
 def sleepy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sleep at once, and so long that a wake-up that is missed is seen."""
-    monkeypatch.setattr(lane_module, "polls_before_blocking", lambda num_workers: 0)
-    monkeypatch.setattr(lane_module, "_FIRST_NAP_MS", 60_000)
-    monkeypatch.setattr(lane_module, "_LONGEST_NAP_MS", 60_000)
-    monkeypatch.setattr("vectasks.dispatch.polls_before_blocking", lambda num_workers: 0)
-    monkeypatch.setattr("vectasks.dispatch._FIRST_NAP_S", 60.0)
-    monkeypatch.setattr("vectasks.dispatch._LONGEST_NAP_S", 60.0)
+    monkeypatch.setattr(worker_lane, "polls_before_blocking", lambda num_workers: 0)
+    monkeypatch.setattr(worker_lane, "_FIRST_NAP_MS", 60_000)
+    monkeypatch.setattr(worker_lane, "_LONGEST_NAP_MS", 60_000)
+    monkeypatch.setattr("vectasks.step_dispatch.polls_before_blocking", lambda num_workers: 0)
+    monkeypatch.setattr("vectasks.step_dispatch._FIRST_NAP_S", 60.0)
+    monkeypatch.setattr("vectasks.step_dispatch._LONGEST_NAP_S", 60.0)
 
 
 # -- tickets ---------------------------------------------------------------------------------------

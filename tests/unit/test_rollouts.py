@@ -379,7 +379,7 @@ def test_a_device_with_its_own_memory_gets_a_mirror(tasks, monkeypatch):
     """As on a GPU; here the mirror is on the CPU, so that it can be looked at anywhere."""
     pytest.importorskip("torch")
     plain = RolloutBuffer(tasks, HORIZON, device="cpu", memory_shape=(2,))
-    monkeypatch.setattr("vectasks.rollouts.buffer._is_apart", lambda device: device is not None)
+    monkeypatch.setattr("vectasks.rollouts.devices._is_apart", lambda device: device is not None)
     mirrored = RolloutBuffer(tasks, HORIZON, device="cpu", memory_shape=(2,))
     assert mirrored.observations.data_ptr() != mirrored._block.slab["leaf0"].ctypes.data
 

@@ -15,21 +15,19 @@ from vectasks import LayoutError
 from vectasks.messages import IN_PLACE, Failure, StepOutcome
 from vectasks.task import RLStepResult
 from vectasks.testing import assert_identical
+from vectasks.workers.layout import NUM_ROWS, Layout, leaves
+from vectasks.workers.memory import SharedMemory
 from vectasks.workers.slab import (
     DONE,
     EMPTY_INFO,
     EXHAUSTED,
     EXTRA,
-    NUM_ROWS,
     TERMINATED,
     TRUNCATED,
     Extra,
-    Layout,
-    SharedMemory,
     Slab,
     SlabReader,
     SlabWriter,
-    leaves,
 )
 
 NESTED = spaces.Dict(

@@ -37,8 +37,8 @@ from vectasks.vector import (
     SingleProcessVectorSampledTasks,
     VectorSampledTasks,
 )
+from vectasks.workers.layout import leaves, pick
 from vectasks.workers.process import DEFAULT_START_METHOD
-from vectasks.workers.slab import leaves, pick
 
 
 class Ended(NamedTuple):

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 
 from vectasks.adapters.envs import GivenTasks, MadeEnvs, original_of
 from vectasks.batch import StepBatch
+from vectasks.envs.gymnasium import find_spec
 from vectasks.errors import InvalidArgument, RemoteError
 from vectasks.vector import BaseVectorSampledTasks
 
@@ -523,7 +524,12 @@ def make_vec(
         wrappers: go around each environment, in this order.
         vector_kwargs: arguments of :class:`VectorEnv`.
         **make_kwargs: go to ``gymnasium.make``.
+
+    Raises:
+        gymnasium.error.Error: the id is unknown.
+        MissingExtra: the id is of a package that an extra of vectasks installs.
     """
+    spec = find_spec(env_id) if isinstance(env_id, str) else env_id
 
     def make_env() -> Any:
         env = gymnasium.make(env_id, **make_kwargs)
@@ -532,5 +538,5 @@ def make_vec(
         return env
 
     envs = VectorEnv([make_env] * num_envs, **(vector_kwargs or {}))
-    envs.spec = gymnasium.spec(env_id) if isinstance(env_id, str) else env_id
+    envs.spec = spec
     return envs

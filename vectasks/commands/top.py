@@ -71,7 +71,6 @@ class BoardView:
     """
 
     def __init__(self, path: Path) -> None:
-        self._board_path = path
         self._memory = _mapped(path)
         head = Lines.on(self._memory, 0, 0).head
         if head["magic"][0] != MAGIC:

@@ -15,11 +15,10 @@ from vectasks.compute.handlers import ResultsCollector, ResultsHandler
 from vectasks.compute.sharing import ArrayPlace, Parcels, Reader, place_of
 from vectasks.compute.task import Result, Session, Task, require_do
 from vectasks.errors import InvalidArgument, RemoteError, RemoteTraceback, SetupError
+from vectasks.workers.cores import usable_cores
 from vectasks.workers.feed import feed
-from vectasks.workers.lane import usable_cores
-from vectasks.workers.pool import Kind, WorkerPool
-
-BACKENDS = ("inline", "process", "ray")
+from vectasks.workers.kinds import Kind, checked_kind
+from vectasks.workers.pool import WorkerPool
 
 HandlerT = TypeVar("HandlerT", bound=ResultsHandler[Any])
 
@@ -76,15 +75,11 @@ class TaskManager(Generic[HandlerT]):
         backend: Kind = "inline",
         num_workers: int | None = None,
     ) -> None:
-        if backend not in BACKENDS:
-            raise InvalidArgument(
-                f"backend={backend!r} is unknown; it must be one of {', '.join(BACKENDS)}."
-            )
         if num_workers is not None and num_workers < 1:
             raise InvalidArgument(f"num_workers must be at least 1, got {num_workers!r}.")
         self._task_cls = task_cls
         self._handler_source = handler
-        self._backend = backend
+        self._backend = checked_kind("backend", backend)
         self._num_workers = num_workers
         self.handler: HandlerT | None = None
 

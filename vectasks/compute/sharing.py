@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from vectasks.workers.slab import SharedMemory
+from vectasks.workers.memory import SharedMemory
 
 _MIN_SLOT_BYTES = 1 << 18  # smaller batches are as well sent
 

@@ -36,7 +36,6 @@ __all__ = [
     "GymnasiumTaskSampler",
     "can_give_images",
     "find_spec",
-    "import_package_of",
 ]
 
 AnyEnv: TypeAlias = gymnasium.Env[Any, Any]
@@ -153,7 +152,8 @@ class GymnasiumTaskSampler(TaskSampler[GymnasiumTask]):
     for a bare reset) and ``episode`` (counted from 0).
 
     Args:
-        env: an id (``"CartPole-v1"``, ``"module:Id-v0"``), an ``EnvSpec``, a factory, or an
+        env: an id (``"CartPole-v1"``, ``"module:Id-v0"``; those of MiniGrid and the Arcade Learning
+            Environment need no import), an ``EnvSpec``, a factory, or an
             environment, whose wrappers are kept. Made from an id or a spec, an environment that
             can give images is made with ``render_mode="rgb_array"``, so that it can be looked at.
         seed: seeds the episodes; None draws the seed from the operating system.
@@ -168,7 +168,7 @@ class GymnasiumTaskSampler(TaskSampler[GymnasiumTask]):
 
     Raises:
         gymnasium.error.Error: the id is unknown, or what the environment needs is missing.
-        MissingExtra: the id is of MiniGrid or Atari, whose package is not installed.
+        MissingExtra: the id is of a package that an extra of vectasks installs.
         TypeError: ``env`` is none of these.
         ValueError: a limit that cannot be; ``make_kwargs`` beside an environment.
     """
@@ -279,41 +279,25 @@ def find_spec(env_id: str) -> EnvSpec:
     Raises:
         gymnasium.error.Error: there is no such id; the message suggests one that is close.
         ModuleNotFoundError: the module of a ``"module:Id-v0"`` cannot be imported.
-        MissingExtra: a package is not installed that vectasks has an extra for.
+        MissingExtra: the id is of a package that an extra of vectasks installs.
     """
     module, _, name = env_id.rpartition(":")
     if module:
         importlib.import_module(module)
-    try:
-        return _registered_spec(name)
-    except gymnasium.error.UnregisteredEnv:
-        if not import_package_of(name):
-            raise
-    return _registered_spec(name)
-
-
-def _registered_spec(name: str) -> EnvSpec:
+    _import_known_package(name)
     namespace, base_name, version = parse_env_id(name)
     if version is None:
         version = find_highest_version(namespace, base_name)
     return gymnasium.spec(get_env_id(namespace, base_name, version))
 
 
-def import_package_of(env_id: str) -> bool:
-    """Import the package that registers ``env_id``; False if vectasks has no extra for it.
-
-    Raises:
-        MissingExtra: it has one, which is not installed.
-    """
-    name = env_id.rpartition(":")[2]
-    if name.startswith(("MiniGrid-", "BabyAI-")):
+def _import_known_package(env_id: str) -> None:
+    """Import the package that registers ``env_id``, where vectasks has an extra for it."""
+    if env_id.startswith(("MiniGrid-", "BabyAI-")):
         require("minigrid", "minigrid", env_id)
-    elif name.startswith("ALE/") or "NoFrameskip" in name:
+    elif env_id.startswith("ALE/") or "NoFrameskip" in env_id:
         ale_py = require("ale_py", "atari", env_id)
         ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # keeps its banner off stderr
-    else:
-        return False
-    return True
 
 
 def can_give_images(spec: EnvSpec) -> bool:

@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from vectasks.errors import InvalidArgument
 from vectasks.evaluation.jobs import (
@@ -19,8 +19,7 @@ from vectasks.evaluation.jobs import (
 from vectasks.evaluation.journal import RunLog
 from vectasks.evaluation.manifest import BatchManifest
 from vectasks.evaluation.records import BatchJob, BatchRunRecord, RunStatus, now
-
-BACKENDS = ("inline", "process", "ray")
+from vectasks.workers.kinds import Kind, checked_kind
 
 
 class BatchProgress(NamedTuple):
@@ -57,15 +56,11 @@ class BatchRunner:
 
     def __init__(
         self,
-        backend: Literal["process", "inline", "ray"] = "process",
+        backend: Kind = "process",
         *,
         on_progress: Callable[[BatchProgress], None] | None = None,
     ) -> None:
-        if backend not in BACKENDS:
-            raise InvalidArgument(
-                f"backend={backend!r} is unknown; it must be one of {', '.join(BACKENDS)}."
-            )
-        self._backend = backend
+        self._backend = checked_kind("backend", backend)
         self._on_progress = on_progress
 
     def run(

@@ -12,7 +12,8 @@ from vectasks.errors import SetupError
 from vectasks.evaluation.jobs import JobWorker, attempt, failed_record, partial_path, remove
 from vectasks.evaluation.records import BatchJob, BatchRunRecord, now
 from vectasks.workers.feed import feed
-from vectasks.workers.pool import Kind, WorkerPool
+from vectasks.workers.kinds import Kind
+from vectasks.workers.pool import WorkerPool
 
 _CLOSE_GRACE_S = 1.0  # for what still runs when Ctrl-C ends a run
 

@@ -20,11 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vectasks.errors import InvalidArgument, LayoutError
-from vectasks.extras import require
+from vectasks.rollouts.devices import Device, as_numpy, empty_like, take
 from vectasks.rollouts.gae import estimate_advantages
+from vectasks.rollouts.policy import checked_decision
 from vectasks.spaces import map_leaves, spaces_equal
 from vectasks.task import RLStepResult
-from vectasks.workers.slab import DONE, TERMINATED, TRUNCATED, leaves, pick
+from vectasks.workers.layout import leaves, pick
+from vectasks.workers.slab import DONE, TERMINATED, TRUNCATED
 
 if TYPE_CHECKING:
     from vectasks.vector import SingleProcessVectorSampledTasks, VectorSampledTasks
@@ -85,12 +87,12 @@ class RolloutBuffer:
         self.horizon = horizon
         n = len(tasks.sampler_fn_args)
         self.num_samplers: int = n
-        self.device: Any = _checked_device(device)
+        self._place = Device(device, "RolloutBuffer")
+        self.device: Any = self._place.device
         self._tasks: weakref.ref[Any] = weakref.ref(tasks)
         self._block = tasks._add_block(horizon + 1)
-        self._is_mirrored = _is_apart(self.device)
-        if self._is_mirrored:
-            _pin(self, self._block.slab.memory)
+        self._is_mirrored = self._place.is_apart
+        self._place.pin(self, self._block.slab.memory)
         slab = self._block.slab
         self._flags, self._rewards = slab["flags"], slab["reward"]
         self._leaves: list[NDArray[Any]] = [leaf for leaf in slab.leaf_arrays if leaf is not None]
@@ -103,7 +105,7 @@ class RolloutBuffer:
         self._advantages = np.zeros((horizon, n), np.float32)
         self._returns = np.zeros((horizon, n), np.float32)
         # What users and policies see: these arrays, tensors over them, or their mirrors.
-        see = self._see
+        see = self._place.see
         self._seen_leaves = [see(array) for array in self._leaves]
         self._seen_actions, self._seen_starts = see(self._actions), see(self._starts)
         self._seen_advantages, self._seen_returns = see(self._advantages), see(self._returns)
@@ -136,22 +138,22 @@ class RolloutBuffer:
     @property
     def rewards(self) -> Any:
         """float64 [horizon, n]."""
-        return self._on_cpu(self._rewards[1:])
+        return self._place.on_cpu(self._rewards[1:])
 
     @property
     def dones(self) -> Any:
         """Whether a step ended an episode: bool [horizon, n]."""
-        return self._on_cpu(self._ends[0])
+        return self._place.on_cpu(self._ends[0])
 
     @property
     def terminated(self) -> Any:
         """Whether a step ended an episode by terminating it: bool [horizon, n]."""
-        return self._on_cpu(self._ends[1])
+        return self._place.on_cpu(self._ends[1])
 
     @property
     def truncated(self) -> Any:
         """Whether a step ended an episode by cutting it off: bool [horizon, n]."""
-        return self._on_cpu(self._ends[2])
+        return self._place.on_cpu(self._ends[2])
 
     @property
     def episode_starts(self) -> Any:
@@ -186,7 +188,7 @@ class RolloutBuffer:
             InvalidArgument: there is no rollout yet, or the policy gave no ``"value"``.
         """
         self._require_rollout("returns_and_advantages")
-        values = self._as_numpy(self["value"])
+        values = as_numpy(self["value"])
         dones, terminated, _ = self._ends
         estimate_advantages(
             self._rewards[1:],
@@ -201,8 +203,8 @@ class RolloutBuffer:
         )
         np.add(self._advantages, values, out=self._returns)
         if self._is_mirrored:
-            self._mirror(self._seen_advantages, self._advantages)
-            self._mirror(self._seen_returns, self._returns)
+            self._place.mirror(self._seen_advantages, self._advantages)
+            self._place.mirror(self._seen_returns, self._returns)
         return self._seen_returns, self._seen_advantages
 
     def minibatches(
@@ -223,10 +225,10 @@ class RolloutBuffer:
         """
         self._require_rollout("minibatches")
         count = self.horizon * self.num_samplers
-        columns = [self._flat(column) for column in self._columns()]
-        memory = None if self._memory is None else self._flat(self._memory[: self.horizon])
+        columns = [_flat(column) for column in self._columns()]
+        memory = None if self._memory is None else _flat(self._memory[: self.horizon])
         for chosen in _shuffled(count, batch_size, epochs, rng, "batch_size"):
-            index = self._index(chosen)
+            index = self._place.send(chosen)
             taken = [self._take(c, 0, index, k, copy) for k, c in enumerate(columns)]
             yield self._minibatch(
                 taken, None if memory is None else self._take(memory, 0, index, "memory", copy)
@@ -253,7 +255,7 @@ class RolloutBuffer:
         self._require_rollout("sequences")
         columns = self._columns()
         for chosen in _shuffled(self.num_samplers, num_samplers, epochs, rng, "num_samplers"):
-            index = self._index(chosen)
+            index = self._place.send(chosen)
             taken = [self._take(c, 1, index, (k,), copy) for k, c in enumerate(columns)]
             memory = None
             if self._memory is not None:
@@ -317,13 +319,9 @@ class RolloutBuffer:
         observation = self._nest([leaf[t] for leaf in self._seen_leaves])
         return (observation,) if self._memory is None else (observation, self._memory[t])
 
-    def _keep(self, t: int, decision: Any) -> NDArray[Any]:
+    def _keep(self, t: int, given: Any) -> NDArray[Any]:
         """Keep what the policy gave at step t; the actions, for the tasks."""
-        if not isinstance(decision, Mapping) or "action" not in decision:
-            given = sorted(decision) if isinstance(decision, Mapping) else type(decision).__name__
-            raise InvalidArgument(
-                f'collect: the policy must return a dict with "action", got {given}.'
-            )
+        decision = checked_decision(given)
         if ("memory" in decision) != (self._memory is not None):
             raise InvalidArgument(
                 'collect: a recurrent policy gives "memory", and its RolloutBuffer is made with '
@@ -331,7 +329,7 @@ class RolloutBuffer:
             )
         for name, value in decision.items():
             if name == "action":
-                self._set(self._actions, t, self._as_numpy(value), name)
+                self._set(self._actions, t, as_numpy(value), name)
                 if self._is_mirrored:
                     self._set(self._seen_actions, t, value, name)
             elif name == "memory":
@@ -355,7 +353,7 @@ class RolloutBuffer:
                 if observation is None:  # the worker died, and the observation with it
                     observation, row = self._block.slab.nest([a[t, i] for a in self._leaves]), t
                     observation = map_leaves(np.copy, observation)
-                memory = None if self._memory is None else self._as_numpy(self._memory[row, i])
+                memory = None if self._memory is None else as_numpy(self._memory[row, i])
                 self._cut_off.append((t, i, observation, None if memory is None else memory.copy()))
             if self._memory is not None:
                 self._memory[t + 1, i] = 0.0
@@ -368,92 +366,59 @@ class RolloutBuffer:
             np.not_equal(self._masked, 0, out=ends)
         self._starts[1:] = self._ends[0]
         if self._is_mirrored:
-            self._mirror(self._seen_starts, self._starts)
+            self._place.mirror(self._seen_starts, self._starts)
         if "value" in self._kept:
             self._last_values[...] = self._value(policy, *self._inputs(self.horizon))
             if self._cut_off:
                 steps, ids, observations, memories = zip(*self._cut_off, strict=True)
                 inputs = [self._stack(observations)]
                 if self._memory is not None:
-                    inputs.append(self._to_device(np.stack(memories)))
+                    inputs.append(self._place.send(np.stack(memories)))
                 self._final_values[steps, ids] = self._value(policy, *inputs)
         self._moves = tasks._moves
         self._is_whole = True
 
     def _value(self, policy: Any, *inputs: Any) -> NDArray[Any]:
         value = policy.value(*inputs) if hasattr(policy, "value") else policy(*inputs)["value"]
-        return self._as_numpy(value).reshape(-1)
+        return as_numpy(value).reshape(-1)
 
     def _stack(self, observations: tuple[Any, ...]) -> Any:
         arrays = []
         for leaf in self._block.slab.layout.leaves:
-            parts = [self._as_numpy(pick(observation, leaf.path)) for observation in observations]
-            arrays.append(self._to_device(np.stack(parts).astype(leaf.dtype, copy=False)))
+            parts = [as_numpy(pick(observation, leaf.path)) for observation in observations]
+            arrays.append(self._place.send(np.stack(parts).astype(leaf.dtype, copy=False)))
         return self._nest(arrays)
 
     def _require_rollout(self, what: str) -> None:
         if not self._is_whole:
             raise InvalidArgument(f"{what}: there is no whole rollout yet; call collect() first.")
 
-    # -- numpy, or torch on a device ------------------------------------------------------------
+    # -- rows and columns -----------------------------------------------------------------------
 
     def _nest(self, values: list[Any]) -> Any:
         return self._block.slab.nest(values)
 
-    def _see(self, array: NDArray[Any]) -> Any:
-        """The array itself, a tensor over it, or a tensor like it on the device."""
-        if self.device is None:
-            return array
-        import torch
-
-        tensor = torch.from_numpy(array)
-        return torch.zeros_like(tensor, device=self.device) if self._is_mirrored else tensor
-
-    def _on_cpu(self, array: NDArray[Any]) -> Any:
-        if self.device is None:
-            return array
-        import torch
-
-        return torch.from_numpy(array)
-
-    def _to_device(self, array: NDArray[Any]) -> Any:
-        return array if self.device is None else self._on_cpu(array).to(self.device)
-
     def _mirror_row(self, row: int) -> None:
         if self._is_mirrored:
             for mirror, array in zip(self._seen_leaves, self._leaves, strict=True):
-                self._mirror(mirror[row], array[row])
-
-    def _mirror(self, mirror: Any, array: NDArray[Any]) -> None:
-        mirror.copy_(self._on_cpu(array), non_blocking=True)
-
-    @staticmethod
-    def _as_numpy(value: Any) -> NDArray[Any]:
-        return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+                self._place.mirror(mirror[row], array[row])
 
     def _make_column(self, value: Any, name: str) -> Any:
-        array = self._as_numpy(value)
+        array = as_numpy(value)
         if array.shape[:1] != (self.num_samplers,):
             raise _wrong_shape(name, array.shape, (self.num_samplers, ...))
         dtype = np.float32 if array.dtype == np.float64 else array.dtype
-        return self._see(np.zeros((self.horizon, *array.shape), dtype))
+        return self._place.see(np.zeros((self.horizon, *array.shape), dtype))
 
     def _set(self, column: Any, t: int, value: Any, name: str) -> None:
         if tuple(np.shape(value)) != tuple(column.shape[1:]):
             raise _wrong_shape(name, tuple(np.shape(value)), tuple(column.shape[1:]))
         if isinstance(column, np.ndarray):
-            column[t] = self._as_numpy(value)
+            column[t] = as_numpy(value)
         else:
             import torch
 
             column[t].copy_(torch.as_tensor(value))
-
-    @staticmethod
-    def _flat(column: Any) -> Any:
-        return column.reshape(-1, *column.shape[2:])
-
-    def _index(self, chosen: NDArray[Any]) -> Any:
-        return self._to_device(chosen)
 
     def _take(self, column: Any, axis: int, index: Any, key: Any, copy: bool) -> Any:
         """Some of a column, in an array of its own or in the one that ``key`` names."""
@@ -463,13 +428,12 @@ class RolloutBuffer:
             shape = (*column.shape[:axis], count, *column.shape[axis + 1 :])
             out = self._scratch.get((key, count))
             if out is None:
-                out = self._scratch[key, count] = _empty_like(column, shape)
-        if isinstance(column, np.ndarray):
-            # Only with another mode than "raise" does numpy write straight into ``out``.
-            return np.take(column, index, axis, out=out, mode="clip")
-        import torch
+                out = self._scratch[key, count] = empty_like(column, shape)
+        return take(column, axis, index, out)
 
-        return torch.index_select(column, axis, index, out=out)
+
+def _flat(column: Any) -> Any:
+    return column.reshape(-1, *column.shape[2:])
 
 
 def _check_spaces(tasks: Any) -> tuple[tuple[int, ...], Any]:
@@ -497,33 +461,6 @@ def _check_spaces(tasks: Any) -> tuple[tuple[int, ...], Any]:
     return its_leaves[0].shape, its_leaves[0].dtype
 
 
-def _checked_device(device: Any) -> Any:
-    if device is None:
-        return None
-    return require("torch", "torch", f"RolloutBuffer with device={device!r}").device(device)
-
-
-def _is_apart(device: Any) -> bool:
-    """Whether the device has memory of its own."""
-    return device is not None and device.type != "cpu"
-
-
-def _pin(owner: Any, memory: Any) -> None:
-    """Keep the memory's pages in place while ``owner`` lives, so that a GPU fetches from them.
-
-    Where this cannot be, copies to the GPU wait for a staging copy; the results are the same.
-    """
-    import torch
-
-    if not torch.cuda.is_available():
-        return
-    array = np.frombuffer(memory, np.uint8)
-    cudart: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
-    if int(cudart.cudaHostRegister(array.ctypes.data, array.nbytes, 0)) == 0:
-        # The closure holds the memory until it is unpinned.
-        weakref.finalize(owner, lambda: cudart.cudaHostUnregister(array.ctypes.data))
-
-
 def _shuffled(
     count: int, size: int, epochs: int, rng: np.random.Generator | int | None, name: str
 ) -> Iterator[NDArray[Any]]:
@@ -534,12 +471,6 @@ def _shuffled(
         order = generator.permutation(count)
         for start in range(0, count, size):
             yield order[start : start + size]
-
-
-def _empty_like(column: Any, shape: tuple[int, ...]) -> Any:
-    if isinstance(column, np.ndarray):
-        return np.empty(shape, column.dtype)
-    return column.new_empty(shape)
 
 
 def _wrong_shape(name: str, given: tuple[Any, ...], expected: tuple[Any, ...]) -> LayoutError:

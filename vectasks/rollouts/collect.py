@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vectasks.rollouts.buffer import RolloutBuffer
+from vectasks.rollouts.devices import without_gradients
+from vectasks.rollouts.policy import Policy
 
 if TYPE_CHECKING:
     from vectasks.vector import SingleProcessVectorSampledTasks, VectorSampledTasks
-
-
-class Policy(Protocol):
-    """What :func:`collect` asks for actions: any callable; ``value`` is optional.
-
-    It is called with the observation of all samplers, nested as the observation space, each leaf
-    [num_samplers, *shape], and, where the buffer has a ``memory_shape``, with the memory
-    [num_samplers, *memory_shape], zero where an episode starts. On the buffer's ``device`` these
-    are tensors (and no gradients are taken), without one numpy arrays.
-
-    It returns a dict: ``"action"`` [num_samplers, ...] goes to the tasks; ``"memory"`` is what it
-    remembers; ``"value"`` [num_samplers] is needed for advantages; that and all else
-    (``"log_prob"``, ...) is kept by its name.
-
-    A method ``value``, with the same arguments for any number of samplers, gives the values that
-    rollouts are bootstrapped with; without it the policy is called for them.
-    """
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
-        """The actions for all samplers, and what is to be kept: of (observation[, memory])."""
 
 
 class EpisodeEnd(NamedTuple):
@@ -73,12 +53,3 @@ def collect(
             ends += [EpisodeEnd(t, i, infos[i]) for i in buffer._finish_step(t, infos)]
         buffer._end(tasks, policy)
     return ends
-
-
-def without_gradients(device: Any) -> Any:
-    """Where no gradients are taken; nothing is to be done without tensors."""
-    if device is None:
-        return contextlib.nullcontext()
-    import torch
-
-    return torch.no_grad()

@@ -13,8 +13,10 @@ from vectasks.errors import InvalidArgument
 from vectasks.host import COMPLETE_TASK_METRICS_KEY, HostPlan, TaskHost
 from vectasks.messages import StepOutcome
 from vectasks.rollouts.buffer import RolloutBuffer
-from vectasks.rollouts.collect import Policy, collect, without_gradients
-from vectasks.spaces import own, prepare_action, tensors_to_arrays
+from vectasks.rollouts.collect import collect
+from vectasks.rollouts.devices import without_gradients
+from vectasks.rollouts.policy import Policy, checked_decision
+from vectasks.spaces import map_leaves, own, prepare_action, tensors_to_arrays
 
 if TYPE_CHECKING:
     from vectasks.vector import SingleProcessVectorSampledTasks, VectorSampledTasks
@@ -128,8 +130,9 @@ class EpisodeRunner:
         observations, decisions, rewards = [observation], [], []
         outcome: Any = None
         while type(outcome) is not StepOutcome:
-            inputs = [_nested(self._as_batch, observation), *memory]
-            decision = _decision(self._policy(*inputs))
+            inputs = [map_leaves(self._as_batch, observation), *memory]
+            given = checked_decision(self._policy(*inputs))
+            decision = {name: value[0] for name, value in given.items()}  # of the one observation
             if memory:
                 memory = [decision.pop("memory")[None]]
             action = prepare_action(action_space, decision["action"], 0, self._check_actions)
@@ -259,22 +262,6 @@ class RolloutRunner:
     def close(self) -> None:
         """Close the vector."""
         self._tasks.close()
-
-
-def _decision(given: Any) -> dict[str, Any]:
-    """What a policy gave for one observation, without the leading axis."""
-    if not isinstance(given, Mapping) or "action" not in given:
-        told = sorted(given) if isinstance(given, Mapping) else type(given).__name__
-        raise InvalidArgument(f'the policy must return a dict with "action", got {told}.')
-    return {name: value[0] for name, value in given.items()}
-
-
-def _nested(function: Callable[[Any], Any], nest: Any) -> Any:
-    if isinstance(nest, Mapping):
-        return {key: _nested(function, value) for key, value in nest.items()}
-    if type(nest) is tuple:
-        return tuple(_nested(function, value) for value in nest)
-    return function(nest)
 
 
 def _stacked(values: list[Any]) -> Any:

@@ -22,7 +22,8 @@ from typing import Any
 
 from vectasks.errors import CallError, InvalidArgument, ResourceLimit, SetupError, WorkerDied
 from vectasks.host import takes
-from vectasks.workers.pool import Kind, WorkerPool
+from vectasks.workers.kinds import Kind
+from vectasks.workers.pool import WorkerPool
 
 __all__ = ["RunnerWrapper", "Status", "TaskWrapper"]
 

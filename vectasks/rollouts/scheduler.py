@@ -37,7 +37,8 @@ from vectasks.rollouts.runner import (
     TaskWrapper,
     make_pool,
 )
-from vectasks.workers.pool import Kind, WorkerPool
+from vectasks.workers.kinds import Kind
+from vectasks.workers.pool import WorkerPool
 
 __all__ = ["RunnerWrapper", "Scheduler", "Status", "TaskWrapper", "sort_batch_id"]
 

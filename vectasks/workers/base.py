@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from vectasks.messages import Failure, Reply, Request
 from vectasks.workers.blocks import BlocksMoved
 from vectasks.workers.board import Ring
-from vectasks.workers.lane import ParentLane, Steps
+from vectasks.workers.lane import Steps
+from vectasks.workers.parent_lane import ParentLane
 
 
 class WorkerEnded(Exception):

@@ -11,7 +11,9 @@ import weakref
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from vectasks.workers.slab import NUM_ROWS, Layout, SharedMemory, Slab, SlabWriter
+from vectasks.workers.layout import NUM_ROWS, Layout
+from vectasks.workers.memory import SharedMemory
+from vectasks.workers.slab import Slab, SlabWriter
 
 
 class BlockPlace(NamedTuple):

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from vectasks.errors import ResourceLimit
 from vectasks.host import HostGroup
 from vectasks.messages import Reply, Request
-from vectasks.workers.slab import SharedMemory
+from vectasks.workers.memory import SharedMemory
 
 MEMORY_NAME = "vectasks-board"
 MAGIC = b"vtboard1"

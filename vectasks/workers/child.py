@@ -28,8 +28,9 @@ from vectasks.workers import stacks
 from vectasks.workers.blocks import BlocksMoved
 from vectasks.workers.board import Recorder, Ring, TimedHostGroup
 from vectasks.workers.channel import Channel, unsendable
-from vectasks.workers.lane import Attach, Steps, WorkerLane
-from vectasks.workers.slab import SharedMemory
+from vectasks.workers.lane import Attach, Steps
+from vectasks.workers.memory import SharedMemory
+from vectasks.workers.worker_lane import WorkerLane
 
 #: The message that asks a worker to close everything and to end.
 END = "end"

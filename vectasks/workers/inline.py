@@ -12,7 +12,9 @@ from vectasks.task import RLStepResult
 from vectasks.workers.base import Unreadable, Worker
 from vectasks.workers.blocks import BlocksMoved
 from vectasks.workers.board import Recorder, Ring, TimedHostGroup
-from vectasks.workers.lane import Outcome, ParentLane, Steps, is_batch, run_step
+from vectasks.workers.lane import Outcome, Steps, is_batch
+from vectasks.workers.parent_lane import ParentLane
+from vectasks.workers.worker_lane import run_step
 
 Parcel: TypeAlias = list[Request] | Steps | BlocksMoved
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
 import math
 import operator
 import os
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, Literal
+from typing import Any
 
+from vectasks.closing import Closable
 from vectasks.errors import InvalidArgument, PoolClosed, UsageError, WorkerIndexError
 from vectasks.messages import Failure
 from vectasks.workers import stacks
 from vectasks.workers.crew import Crew, InlineCrew, call_error
+from vectasks.workers.kinds import Kind, checked_kind
 from vectasks.workers.objects import Call
 from vectasks.workers.process import DEFAULT_START_METHOD, require_descriptors, start_context
 from vectasks.workers.process_crew import ProcessCrew
@@ -24,10 +24,8 @@ __all__ = ["Kind", "WorkerPool"]
 
 logger: logging.Logger = logging.getLogger("vectasks")
 
-Kind = Literal["process", "inline", "ray"]
 
-
-class WorkerPool:
+class WorkerPool(Closable):
     """Workers that each hold an object of their own, whose methods are called by number.
 
     The calls of one worker run in order, those of several beside each other. A worker's death fails
@@ -57,6 +55,8 @@ class WorkerPool:
         MissingExtra: Ray is not installed.
     """
 
+    _holds = "pool worker"
+
     def __init__(
         self,
         make_object: Callable[[], Any],
@@ -68,14 +68,13 @@ class WorkerPool:
         daemon: bool = False,
         resources: Mapping[str, Any] | None = None,
     ) -> None:
+        checked_kind("kind", kind)
         self.num_workers: int = _checked_count(num_workers)
         if not callable(make_object):
             raise InvalidArgument(f"make_object must be callable, got {make_object!r}.")
         if resources is not None and kind != "ray":
             raise InvalidArgument(f"resources are for kind='ray'; this pool is of kind={kind!r}.")
         self._close_grace_s = close_grace_s
-        self._pid = os.getpid()
-        self._is_closed = False
         self._crew: Crew
         if kind == "inline":
             self._crew = InlineCrew(make_object, self.num_workers)
@@ -88,7 +87,7 @@ class WorkerPool:
                 start_timeout_s=start_timeout_s,
                 daemon=daemon,
             )
-        elif kind == "ray":
+        else:
             from vectasks.workers.ray import RayCrew
 
             self._crew = RayCrew(
@@ -97,9 +96,7 @@ class WorkerPool:
                 start_timeout_s=start_timeout_s,
                 options=resources or {},
             )
-        else:
-            raise InvalidArgument(f"kind={kind!r} is unknown; use 'process', 'inline' or 'ray'.")
-        _LIVE.add(self)
+        self._must_be_closed()
 
     def submit_at(self, worker: int, method: str, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Call a method of one worker's object; its later calls wait for this one.
@@ -141,12 +138,12 @@ class WorkerPool:
 
     def is_alive(self, worker: int) -> bool:
         """Whether a worker takes calls; False from when its death was noticed."""
-        return not self._is_closed and self._crew.is_alive(self._checked(worker))
+        return self._is_open and self._crew.is_alive(self._checked(worker))
 
     @property
     def pids(self) -> list[int | None]:
         """The process id of each worker; None where it is dead, or (Ray, inline) has none here."""
-        return [None] * self.num_workers if self._is_closed else self._crew.pids
+        return self._crew.pids if self._is_open else [None] * self.num_workers
 
     def describe(self, worker: int) -> str:
         """What a worker's process is doing now, with the Python stack of its main thread.
@@ -162,7 +159,7 @@ class WorkerPool:
     @property
     def is_closed(self) -> bool:
         """Whether :meth:`close` was called."""
-        return self._is_closed
+        return not self._is_open
 
     # -- the end ------------------------------------------------------------------------------
 
@@ -181,46 +178,21 @@ class WorkerPool:
             worker, failure = failures[0]
             raise call_error(worker, "close", failure)
 
-    def _end(self) -> Sequence[tuple[int, Failure]]:
-        if self._is_closed or os.getpid() != self._pid:
-            return []  # a fork's copy: the workers are not its own
-        self._is_closed = True
-        _LIVE.discard(self)
+    def _end_all(self) -> Sequence[tuple[int, Failure]]:
         return self._crew.close(self._close_grace_s)
 
-    def _end_quietly(self) -> None:
-        """Close where nobody can be told of errors."""
-        for worker, failure in self._end():
-            logger.warning("closing pool worker %d: %s", worker, failure.traceback_text)
-
-    def __enter__(self) -> WorkerPool:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.close()
-        else:  # what the body raised is worth more than what closing raises
-            self._end_quietly()
-
-    def __del__(self) -> None:
-        if "_crew" in self.__dict__:  # otherwise __init__ failed before anything was started
-            self._end_quietly()
-
-    def __reduce__(self) -> Any:
-        raise TypeError(
-            "a WorkerPool holds processes and cannot be pickled; make another one where it is "
-            "needed."
-        )
+    def _forget(self) -> None:
+        self._crew.forget()
 
     # -- checks -------------------------------------------------------------------------------
 
     def _require_open(self, what: str) -> None:
-        if os.getpid() != self._pid:
+        if os.getpid() != self._owner_pid:
             raise UsageError(
-                f"{what}: this pool belongs to process {self._pid}, and this is a fork of it "
+                f"{what}: this pool belongs to process {self._owner_pid}, and this is a fork of it "
                 f"({os.getpid()}): make a new pool here."
             )
-        if self._is_closed:
+        if not self._is_open:
             raise PoolClosed(f"{what}: the pool is closed; make a new one.")
 
     def _checked(self, worker: Any) -> int:
@@ -238,24 +210,3 @@ def _checked_count(num_workers: Any) -> int:
     if count < 1:
         raise InvalidArgument(f"num_workers must be at least 1, got {count}.")
     return count
-
-
-#: Pools that are open. They must be closed before multiprocessing joins its children at exit, which
-#: would wait for them forever; handlers run in reverse order, and multiprocessing's is older.
-_LIVE: weakref.WeakSet[WorkerPool] = weakref.WeakSet()
-
-
-@atexit.register
-def _close_live_pools() -> None:
-    for pool in list(_LIVE):
-        pool._end_quietly()
-
-
-def _forget_pools() -> None:
-    for pool in list(_LIVE):
-        pool._crew.forget()
-    _LIVE.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pools)

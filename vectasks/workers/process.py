@@ -25,8 +25,9 @@ from vectasks.workers.base import Unreadable, Worker, WorkerEnded
 from vectasks.workers.blocks import BlocksMoved
 from vectasks.workers.board import Ring
 from vectasks.workers.channel import Channel, channel_pair
-from vectasks.workers.lane import ParentLane, StepExtras, Steps
-from vectasks.workers.slab import SharedMemory
+from vectasks.workers.lane import StepExtras, Steps
+from vectasks.workers.memory import SharedMemory
+from vectasks.workers.parent_lane import ParentLane
 
 #: What the forkserver imports after the user's modules: all that every worker needs.
 _PRELOAD = (

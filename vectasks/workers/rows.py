@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vectasks.workers.slab import NUM_ROWS, Slab
+from vectasks.workers.layout import NUM_ROWS
+from vectasks.workers.slab import Slab
 
 WORKING_ROW = 0
 _VIEWS_LAST_STEPS = 2  # so long do views stay valid that the user asked for as such

@@ -1,0 +1,108 @@
+"""Arrays as a policy wants them: numpy's, tensors over them, or their mirrors on a device."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vectasks.extras import require
+
+
+class Device:
+    """Where a policy wants what it is given.
+
+    Args:
+        device: "cpu", "cuda", a ``torch.device``; None: numpy arrays.
+        what: asks for it, should torch not be installed.
+
+    Attributes:
+        device: the ``torch.device``, or None.
+        is_apart: it has memory of its own, so that what it is to have is sent there.
+    """
+
+    def __init__(self, device: Any, what: str) -> None:
+        self.device: Any = None
+        if device is not None:
+            self.device = require("torch", "torch", f"{what} with device={device!r}").device(device)
+        self.is_apart: bool = _is_apart(self.device)
+
+    def see(self, array: NDArray[Any]) -> Any:
+        """The array itself, a tensor over it, or a tensor like it on the device."""
+        seen = self.on_cpu(array)
+        if not self.is_apart:
+            return seen
+        import torch
+
+        return torch.zeros_like(seen, device=self.device)
+
+    def on_cpu(self, array: NDArray[Any]) -> Any:
+        """The array itself, or a tensor over it."""
+        if self.device is None:
+            return array
+        import torch
+
+        return torch.from_numpy(array)
+
+    def send(self, array: NDArray[Any]) -> Any:
+        """The array itself, or a tensor of it on the device."""
+        return array if self.device is None else self.on_cpu(array).to(self.device)
+
+    def mirror(self, mirror: Any, array: NDArray[Any]) -> None:
+        """Bring what :meth:`see` gave up to date; only where the device is apart."""
+        mirror.copy_(self.on_cpu(array), non_blocking=True)
+
+    def pin(self, owner: Any, memory: Any) -> None:
+        """Keep the memory's pages in place while ``owner`` lives, so that a GPU fetches from them.
+
+        Where this cannot be, copies to the GPU wait for a staging copy; the results are the same.
+        """
+        if not self.is_apart:
+            return
+        import torch
+
+        if not torch.cuda.is_available():
+            return
+        array = np.frombuffer(memory, np.uint8)
+        cudart: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+        if int(cudart.cudaHostRegister(array.ctypes.data, array.nbytes, 0)) == 0:
+            # The closure holds the memory until it is unpinned.
+            weakref.finalize(owner, lambda: cudart.cudaHostUnregister(array.ctypes.data))
+
+
+def _is_apart(device: Any) -> bool:
+    return device is not None and device.type != "cpu"
+
+
+def without_gradients(device: Any) -> Any:
+    """Where no gradients are taken; nothing is to be done without tensors."""
+    if device is None:
+        return contextlib.nullcontext()
+    import torch
+
+    return torch.no_grad()
+
+
+def as_numpy(value: Any) -> NDArray[Any]:
+    """An array, list or tensor of any device as an array."""
+    return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+
+
+def take(column: Any, axis: int, index: Any, out: Any = None) -> Any:
+    """Some of an array or a tensor along an axis, written into ``out`` if there is one."""
+    if isinstance(column, np.ndarray):
+        # Only with another mode than "raise" does numpy write straight into ``out``.
+        return np.take(column, index, axis, out=out, mode="clip")
+    import torch
+
+    return torch.index_select(column, axis, index, out=out)
+
+
+def empty_like(column: Any, shape: tuple[int, ...]) -> Any:
+    """An array or a tensor of another shape, and otherwise as ``column``."""
+    if isinstance(column, np.ndarray):
+        return np.empty(shape, column.dtype)
+    return column.new_empty(shape)

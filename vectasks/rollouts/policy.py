@@ -1,0 +1,40 @@
+"""What is asked for actions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from vectasks.errors import InvalidArgument
+
+
+class Policy(Protocol):
+    """What :func:`collect` asks for actions: any callable; ``value`` is optional.
+
+    It is called with the observation of all samplers, nested as the observation space, each leaf
+    [num_samplers, *shape], and, where the buffer has a ``memory_shape``, with the memory
+    [num_samplers, *memory_shape], zero where an episode starts. On the buffer's ``device`` these
+    are tensors (and no gradients are taken), without one numpy arrays.
+
+    It returns a dict: ``"action"`` [num_samplers, ...] goes to the tasks; ``"memory"`` is what it
+    remembers; ``"value"`` [num_samplers] is needed for advantages; that and all else
+    (``"log_prob"``, ...) is kept by its name.
+
+    A method ``value``, with the same arguments for any number of samplers, gives the values that
+    rollouts are bootstrapped with; without it the policy is called for them.
+    """
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
+        """The actions for all samplers, and what is to be kept: of (observation[, memory])."""
+
+
+def checked_decision(given: Any) -> Mapping[str, Any]:
+    """What a policy gave, which must be a dict with ``"action"``.
+
+    Raises:
+        InvalidArgument: it is something else.
+    """
+    if not isinstance(given, Mapping) or "action" not in given:
+        told = sorted(given) if isinstance(given, Mapping) else type(given).__name__
+        raise InvalidArgument(f'the policy must return a dict with "action", got {told}.')
+    return given

@@ -1,0 +1,472 @@
+"""The parent's half of the step lane: it asks for steps, and reads what came of them."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from vectasks.batch import StepBatch
+from vectasks.errors import InvalidArgument, LayoutError
+from vectasks.messages import Failure
+from vectasks.workers.blocks import Block, BlockPlace, Blocks, shared_block_memory
+from vectasks.workers.cores import yield_core
+from vectasks.workers.lane import (
+    AS_BATCH,
+    ONE_BY_ONE,
+    ROW_BITS,
+    Attach,
+    Desks,
+    Fence,
+    Outcome,
+    is_batch,
+    keep_order,
+    row_of,
+    words,
+)
+from vectasks.workers.layout import NUM_ROWS, Layout, pick
+from vectasks.workers.memory import SharedMemory
+from vectasks.workers.rows import WORKING_ROW, Rows
+from vectasks.workers.slab import (
+    DONE,
+    EMPTY_INFO,
+    EXHAUSTED,
+    EXTRA,
+    TERMINATED,
+    TRUNCATED,
+    Extra,
+    Slab,
+    SlabReader,
+)
+
+_NOTHING_SPECIAL = bytes([0, EMPTY_INFO])  # flags of most samplers in most steps
+
+
+class ParentLane:
+    """The parent's half: one slab for all workers, or a private one where none can share it.
+
+    Args:
+        layout: of the slab.
+        memory: the mapped shared memory; None: the slab is private, and outcomes that came another
+            way are written into it by :meth:`put`.
+        strict: a leaf that does not fit is a LayoutError in list-returning steps too.
+    """
+
+    def __init__(self, layout: Layout, memory: Any = None, strict: bool = False) -> None:
+        self.layout = layout
+        self.shared: bool = memory is not None
+        self.strict = strict
+        self.slab: Slab = Slab(layout, memory)
+        self.step_number: int = 0
+        self._rows = Rows(self.slab, self.shared)
+        self._reader = SlabReader(self.slab)
+        self.blocks: Blocks = Blocks()
+        self.desks: Desks = Desks(self.slab, range(layout.num_samplers), strict, self.blocks)
+        self._extras: dict[int, Extra] = {}
+        self._outcomes: dict[int, Outcome] = {}
+        self._warned = strict
+        self.detoured: list[str] = []  # names of leaves that the user was warned of
+        self._detoured: list[str] = []  # names of leaves that the user is to be warned of
+        self._all_ids = list(range(layout.num_samplers))
+        self._id_array = np.arange(layout.num_samplers)
+        self._step_bell = [words(line) for line in self.slab["step_bell"]]
+        self._message_bell = [words(line) for line in self.slab["message_bell"]]
+        self._asleep = [words(line) for line in self.slab["asleep"]]
+        self._parent_asleep = words(self.slab["parent_asleep"])
+        self._answered = words(self.slab["answered"])
+        self._flags = [memoryview(self.slab["flags"][row]) for row in range(NUM_ROWS)]
+        self.fence: Fence = Fence()
+        tickets = np.zeros(layout.num_samplers, np.int64)
+        self._set_tickets = tickets
+        #: By sampler: the ticket of the step that is out, or was last.
+        self.tickets: Any = words(tickets)
+        self._common = 0  # the last ticket, if it was every sampler's
+        # Small observations are copied sooner than a row of them is handed out.
+        self._lists_are_lent = self.shared and any(leaf.is_large for leaf in layout.leaves)
+
+    def begin(
+        self,
+        ids: Sequence[int],
+        *,
+        as_batch: bool,
+        one_by_one: bool = False,
+        to_hand_out: bool = False,
+        into: tuple[Block, int] | None = None,
+    ) -> int:
+        """The ticket of a new step of these samplers.
+
+        Args:
+            ids: whose.
+            as_batch: it will be taken as a StepBatch.
+            one_by_one: each sampler is announced at once.
+            to_hand_out: without a copy, if it is a step of all and a row is free.
+            into: write it to this row of this block.
+        """
+        self.step_number += 1
+        whole = len(ids) == self.layout.num_samplers
+        row = WORKING_ROW
+        self.blocks.in_use = None
+        if into is not None:
+            self.blocks.in_use, index = into
+            row = self.blocks.in_use.place.first_row + index
+        elif to_hand_out and whole and (as_batch or self._lists_are_lent):
+            row = self._rows.next_free(self.step_number)
+        ticket = (self.step_number << ROW_BITS | row) << 2
+        ticket |= (ONE_BY_ONE if one_by_one else 0) | as_batch
+        self._set_tickets[slice(None) if whole else ids] = ticket
+        self._common = ticket if whole else 0
+        return ticket
+
+    def ask(self, ids: Sequence[int], actions: Any, ticket: int) -> None:
+        """Put actions and tickets into the slab; :meth:`ring` announces them."""
+        where: Any = slice(None) if ids == self._all_ids else list(ids)
+        self.slab["action"][where] = actions
+        keep_order()
+        self.slab["asked"][where] = ticket
+        keep_order()  # before the bell
+
+    def ring(self, worker: int) -> None:
+        """Announce to a worker that samplers of its were asked."""
+        self._step_bell[worker][0] += 1
+
+    def announce_message(self, worker: int) -> None:
+        """Announce that a message was sent."""
+        self._message_bell[worker][0] += 1
+
+    def is_asleep(self, worker: int) -> bool:
+        """Whether a worker is blocked and wants a ring on its channel."""
+        return bool(self._asleep[worker][0])
+
+    def attach_message(self, worker: int, sampler_ids: Sequence[int]) -> Attach:
+        """What a worker is told to find the slab; steps that its predecessor was asked are off."""
+        for i in sampler_ids:
+            self.slab["asked"][i] = self.slab["answered"][i] = 0
+            self._extras.pop(i, None)
+        self._asleep[worker][0] = 0
+        return Attach(
+            self.layout,
+            worker,
+            tuple(sampler_ids),
+            self.strict,
+            self.blocks.places(),
+            self._step_bell[worker][0],
+            self._message_bell[worker][0],
+        )
+
+    def add_block(self, num_rows: int, memory: SharedMemory | None) -> Block:
+        """Further rows, in the shared memory if there is one; the workers are not told here.
+
+        Raises:
+            OSError: there is not so much memory.
+        """
+        mapped, offset = None, 0
+        if memory is not None:
+            mapped, offset = shared_block_memory(memory, self.layout.size_bytes(num_rows))
+        place = BlockPlace(self.blocks.free_rows(num_rows), num_rows, offset)
+        if place.first_row + num_rows > 1 << ROW_BITS:
+            raise LayoutError(
+                f"{num_rows} more rows: a vector's rollout buffers have {1 << ROW_BITS} together "
+                "at most; make a shorter one, or let go of another."
+            )
+        block = Block(place, self.layout, mapped, range(self.layout.num_samplers), self.strict)
+        self.blocks.add(block)
+        return block
+
+    # -- waiting -------------------------------------------------------------------------------
+
+    def has_answered(self, sampler_id: int) -> bool:
+        """Whether the sampler's step is done and written."""
+        return bool(self._answered[sampler_id] == self.tickets[sampler_id])
+
+    def answered_at(self, sampler_id: int) -> float:
+        """When it was, in seconds of ``time.monotonic``."""
+        return float(self.slab["answered_at"][sampler_id])
+
+    def poll(self, sampler_ids: Sequence[int], polls: int) -> bool:
+        """Whether all of these have answered, after looking so often and no more."""
+        tickets, answered = self.tickets, self._answered
+        if self._common and len(sampler_ids) == self.layout.num_samplers:
+            while answered != tickets:
+                if polls <= 0:
+                    return False
+                polls -= 1
+                yield_core()
+            return True
+        waiting = list(sampler_ids)
+        while True:
+            while waiting and answered[waiting[-1]] == tickets[waiting[-1]]:
+                waiting.pop()
+            if not waiting:
+                return True
+            if polls <= 0:
+                return False
+            polls -= 1
+            yield_core()
+
+    def fall_asleep(self) -> None:
+        """Ask the workers to ring on their channels; look once more after this, then block."""
+        self._parent_asleep[0] = 1
+        self.fence()
+
+    def wake_up(self) -> None:
+        """No rings are needed any more."""
+        self._parent_asleep[0] = 0
+
+    # -- results -------------------------------------------------------------------------------
+
+    def keep(self, extra: Extra | None) -> None:
+        """Keep what came by the control lane until its step is read."""
+        if extra is not None:
+            self._extras[extra.sampler_id] = extra
+            if self._warned or not self.shared:
+                return
+            if extra.observation is not None:
+                self._detoured = self._detoured or ["observation"]
+            elif extra.off_leaves is not None:
+                numbers = extra.off_leaves
+                self._detoured = self._detoured or [
+                    leaf.name
+                    for n, leaf in enumerate(self.layout.leaves)
+                    if leaf.dtype and n in numbers
+                ]
+
+    def warn_of_detours(self) -> None:
+        """Say once that a leaf with a place in the slab does not use it.
+
+        A warning may be made an exception, so this is called when the step's results are taken.
+        """
+        names, self._detoured = self._detoured, []
+        if names:
+            self._warned = True
+            self.detoured = names
+            warnings.warn(
+                f"{', '.join(names)} left the shared-memory lane for the slower pipe: the task "
+                "gives it as another type, dtype or shape than its space declares (or than at "
+                "first). Results are the same; observation_transport='pipe' silences this.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def give(self, sampler_id: int, outcome: Outcome) -> None:
+        """Take an outcome as it is: it was made in this process."""
+        self._outcomes[sampler_id] = outcome
+
+    def answer(self, sampler_id: int, ticket: int) -> None:
+        """The step of a sampler in this process is done."""
+        if ticket & ONE_BY_ONE:
+            self.slab["answered_at"][sampler_id] = time.monotonic()
+        self._answered[sampler_id] = ticket
+
+    def owing(self, ids: Sequence[int]) -> list[int]:
+        """Those of these samplers whose step may have something on the control lane."""
+        if not self.shared:  # nothing is under way; flags of list-returning steps are not written
+            return []
+        if self._common:
+            return list(ids) if self._is_special(row_of(self._common)) else []
+        # count_nonzero takes a fraction of the time of any() on so short an array.
+        return list(ids) if np.count_nonzero(self.slab["flags"] & EXTRA) else []
+
+    def _is_special(self, row: int) -> bool:
+        """Whether any sampler's step in a row was more than an observation and a reward."""
+        if row < NUM_ROWS:
+            return bool(self._flags[row].tobytes().strip(_NOTHING_SPECIAL))
+        block, index = self.blocks.at(row)
+        return bool(block.slab["flags"][index].tobytes().strip(_NOTHING_SPECIAL))
+
+    def needs_extra(self, sampler_id: int) -> bool:
+        """Whether something of this sampler's step comes by the control lane."""
+        slab, row = self._where(self.tickets[sampler_id])
+        flags = slab["flags"][row, sampler_id]
+        return bool(flags & EXTRA) and sampler_id not in self._extras
+
+    def _where(self, ticket: int) -> tuple[Slab, int]:
+        """The arrays that a ticket's step is written to, and the row there."""
+        row = row_of(ticket)
+        if row < NUM_ROWS:
+            return self.slab, row
+        block, index = self.blocks.at(row)
+        return block.slab, index
+
+    def outcomes(self, ids: Sequence[int]) -> list[Outcome]:
+        """The samplers' outcomes, owned."""
+        if self._outcomes:
+            here = [i for i in ids if i not in self._outcomes]
+            written = dict(zip(here, self._written(here), strict=True))
+            return [written[i] if i in written else self._outcomes.pop(i) for i in ids]
+        return self._written(ids)
+
+    def _written(self, ids: Sequence[int]) -> list[Outcome]:
+        extras = self._extras
+        ticket = self.tickets[ids[0]] if ids else 0
+        if ids and all(self.tickets[i] == ticket for i in ids):
+            slab, row = self._where(ticket)
+            reader = self._reader if slab is self.slab else SlabReader(slab)
+            lent = None
+            if self._is_lent_to_list(ticket) and len(ids) == self.layout.num_samplers:
+                lent = self._rows.lend(row, self.step_number, as_views=False)
+            quick = reader.outcomes(ids, row, is_batch(ticket), extras, lent)
+        else:
+            quick = [
+                self._reader.outcomes(
+                    [i], row_of(self.tickets[i]), is_batch(self.tickets[i]), extras
+                )[0]
+                for i in ids
+            ]
+        for i in ids if extras else ():
+            extras.pop(i, None)
+        return quick
+
+    def _is_lent_to_list(self, ticket: int) -> bool:
+        is_of_all = ticket == self._common
+        return is_of_all and not is_batch(ticket) and WORKING_ROW < row_of(ticket) < NUM_ROWS
+
+    def outcome(self, sampler_id: int) -> Outcome:
+        """One sampler's outcome, owned."""
+        return self.outcomes([sampler_id])[0]
+
+    def failures(self, ids: Sequence[int]) -> bool:
+        """Whether the step of any of these failed."""
+        extras = self._extras
+        return bool(extras) and any(i in extras and extras[i].failure is not None for i in ids)
+
+    def take_failures(self, ids: Sequence[int]) -> dict[int, Failure]:
+        """Which of these samplers' steps failed, and how; if any did, the step is not read."""
+        if not self.failures(ids):
+            return {}
+        extras = {i: self._extras.pop(i) for i in ids if i in self._extras}
+        return {i: extra.failure for i, extra in extras.items() if extra.failure is not None}
+
+    def take_infos(self, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
+        """What a step into a block gave beside what is in it: infos that are not empty, by id."""
+        self.blocks.in_use = None
+        taken = [self._extras.pop(i) for i in ids if i in self._extras] if self._extras else []
+        return {extra.sampler_id: dict(extra.info) for extra in taken if extra.info is not None}
+
+    def batch(self, ids: Sequence[int], out: StepBatch | None, copy: bool) -> StepBatch:
+        """The steps of some samplers as arrays.
+
+        Args:
+            ids: whose; none of them failed.
+            out: write into the arrays of this earlier batch.
+            copy: False gives arrays that change after the second following step.
+        """
+        slab, n = self.slab, len(ids)
+        whole = n == self.layout.num_samplers
+        rows = {row_of(self._common)} if whole and self._common else self._rows_of(ids)
+        row = rows.pop() if len(rows) == 1 else None
+        where: Any = row
+        if row is None:
+            where = ([row_of(self.tickets[i]) for i in ids], list(ids))
+        elif not whole:
+            where = (row, list(ids))
+        special = row is None or self._is_special(row)
+        extras: dict[int, Extra] = {}
+        if special and self._extras:
+            extras = {i: self._extras.pop(i) for i in ids if i in self._extras}
+        lent = None
+        if whole and row and out is None:  # and not the working row
+            lent = self._rows.lend(row, self.step_number, as_views=not copy)
+        targets = None if out is None else self._flat(out.observation)
+        leaf_values: list[Any] = []
+        for number, array in enumerate(slab.leaf_arrays):
+            if array is None:
+                leaf_values.append(
+                    [(extras[i].off_leaves or {}).get(number) if i in extras else None for i in ids]
+                )
+            elif lent is not None:
+                leaf_values.append(lent[number])
+            elif targets is not None:
+                np.copyto(targets[number], array[where])
+                leaf_values.append(targets[number])
+            else:
+                part = array[where]
+                leaf_values.append(part.copy() if where is row else part)
+        infos: list[dict[str, Any]] = [{} for _ in range(n)]
+        for k, i in enumerate(ids) if extras else ():
+            if i in extras and extras[i].info is not None:
+                infos[k] = dict(extras[i].info)
+        if special:
+            flags = slab["flags"][where]
+            bits = [(flags & bit) != 0 for bit in (TERMINATED, TRUNCATED, DONE, EXHAUSTED)]
+        else:
+            bits = [np.zeros(n, np.bool_) for _ in range(4)]
+        reward = slab["reward"][where].astype(np.float32)
+        samplers = self._id_array.copy() if whole else np.array(ids, np.int64)
+        if out is None:
+            terminated, truncated, done, exhausted = bits
+            return StepBatch(
+                samplers,
+                slab.nest(leaf_values),
+                reward,
+                terminated,
+                truncated,
+                done,
+                exhausted,
+                infos,
+            )
+        targets_of_flags: list[Any] = [
+            out.samplers,
+            out.reward,
+            out.terminated,
+            out.truncated,
+            out.done,
+            out.exhausted,
+        ]
+        for target, values in zip(targets_of_flags, (samplers, reward, *bits), strict=True):
+            np.copyto(target, values)
+        return out._replace(observation=slab.nest(leaf_values), infos=infos)
+
+    def _rows_of(self, ids: Sequence[int]) -> set[int]:
+        return {row_of(self.tickets[i]) for i in ids}
+
+    def check_out(self, out: StepBatch, count: int) -> None:
+        """Refuse a batch that ``count`` samplers' steps cannot be written into.
+
+        Raises:
+            InvalidArgument: an array of it is missing, or has another shape or dtype.
+        """
+        expected: dict[str, tuple[Any, tuple[int, ...], Any]] = {
+            "samplers": (out.samplers, (count,), np.int64),
+            "reward": (out.reward, (count,), np.float32),
+            **{
+                name: (getattr(out, name), (count,), np.bool_)
+                for name in ("terminated", "truncated", "done", "exhausted")
+            },
+        }
+        try:
+            for leaf, array in zip(self.layout.leaves, self._flat(out.observation), strict=True):
+                if leaf.dtype is not None:
+                    expected[leaf.name] = (array, (count, *leaf.shape), leaf.dtype)
+        except (KeyError, IndexError, TypeError):
+            raise InvalidArgument(
+                "out: its observation is not nested as the observation space; give the StepBatch "
+                "of an earlier call."
+            ) from None
+        for name, (array, shape, dtype) in expected.items():
+            if not isinstance(array, np.ndarray) or (array.shape, array.dtype) != (shape, dtype):
+                given = getattr(array, "shape", type(array).__name__)
+                raise InvalidArgument(
+                    f"out: {name} must be {np.dtype(dtype)} {list(shape)} for {count} unpaused "
+                    f"samplers, got {getattr(array, 'dtype', '')} {given}; give the StepBatch of "
+                    "an earlier call with as many samplers. Nothing was sent."
+                )
+
+    def _flat(self, observation: Any) -> list[Any]:
+        return [pick(observation, leaf.path) for leaf in self.layout.leaves]
+
+    def put(self, sampler_id: int, ticket: int, outcome: Outcome) -> None:
+        """Write an outcome that came another way, for a batch."""
+        self.tickets[sampler_id] = ticket
+        writer = self.desks.at(ticket | AS_BATCH)
+        extra: Extra | None
+        if isinstance(outcome, Failure):
+            extra = writer.fail(sampler_id, outcome)
+        else:
+            try:
+                extra = writer.write(sampler_id, outcome)
+            except LayoutError as error:
+                extra = writer.fail(sampler_id, Failure.of(error))
+        self.keep(extra)

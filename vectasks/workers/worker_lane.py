@@ -1,0 +1,203 @@
+"""The worker's half of the step lane: it steps what was asked for, and tells what came of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from vectasks.errors import LayoutError
+from vectasks.host import HostGroup
+from vectasks.messages import Failure
+from vectasks.spaces import dispatch_rows
+from vectasks.workers.blocks import Block, Blocks, BlocksMoved
+from vectasks.workers.channel import Channel, unsendable
+from vectasks.workers.cores import polls_before_blocking, yield_core
+from vectasks.workers.lane import (
+    ONE_BY_ONE,
+    Attach,
+    Desks,
+    Fence,
+    StepExtras,
+    Steps,
+    keep_order,
+    row_of,
+    words,
+)
+from vectasks.workers.layout import NUM_ROWS
+from vectasks.workers.memory import SharedMemory
+from vectasks.workers.slab import Extra, Slab, SlabWriter
+
+_FIRST_NAP_MS, _LONGEST_NAP_MS = 5, 200
+
+
+def run_step(group: HostGroup, writer: SlabWriter, sampler_id: int, action: Any) -> Extra | None:
+    """Step one host and write what came of it; what has no place in the slab."""
+    outcome = group.step(sampler_id, action, writer.places[sampler_id])
+    if isinstance(outcome, Failure):
+        return writer.fail(sampler_id, outcome)
+    try:
+        return writer.write(sampler_id, outcome)
+    except LayoutError as error:
+        return writer.fail(sampler_id, Failure.of(error))
+
+
+class WorkerLane:
+    """The worker's half.
+
+    Args:
+        attach: what the parent told.
+        memory: where the slab is, and the blocks behind it.
+        channel: for extras and rings.
+        group: the hosts to step.
+    """
+
+    def __init__(
+        self, attach: Attach, memory: SharedMemory, channel: Channel, group: HostGroup
+    ) -> None:
+        slab = Slab(attach.layout, memory.map(attach.layout.size_bytes()))
+        w = attach.worker
+        self._memory = memory
+        self._layout, self._strict = attach.layout, attach.strict
+        self._blocks = Blocks()
+        self._held_blocks: list[Block] = []
+        self._channel = channel
+        self._group = group
+        self._ids = attach.sampler_ids
+        self.desks: Desks = Desks(slab, attach.sampler_ids, attach.strict, self._blocks)
+        self.move_blocks(BlocksMoved(attach.blocks))
+        self._step_bell = words(slab["step_bell"][w])
+        self._message_bell = words(slab["message_bell"][w])
+        self._asleep = words(slab["asleep"][w])
+        self._parent_asleep = words(slab["parent_asleep"])
+        self._asked = words(slab["asked"])
+        self._answered = words(slab["answered"])
+        self._answered_at = words(slab["answered_at"])
+        self._last = dict.fromkeys(attach.sampler_ids, 0)  # the tickets that were answered last
+        self._action: Any = slab.get("action")
+        self.fence: Fence = Fence()
+        self._seen_steps = attach.step_bell
+        self._seen_messages = attach.message_bell
+        self._polls = polls_before_blocking(attach.layout.num_workers)
+
+    def next_message(self) -> Any:
+        """Serve steps until a message comes, and return it.
+
+        Raises:
+            EOFError: the parent is gone.
+        """
+        step_bell, message_bell = self._step_bell, self._message_bell
+        polls_left, nap_ms = self._polls, _FIRST_NAP_MS
+        while True:
+            if step_bell[0] != self._seen_steps:
+                keep_order()
+                if message_bell[0] > self._seen_messages and self._is_asked_for_block_rows():
+                    # Sent before these steps, it may say where the rows are that they go to.
+                    self._seen_messages += 1
+                    return self._channel.receive_blocking()
+                self._seen_steps = step_bell[0]
+                self._serve()
+                polls_left, nap_ms = self._polls, _FIRST_NAP_MS
+            elif message_bell[0] > self._seen_messages:
+                self._seen_messages += 1
+                return self._channel.receive_blocking()
+            elif polls_left > 0:
+                polls_left -= 1
+                yield_core()
+            elif self._sleep(nap_ms):  # the message came before its bell
+                self._seen_messages += 1
+                return self._channel.receive_blocking()
+            else:
+                nap_ms = min(2 * nap_ms, _LONGEST_NAP_MS)
+
+    def _is_asked_for_block_rows(self) -> bool:
+        asked, last = self._asked, self._last
+        return any(asked[i] > last[i] and row_of(asked[i]) >= NUM_ROWS for i in self._ids)
+
+    def _sleep(self, nap_ms: int) -> bool:
+        """Block until something comes; whether it is a message."""
+        self._asleep[0] = 1
+        self.fence()
+        try:
+            if (
+                self._step_bell[0] == self._seen_steps
+                and self._message_bell[0] <= self._seen_messages
+            ):
+                # What was asked for before a message comes before it.
+                return self._channel.doze(nap_ms) and self._step_bell[0] == self._seen_steps
+            return False
+        finally:
+            self._asleep[0] = 0
+
+    def _serve(self) -> None:
+        """Step every sampler that was asked to."""
+        asked, last = self._asked.tolist(), self._last
+        # What came by message was answered, and never asked here.
+        new = [i for i in self._ids if asked[i] > last[i]]
+        tickets = {asked[i] for i in new}
+        for ticket in sorted(tickets):
+            ids = new if len(tickets) == 1 else [i for i in new if asked[i] == ticket]
+            self._run(ticket, ids, dispatch_rows(self._action[ids]))
+
+    def serve_message(self, steps: Steps) -> None:
+        """Steps whose actions came by message."""
+        self._run(steps.ticket, list(steps.actions), steps.actions.values())
+
+    def move_blocks(self, moved: BlocksMoved) -> None:
+        """Map the blocks that there are now, and no others."""
+        known = {block.place: block for block in self._held_blocks}
+        self._held_blocks = [
+            known[place]
+            if place in known
+            else Block(
+                place,
+                self._layout,
+                self._memory.map(self._layout.size_bytes(place.num_rows), place.offset),
+                self._ids,
+                self._strict,
+            )
+            for place in moved.places
+        ]
+        for block in self._held_blocks:
+            self._blocks.add(block)
+
+    def _run(self, ticket: int, ids: Sequence[int], actions: Iterable[Any]) -> None:
+        """Step samplers and announce them together, or one by one where that is wanted."""
+        group, writer = self._group, self.desks.at(ticket)
+        one_by_one = ticket & ONE_BY_ONE
+        extras: list[Extra] = []
+        for i, action in zip(ids, actions, strict=True):
+            extra = run_step(group, writer, i, action)
+            if extra is not None:
+                extras.append(extra)
+            if one_by_one:
+                self._answered_at[i] = time.monotonic()
+                self._announce(ticket, [i], extras)
+                extras = []
+        if not one_by_one:
+            self._announce(ticket, ids, extras)
+
+    def _announce(self, ticket: int, ids: Sequence[int], extras: list[Extra]) -> None:
+        if extras:
+            _send_extras(self._channel, extras)
+        keep_order()
+        answered, last = self._answered, self._last
+        for i in ids:
+            answered[i] = last[i] = ticket
+        self.fence()
+        if self._parent_asleep[0]:
+            self._channel.ring()
+
+
+def _send_extras(channel: Channel, extras: list[Extra]) -> None:
+    try:
+        channel.send_blocking(StepExtras(extras))
+    except OSError:
+        raise
+    except Exception:  # user code: an info that cannot be pickled fails its own sampler only
+        channel.send_blocking(StepExtras([_sendable(extra) for extra in extras]))
+
+
+def _sendable(extra: Extra) -> Extra:
+    failure = unsendable(extra, "step")
+    return extra if failure is None else Extra(extra.sampler_id, failure=failure)
