@@ -376,6 +376,10 @@ class Dispatcher:
             self._owed.pop(sampler_id, None)
             self._unread.pop(sampler_id, None)
         if restart:
+            commands = {request.sampler_id: request.command for request in out if request}
+            self.journal.interrupted(
+                {i: (commands.get(i, Command.OBSERVE), death) for i in worker.sampler_ids}
+            )
             self._restarting.update(dict.fromkeys(worker.sampler_ids, death))
             self._begin_anew(worker)
 

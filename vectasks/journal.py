@@ -145,12 +145,18 @@ class Journal:
         self._ids: Sequence[int] = ()
         self._key: tuple[int, ...] = ()
         self._recorders: tuple[EpisodeRecorder, ...] = ()
+        #: What was going on when a worker died that was begun anew; of each sampler the last.
+        self.interruptions: Recordings = Recordings()
 
     # -- writing ------------------------------------------------------------------------------
 
     def made(self, sampler_id: int, plan: HostPlan) -> None:
         """A sampler is made (anew): what was before does not count for it."""
         self._tracks[sampler_id] = _Track(plan, self._end)
+
+    def interrupted(self, deaths: Mapping[int, tuple[Command, Any]]) -> None:
+        """A worker died and is begun anew: keep what its samplers were doing."""
+        self.interruptions.update(self.recordings_of(deaths))
 
     def ready(self, sampler_id: int, ready: HostReady) -> None:
         """A sampler was made, and says what it takes to have its episodes again."""

@@ -20,7 +20,7 @@ from vectasks.guard import also_named, exclusive
 from vectasks.journal import EpisodeRecorder
 from vectasks.ledger import SamplerState, VectorState
 from vectasks.messages import Command
-from vectasks.recording import Recording
+from vectasks.recording import Recording, Recordings
 from vectasks.task import RLStepResult
 from vectasks.timing import TimedDispatcher, figures, write_trace
 from vectasks.workers.base import Worker
@@ -507,6 +507,15 @@ class BaseVectorSampledTasks(Front):
         Allowed while a step is out: of a task that hangs, say.
         """
         return self._journal.recording(self._ledger.id_at(sampler_index))
+
+    @property
+    def restart_recordings(self) -> Recordings:
+        """The episodes that deaths cut off whose workers were begun anew; a sampler's last one.
+
+        By sampler id, of all samplers of such a worker: ``save(path)``, and ``vectasks replay``
+        has them again. Empty without ``on_worker_death="restart"``.
+        """
+        return Recordings(self._journal.interruptions)
 
     @exclusive
     def record_episodes(

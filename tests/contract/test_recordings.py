@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +251,25 @@ def test_after_a_restart_the_new_sampler_is_recorded(processes: Any) -> None:
         tasks.step([2, 2])
         assert assert_replays(tasks, 1).actions == [2]
         assert assert_replays(tasks, 0).actions == [0, 1, 2]
+
+
+def test_what_a_restart_cut_off_is_kept(process_kind: Any, tmp_path: Path) -> None:
+    options = {"how": "kill", "fail_sampler": 1, "fail_step": 3, "max_steps": 9}
+    vector = {"on_worker_death": "restart", "seed": 4}
+    with process_kind.toys(FailingTask, count=3, vector=vector, **options) as tasks:
+        assert tasks.restart_recordings == {}
+        for action in (2, 1, 3, 0):  # the last one is of the sampler's next episode
+            tasks.step([action] * 3)
+        cut_off = tasks.restart_recordings
+        assert 1 in cut_off
+        assert cut_off[1].actions == [2, 1, 3]
+        assert cut_off[1].failure.died
+        assert "SIGKILL" in cut_off[1].failure.message
+        cut_off.save(tmp_path / "deaths.vt")
+        assert load(tmp_path / "deaths.vt")[1].actions == [2, 1, 3]
+        os.kill(tasks.call_at(2, "pid"), signal.SIGKILL)  # idle, and in another episode's midst
+        tasks.step([1] * 3)
+        assert tasks.restart_recordings[2].failure.died
 
 
 def test_a_recording_can_be_had_while_a_step_is_out(processes: Any) -> None:
