@@ -38,6 +38,9 @@ _LONGEST_LOOK_S = 1.0
 _QUIET_S = 0.05  # so long without another line: the stack is complete
 _NAP_S = 0.002
 _NUM_SHOWN = 4
+_MOST_FRAMES = 100  # faulthandler writes no more of a stack
+_OUTERMOST = b" in <module>\n"
+_CUT = b"  ...\n"  # what says so; some versions of Python 3.13 leave it out
 
 _STOPPED = "is stopped (SIGSTOP or a debugger; SIGCONT lets it go on)"
 _WORDS = {
@@ -183,11 +186,20 @@ def _read(asked: Mapping[int, IO[bytes]], deadline: float) -> dict[int, str]:
             if text != texts[number]:
                 texts[number], changed[number] = text, time.monotonic()
             elif text and (
-                text.endswith((b" in <module>\n", b"  ...\n"))
+                text.endswith(_OUTERMOST)
+                or _is_cut(text)
                 or time.monotonic() - changed[number] > _QUIET_S
             ):
                 growing.remove(number)
+    for number, text in texts.items():
+        if _is_cut(text) and not text.endswith(_CUT):
+            texts[number] = text + _CUT
     return {number: text.decode(errors="replace") for number, text in texts.items() if text}
+
+
+def _is_cut(text: bytes) -> bool:
+    """Whether there are a title and as many frames as there can be, and not the outermost one."""
+    return text.count(b"\n") > _MOST_FRAMES and not text.endswith(_OUTERMOST)
 
 
 def _state(pid: int) -> str:
