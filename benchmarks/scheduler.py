@@ -5,7 +5,10 @@ measures what a call of a Ray actor costs.
 
 Lengths are distributed exponentially. A step waits, as for a simulator on another machine or on a
 GPU, or computes. Everybody plays the same episodes with the same code and gives back the same
-``Episode``; the vector only counts steps.
+``Episode``; the vector only counts steps. Everybody has played some before the time counts.
+
+They are measured in turn, and compared with the scheduler's figure of the same turn: what else the
+machine does meanwhile is then much the same for all.
 """
 
 from __future__ import annotations
@@ -102,23 +105,50 @@ def make_runner(setting: Setting) -> EpisodeRunner:
     return EpisodeRunner(StretchSampler, arguments, policy=act)
 
 
-# -- contenders: episodes a second ----------------------------------------------------------------
+# -- contenders -----------------------------------------------------------------------------------
 
 
-def by_the_scheduler(setting: Setting, num_episodes: int) -> float:
+class Pace(NamedTuple):
+    """What a contender reached."""
+
+    episodes_per_s: float
+    own_us: float  # CPU time of this process, not of the players, for each episode
+
+
+class Stopwatch:
+    """Counts from when it is made."""
+
+    def __init__(self) -> None:
+        self._began_s, self._cpu_began_s = time.perf_counter(), time.process_time()
+
+    def pace(self, num_episodes: int) -> Pace:
+        """Of so many episodes since."""
+        elapsed_s = time.perf_counter() - self._began_s
+        own_s = time.process_time() - self._cpu_began_s
+        return Pace(num_episodes / elapsed_s, own_s / num_episodes * 1e6)
+
+
+def by_the_scheduler(setting: Setting, num_episodes: int) -> Pace:
     """Schedule all, take all."""
 
-    async def main() -> float:
+    async def main() -> Pace:
         async with Scheduler(lambda: make_runner(setting), setting.num_runners) as scheduler:
-            began = time.perf_counter()
+            scheduler.schedule([EpisodeTask(seed=0)] * num_warm(setting), "warm")
+            await scheduler.get_results("warm")
+            watch = Stopwatch()
             scheduler.schedule([EpisodeTask(seed=0)] * num_episodes, 0)
             statuses, episodes = await scheduler.get_results(0)
-            elapsed_s = time.perf_counter() - began
+            pace = watch.pace(num_episodes)
         assert all(status.ok for status in statuses)
         assert len(episodes) == num_episodes
-        return num_episodes / elapsed_s
+        return pace
 
     return asyncio.run(main())
+
+
+def num_warm(setting: Setting) -> int:
+    """Episodes that are played before the time counts."""
+    return 4 * setting.num_runners
 
 
 _runner: EpisodeRunner | None = None
@@ -134,21 +164,21 @@ def _play(run_id: int) -> Episode:
     return _runner.run(EpisodeTask(seed=0), run_id)
 
 
-def by_an_executor(setting: Setting, num_episodes: int) -> float:
+def by_an_executor(setting: Setting, num_episodes: int) -> Pace:
     """Submit all, take all."""
     with concurrent.futures.ProcessPoolExecutor(
         setting.num_runners, multiprocessing.get_context("fork"), _begin, (setting,)
     ) as executor:
-        warm = [executor.submit(_play, 0) for _ in range(4 * setting.num_runners)]
+        warm = [executor.submit(_play, run_id) for run_id in range(num_warm(setting))]
         concurrent.futures.wait(warm)
-        began = time.perf_counter()
+        watch = Stopwatch()
         done = [executor.submit(_play, run_id) for run_id in range(num_episodes)]
         for future in done:
             future.result()
-        return num_episodes / (time.perf_counter() - began)
+        return watch.pace(num_episodes)
 
 
-def in_lockstep(setting: Setting, num_episodes: int) -> float:
+def in_lockstep(setting: Setting, num_episodes: int) -> Pace:
     """A vector whose finished samplers wait for the others, one process each."""
     arguments = [{"step_s": setting.step_s, "computes": setting.computes}] * setting.num_runners
     with VectorSampledTasks(
@@ -156,13 +186,13 @@ def in_lockstep(setting: Setting, num_episodes: int) -> float:
     ) as tasks:
         actions = np.zeros(setting.num_runners, np.int64)
         tasks.step_batch(actions)
-        began, ended = time.perf_counter(), 0
+        watch, ended = Stopwatch(), 0
         while ended < num_episodes:
             waiting = np.zeros(setting.num_runners, bool)
             while not waiting.all():
                 waiting = tasks.step_batch(actions).done
             ended += setting.num_runners
-        return ended / (time.perf_counter() - began)
+        return watch.pace(ended)
 
 
 # -- overheads -----------------------------------------------------------------------------------
@@ -244,22 +274,27 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--ray", action="store_true", help="also what a Ray actor's call costs")
     args = parser.parse_args()
-    contenders: dict[str, Callable[[Setting, int], float]] = {
+    contenders: dict[str, Callable[[Setting, int], Pace]] = {
         "scheduler": by_the_scheduler,
         "ProcessPoolExecutor": by_an_executor,
         "vector in lockstep": in_lockstep,
     }
     for setting in SETTINGS:
-        rates: dict[str, list[float]] = {name: [] for name in contenders}
-        for _ in range(args.repeats):
-            for name, measure in contenders.items():
-                rates[name].append(measure(setting, args.episodes))
+        turns = [
+            {name: measure(setting, args.episodes) for name, measure in contenders.items()}
+            for _ in range(args.repeats)
+        ]
         print(f"episodes/s, mean length {MEAN_STEPS} steps, {setting.name}:")
-        best = statistics.median(rates["scheduler"])
-        for name, values in rates.items():
-            median = statistics.median(values)
-            spread = f"{min(values):.1f} to {max(values):.1f}"
-            print(f"  {name:<24}{median:9.1f}  ({spread}); scheduler / this: {best / median:.2f}")
+        for name in contenders:
+            rates = [turn[name].episodes_per_s for turn in turns]
+            ratios = [
+                turn["scheduler"].episodes_per_s / turn[name].episodes_per_s for turn in turns
+            ]
+            own_us = statistics.median(turn[name].own_us for turn in turns)
+            print(
+                f"  {name:<24}{_middle(rates, '.1f')}; scheduler / this: {_middle(ratios, '.2f')}; "
+                f"{own_us:.0f} us of this process an episode"
+            )
     print("a task that does nothing, us:")
     for num_runners in (1, 2):
         print(f"  scheduler, {num_runners} runners: {scheduler_overhead_us(num_runners):.0f}")
@@ -270,6 +305,12 @@ def main() -> None:
             cost_us = call_us(kind, num_calls, payload_bytes)
             print(f"  {kind}, answer of {payload_bytes} bytes: {cost_us:.0f}")
     print(f"  a step of one of 32 samplers on shared memory: {step_us(32):.1f}")
+
+
+def _middle(values: list[float], form: str) -> str:
+    """The median, and from where to where they go."""
+    middle, least, most = (f(values) for f in (statistics.median, min, max))
+    return f"{middle:{form}} ({least:{form}} to {most:{form}})"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Fixtures of the tests that start scripts."""
+"""Fixtures of the tests that start scripts, and of those of the pool."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from typing import Any
 
 import psutil
 import pytest
+from pool_things import Thing
 from process_scripts import START_METHODS, Script
+
+from vectasks.workers.pool import WorkerPool
 
 
 @pytest.fixture
@@ -40,3 +43,28 @@ def start(tmp_path: Path) -> Iterator[Callable[[str], Script]]:
 def method(request: pytest.FixtureRequest) -> str:
     """Every way to start a process."""
     return request.param
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Callable[..., WorkerPool]]:
+    """Makes pools of Things, which are closed after the test."""
+    pools = []
+
+    def make_pool(num_workers: int = 2, **options: Any) -> WorkerPool:
+        options.setdefault("make_object", lambda: Thing(tmp_path))
+        pools.append(WorkerPool(num_workers=num_workers, **options))
+        return pools[-1]
+
+    yield make_pool
+    for pool in pools:
+        pool.close()
+
+
+@pytest.fixture(params=["process", "inline"])
+def pool(request: pytest.FixtureRequest, make: Callable[..., WorkerPool]) -> WorkerPool:
+    return make(kind=request.param)
+
+
+@pytest.fixture
+def processes(make: Callable[..., WorkerPool]) -> WorkerPool:
+    return make(close_grace_s=1.0)

@@ -6,11 +6,13 @@ import os
 import pickle
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import pytest
 
@@ -345,3 +347,32 @@ def test_a_header_is_what_the_docstring_draws() -> None:
     assert (num_buffers, buffer_size) == (1, 20_000)
     body, buffer = data[20 : 20 + body_size], data[20 + body_size : 20 + body_size + buffer_size]
     assert_identical(pickle.loads(body, buffers=[buffer]), [array])
+
+
+class Named:
+    """Is in a module of the test's choice."""
+
+
+@pytest.mark.parametrize("where", ["__main__", "a module that is registered", "nowhere"])
+def test_what_the_other_end_cannot_import_travels_by_value(
+    ends: tuple[Channel, Channel], monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    class Local:
+        pass
+
+    here = sys.modules["__main__" if where == "__main__" else __name__]
+    sent: Any = Local if where == "nowhere" else Named
+    monkeypatch.setattr(Named, "__module__", here.__name__)
+    monkeypatch.setattr(here, "Named", Named, raising=False)
+    if where == "a module that is registered":
+        cloudpickle.register_pickle_by_value(here)
+    try:
+        ends[0].send([np.zeros(LARGE, np.uint8), sent(), np.ones(LARGE, np.uint8)])
+    finally:
+        if where == "a module that is registered":
+            cloudpickle.unregister_pickle_by_value(here)
+    monkeypatch.delattr(here, "Named")  # as it is where it cannot be imported
+    zeros, received, ones = arrived(ends[1], ends[0])
+    assert type(received).__name__ == sent.__name__
+    assert not zeros.any()
+    assert ones.all()

@@ -116,15 +116,26 @@ class RunnerHost:
                 "run_task(task, repeat_times, run_id_base) or run(task), plain or async."
             )
         self._takes_run_id = self._run is not None and takes(self._run, "run_id")
+        self._went_well = False  # what it was at last
 
     def ready(self) -> None:
         """Answers once the runner is made."""
 
     def run_task(self, task: Any, repeat_times: int, run_id_base: int) -> Any:
         """Run a task so many times: a Status and its experiences, or an awaitable of the two."""
+        self._went_well = False
         return _drive(self._steps(task, repeat_times, run_id_base))
 
+    def run_next(self, task: Any, repeat_times: int, run_id_base: int) -> Any:
+        """Run a task if the last one went well: it may be tried again first. None: it did not."""
+        return self.run_task(task, repeat_times, run_id_base) if self._went_well else None
+
     def _steps(self, task: Any, repeat_times: int, run_id_base: int) -> _Steps:
+        status, experiences = yield from self._runs(task, repeat_times, run_id_base)
+        self._went_well = status.ok
+        return status, experiences
+
+    def _runs(self, task: Any, repeat_times: int, run_id_base: int) -> _Steps:
         if self._run_task is not None:
             given = yield self._run_task(task, repeat_times, run_id_base)
             return _checked(given)
@@ -197,6 +208,7 @@ class RunnerWrapper:
         backend: what kind of worker: "process", "inline" or "ray".
         max_timeout: how many seconds one attempt at a task may take.
         max_retry_times: how many further attempts a task has.
+        when_failed: called when an attempt failed, so that what was sent ahead is not begun.
         pool: the pool whose worker ``runner_id`` holds a :class:`RunnerHost`; None: one of its own,
             which :meth:`close` closes.
 
@@ -213,6 +225,7 @@ class RunnerWrapper:
         backend: Kind = "process",
         max_timeout: float = MAX_TIMEOUT_S,
         max_retry_times: int = MAX_RETRY_TIMES,
+        when_failed: Callable[[RunnerWrapper], None] | None = None,
         pool: WorkerPool | None = None,
     ) -> None:
         self.runner_id = runner_id
@@ -220,6 +233,7 @@ class RunnerWrapper:
         self.max_retry_times = max_retry_times
         self.num_retries: int = 0
         self.num_restarts: int = 0
+        self._when_failed = when_failed
         self._make_pool = functools.partial(make_pool, make_runner, 1, backend)
         self._pool = pool
         self._worker = 0 if pool is None else runner_id
@@ -242,10 +256,32 @@ class RunnerWrapper:
                 if not attempts_left:
                     raise
 
-    async def run_with_retry(self, task: TaskWrapper) -> tuple[Status, list[Any], int]:
+    def send_ahead(self, task: TaskWrapper) -> Future[Any] | None:
+        """Send a busy runner what it is to run next, so that it need not wait for it.
+
+        It runs it unless an attempt at what it is at fails, or the future is cancelled before.
+
+        Returns:
+            the future, for :meth:`run_with_retry` when its turn has come; None: it has no room.
+        """
+        is_busy = self._is_ready and not self._is_fit
+        if self._pool is None or not is_busy:
+            return None
+        try:
+            return self._pool.submit_ahead_at(self._worker, "run_next", *_arguments(task))
+        except InvalidArgument:  # its own attempts will tell
+            return None
+
+    async def run_with_retry(
+        self, task: TaskWrapper, sent: Future[Any] | None = None
+    ) -> tuple[Status, list[Any], int]:
         """Run a task, or a part of its runs, in up to 1 + ``max_retry_times`` attempts.
 
         Each attempt is on a live runner: one that hangs or dies is killed and begun anew at once.
+
+        Args:
+            task: the task.
+            sent: what :meth:`send_ahead` gave for it, if what was before it went well.
 
         Returns:
             how it went, what its runs gave, and ``runner_id``.
@@ -254,9 +290,12 @@ class RunnerWrapper:
         experiences: list[Any] = []
         for attempt in range(1 + self.max_retry_times):
             self.num_retries += attempt > 0
-            status, experiences = await self._attempt(task)
+            status, experiences = await self._attempt(task, sent)
             if status.ok:
                 break
+            sent = None
+            if self._when_failed is not None:
+                self._when_failed(self)
             logger.warning(
                 "runner %d, attempt %d of %d at a task of batch %r: %s",
                 *(self.runner_id, attempt + 1, 1 + self.max_retry_times),
@@ -264,13 +303,14 @@ class RunnerWrapper:
             )
         return status, experiences, self.runner_id
 
-    async def _attempt(self, task: TaskWrapper) -> tuple[Status, list[Any]]:
-        arguments = (task.task, task.repeat_times, task.run_id_base)
+    async def _attempt(
+        self, task: TaskWrapper, sent: Future[Any] | None
+    ) -> tuple[Status, list[Any]]:
         try:
-            await self._be_ready()  # which has time of its own
-            outcome: tuple[Status, list[Any]] = await self._ask(
-                "run_task", *arguments, timeout_s=self.max_timeout
-            )
+            if sent is None:
+                await self._be_ready()  # which has time of its own
+                sent = self._submit("run_task", *_arguments(task))
+            outcome: tuple[Status, list[Any]] = await self._answer_of(sent, self.max_timeout)
             return outcome
         except asyncio.TimeoutError:
             doing = await asyncio.to_thread(self._describe)
@@ -289,13 +329,15 @@ class RunnerWrapper:
         if not self._is_alive:
             await self.restart_runner()
         if not self._is_ready:
-            await self._ask("ready")
+            await self._answer_of(self._submit("ready"), None)
             self._is_ready = True
 
-    async def _ask(self, method: str, *arguments: Any, timeout_s: float | None = None) -> Any:
-        """Call a method of the runner's host."""
+    def _submit(self, method: str, *arguments: Any) -> Future[Any]:
         assert self._pool is not None
-        future = self._pool.submit_at(self._worker, method, *arguments)
+        return self._pool.submit_at(self._worker, method, *arguments)
+
+    async def _answer_of(self, future: Future[Any], timeout_s: float | None) -> Any:
+        """What a method of the runner's host gave."""
         self._is_fit = False  # unless it answers
         try:
             answer = await _result_of(future, timeout_s)
@@ -331,6 +373,11 @@ class RunnerWrapper:
             await asyncio.to_thread(pool.close)
 
 
+def _arguments(task: TaskWrapper) -> tuple[Any, int, int]:
+    """What the host's methods take."""
+    return task.task, task.repeat_times, task.run_id_base
+
+
 async def _result_of(future: Future[Any], timeout_s: float | None) -> Any:
     """Await a pool's future, which goes on if this is cancelled or late.
 
@@ -340,6 +387,8 @@ async def _result_of(future: Future[Any], timeout_s: float | None) -> Any:
     Raises:
         asyncio.TimeoutError: it took longer than ``timeout_s``.
     """
+    if future.done():
+        return future.result()
     loop = asyncio.get_running_loop()
     told: asyncio.Future[bool] = loop.create_future()
 
@@ -347,11 +396,7 @@ async def _result_of(future: Future[Any], timeout_s: float | None) -> Any:
         if not told.done():
             told.set_result(is_there)
 
-    def come(_: object) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(tell, True)
-
-    future.add_done_callback(come)
+    when_done(future, functools.partial(tell, True))
     timer = None if timeout_s is None else loop.call_later(timeout_s, tell, False)
     try:
         is_there = await told
@@ -361,6 +406,17 @@ async def _result_of(future: Future[Any], timeout_s: float | None) -> Any:
     if not is_there:
         raise asyncio.TimeoutError
     return future.result()
+
+
+def when_done(future: Future[Any], callback: Callable[[], None]) -> None:
+    """Call back in the running event loop when a pool's future is done."""
+    loop = asyncio.get_running_loop()
+
+    def come(_: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(callback)
+
+    future.add_done_callback(come)
 
 
 def make_pool(

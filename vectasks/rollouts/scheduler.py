@@ -3,6 +3,7 @@
 ::
 
     schedule ──> queue, by batch and order ──> idle runner ── run_with_retry ──> worker
+                           └─ its next one ──> busy runner ── send_ahead ─────────>│
                                                                                    │
     get_results <── batch: done, not taken <── all parts of a task <── done callback
 
@@ -13,11 +14,10 @@ runner that is live again, a wait that is over. Nothing polls.
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -28,7 +28,8 @@ from vectasks.errors import (
     UnknownBatch,
     WaitTimeout,
 )
-from vectasks.rollouts.batches import Batch, BatchId, Result, Scheduled, Waiter, sort_batch_id
+from vectasks.rollouts.batches import Batch, BatchId, Result, Waiter, sort_batch_id
+from vectasks.rollouts.parts import Part, PartQueue, parts_of
 from vectasks.rollouts.runner import (
     MAX_RETRY_TIMES,
     MAX_TIMEOUT_S,
@@ -45,26 +46,10 @@ __all__ = ["RunnerWrapper", "Scheduler", "Status", "TaskWrapper", "sort_batch_id
 logger: logging.Logger = logging.getLogger("vectasks")
 
 
-class _Part(NamedTuple):
-    """Some runs of a scheduled task, for one runner."""
-
-    scheduled: Scheduled
-    number: int
-    wrapper: TaskWrapper
-
-
-class _Entry(NamedTuple):
-    """A part in the queue; entries sort by the batch's priority, then by their order."""
-
-    priority: tuple[int, int, int, str]
-    order: int
-    part: _Part
-
-
 class _Running(NamedTuple):
     """A part that a runner is at."""
 
-    part: _Part
+    part: Part
     runner: RunnerWrapper
 
 
@@ -130,8 +115,7 @@ class Scheduler:
         self._runners: list[RunnerWrapper] = []
         self._idle: deque[RunnerWrapper] = deque()
         self._mending: set[asyncio.Task[None]] = set()
-        self._queue: list[_Entry] = []
-        self._order = itertools.count()
+        self._queue = PartQueue(self._take_in, self._dispatch_soon)
         self._running: dict[asyncio.Task[Any], _Running] = {}
         self._will_dispatch = False
         self._batches: dict[BatchId, Batch] = {}
@@ -175,6 +159,7 @@ class Scheduler:
             self._make_runner,
             max_timeout=self.max_timeout,
             max_retry_times=self.max_retry_times,
+            when_failed=self._queue.give_back,
             pool=self._pool,
         )
 
@@ -194,6 +179,7 @@ class Scheduler:
             task.cancel()
         await asyncio.gather(*ending, return_exceptions=True)
         self._idle.clear()
+        self._queue.ahead.clear()
         if pool is not None:
             await asyncio.to_thread(pool.close)
 
@@ -247,30 +233,12 @@ class Scheduler:
         batch = self._batches.get(batch_id)
         if batch is None:
             batch = self._batches[batch_id] = Batch(batch_id, self._emptied.pop(batch_id, 0))
-        priority = sort_batch_id(batch_id)
         for wrapper in wrappers:
-            for part in self._parts(batch, wrapper):
-                heapq.heappush(self._queue, _Entry(priority, next(self._order), part))
+            for part in parts_of(batch, wrapper, self.max_repeat_times_per_runner):
+                self._queue.put(part)
         self._counts["scheduled"] += len(wrappers)
         self._retire(batch)
         self._dispatch_soon()
-
-    def _parts(self, batch: Batch, wrapper: TaskWrapper) -> list[_Part]:
-        most = self.max_repeat_times_per_runner or wrapper.repeat_times
-        starts = range(0, wrapper.repeat_times, most)
-        repeats = [min(most, wrapper.repeat_times - start) for start in starts]
-        scheduled = Scheduled(batch, repeats)
-        batch.out.add(scheduled)
-        base = wrapper.run_id_base + batch.next_run_id
-        batch.next_run_id += wrapper.repeat_times
-        return [
-            _Part(
-                scheduled,
-                number,
-                replace(wrapper, run_id_base=base + start, repeat_times=repeats[number]),
-            )
-            for number, start in enumerate(starts)
-        ]
 
     def _dispatch_soon(self) -> None:
         """Dispatch once everything that is being scheduled now is queued."""
@@ -279,33 +247,49 @@ class Scheduler:
             self._loop.call_soon(self._dispatch)
 
     def _dispatch(self) -> None:
-        """Give the first parts of the queue to the idle runners."""
+        """Give the idle runners the first parts of the queue, and the others the next ones."""
         self._will_dispatch = False
-        while self._loop is not None and self._idle and self._queue:
-            part = heapq.heappop(self._queue).part
-            runner = self._idle.popleft()
-            task = self._loop.create_task(runner.run_with_retry(part.wrapper))
-            self._running[task] = _Running(part, runner)
-            task.add_done_callback(self.task_done_callback)
+        if self._loop is None:
+            return
+        self._queue.take_back(len(self._idle))
+        while self._idle and (part := self._queue.pop()) is not None:
+            self._begin(self._idle.popleft(), part, None)
+        for running in self._running.values():
+            self._queue.send_ahead(running.runner)
+
+    def _begin(self, runner: RunnerWrapper, part: Part, sent: Future[Any] | None) -> None:
+        assert self._loop is not None
+        task = self._loop.create_task(runner.run_with_retry(part.wrapper, sent))
+        self._running[task] = _Running(part, runner)
+        task.add_done_callback(self.task_done_callback)
+        self._loop.call_soon(self._queue.send_ahead, runner)  # when the task has asked the runner
 
     def task_done_callback(self, async_task: asyncio.Task[Any]) -> None:
         """Take in what a runner gave, and keep it busy; asyncio calls this."""
         part, runner = self._running.pop(async_task)
         if async_task.cancelled() and part.scheduled.is_cleared:
+            self._queue.give_back(runner)
             self._mend(runner)
             return
         if async_task.cancelled() or async_task.exception() is not None:
             error = "cancelled" if async_task.cancelled() else async_task.exception()
             logger.error("running a task of batch %r failed: %s", part.wrapper.batch_id, error)
             result: Result = Status(False, {}, f"the scheduler could not run it: {error}"), []
+            self._queue.give_back(runner)
         else:
             status, experiences, _ = async_task.result()
             result = status, experiences
-        self._idle.append(runner)
         self._take_in(part, result)
-        self._dispatch()
+        begun = self._queue.begun_by(runner)
+        if begun is None:
+            self._idle.append(runner)
+            self._dispatch()
+        elif begun[0].scheduled.is_cleared:
+            self._mend(runner)
+        else:
+            self._begin(runner, *begun)
 
-    def _take_in(self, part: _Part, result: Result) -> None:
+    def _take_in(self, part: Part, result: Result) -> None:
         scheduled = part.scheduled
         scheduled.parts[part.number] = result
         whole = scheduled.result()
@@ -466,8 +450,7 @@ class Scheduler:
         for scheduled in batch.out:
             scheduled.is_cleared = True
         batch.out.clear()
-        self._queue = [entry for entry in self._queue if not entry.part.scheduled.is_cleared]
-        heapq.heapify(self._queue)
+        self._queue.drop_cleared()
         for task, running in self._running.items():
             if running.part.scheduled.is_cleared:
                 task.cancel()

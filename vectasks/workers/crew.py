@@ -37,6 +37,14 @@ class Crew(abc.ABC):
             InvalidArgument: the call cannot be pickled.
         """
 
+    def submit_ahead(self, worker: int, call: Call) -> Future[Any] | None:
+        """Hand a call to a worker that can be cancelled until it begins; None: it has no room.
+
+        Raises:
+            InvalidArgument: the call cannot be pickled.
+        """
+        return None
+
     @abc.abstractmethod
     def restart(self, worker: int) -> None:
         """Kill a worker and begin it anew; what was out in it fails."""

@@ -8,9 +8,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
 from vectasks.messages import Failure
-from vectasks.workers import child
+from vectasks.workers import child, permits
 from vectasks.workers.base import Unreadable
 from vectasks.workers.channel import Channel, unsendable
+
+#: The message before a call that is made only if the worker gets the permit for it.
+BY_PERMIT = "by permit"
 
 
 class Call(NamedTuple):
@@ -101,14 +104,15 @@ async def _result_of(awaitable: Awaitable[Any]) -> Any:
     return await awaitable
 
 
-def run(end: socket.socket, registrations: bytes | None) -> None:
+def run(end: socket.socket, registrations: bytes | None, taking: socket.socket) -> None:
     """The life of a pool's worker process: the first message makes its object, the others call it.
 
-    Answers go back in the order of the messages, one for each.
+    Answers go back in the order of the calls, one for each.
 
     Args:
         end: the socket to the parent.
         registrations: what to register with Gymnasium.
+        taking: where the permits for calls are taken from that need one.
     """
     hosts: list[ObjectHost] = []
 
@@ -117,7 +121,13 @@ def run(end: socket.socket, registrations: bytes | None) -> None:
         hosts.append(host)
         channel.send_blocking(Answer(failure=host.failure))
         while (message := _next(channel)) != child.END:
-            if isinstance(message, Unreadable):
+            is_permitted = True
+            if message == BY_PERMIT:
+                is_permitted = permits.take(taking)
+                message = _next(channel)
+            if not is_permitted:
+                channel.send_blocking(Answer())  # it was cancelled, and nobody waits for it
+            elif isinstance(message, Unreadable):
                 channel.send_blocking(Answer(failure=Failure.of(message.error)))
             else:
                 _send(channel, message.method, host.call(message))

@@ -17,7 +17,12 @@ from vectasks.workers import stacks
 from vectasks.workers.crew import Crew, InlineCrew, call_error
 from vectasks.workers.kinds import Kind, checked_kind
 from vectasks.workers.objects import Call
-from vectasks.workers.process import DEFAULT_START_METHOD, require_descriptors, start_context
+from vectasks.workers.process import (
+    DEFAULT_START_METHOD,
+    DESCRIPTORS_A_WORKER,
+    require_descriptors,
+    start_context,
+)
 from vectasks.workers.process_crew import ProcessCrew
 
 __all__ = ["Kind", "WorkerPool"]
@@ -79,7 +84,8 @@ class WorkerPool(Closable):
         if kind == "inline":
             self._crew = InlineCrew(make_object, self.num_workers)
         elif kind == "process":
-            require_descriptors(self.num_workers, "num_workers")
+            each = DESCRIPTORS_A_WORKER + 2  # both ends of its permits
+            require_descriptors(self.num_workers, "num_workers", each=each)
             self._crew = ProcessCrew(
                 make_object,
                 self.num_workers,
@@ -111,7 +117,8 @@ class WorkerPool(Closable):
             a future of what the method returns. It fails with ``CallError``, the original exception
             as its cause, where the method raised; with ``SetupError`` where the object could not be
             made; with ``WorkerDied`` where the worker ended first. It cannot be cancelled:
-            :meth:`restart_at` is the way to stop what runs.
+            :meth:`restart_at` is the way to stop what runs, and :meth:`submit_ahead_at` submits
+            what can be taken back until it runs.
 
         Raises:
             WorkerIndexError: there is no such worker.
@@ -120,6 +127,25 @@ class WorkerPool(Closable):
         """
         self._require_open("submit_at")
         return self._crew.submit(self._checked(worker), Call(method, args, kwargs))
+
+    def submit_ahead_at(
+        self, worker: int, method: str, /, *args: Any, **kwargs: Any
+    ) -> Future[Any] | None:
+        """Like :meth:`submit_at`, of a call that is to wait in a busy worker for its turn.
+
+        Until the worker begins the call, ``future.cancel()`` makes sure that it never does; only
+        the last one that was submitted to a worker can be cancelled.
+
+        Returns:
+            the future; None, and nothing was sent, where the worker is dead, has two such calls or
+            one that was cancelled before it, or is of a kind that cannot take any back ("inline",
+            "ray").
+
+        Raises:
+            WorkerIndexError, InvalidArgument, PoolClosed: as for :meth:`submit_at`.
+        """
+        self._require_open("submit_ahead_at")
+        return self._crew.submit_ahead(self._checked(worker), Call(method, args, kwargs))
 
     def restart_at(self, worker: int) -> None:
         """Kill a worker and begin it anew; the others never notice.

@@ -45,7 +45,7 @@ LONGEST_EXIT_S = 1.0
 _NAP_S = 0.002
 
 #: What a worker costs this process: its channel and two ends of multiprocessing's pipes.
-_DESCRIPTORS_A_WORKER = 3
+DESCRIPTORS_A_WORKER = 3
 #: For what is open only while a worker starts, and for the forkserver.
 _SPARE_DESCRIPTORS = 16
 
@@ -335,12 +335,15 @@ class ProcessWorker(ChildProcess, Worker):
         return failures
 
 
-def require_descriptors(num_workers: int, argument: str = "max_processes") -> None:
+def require_descriptors(
+    num_workers: int, argument: str = "max_processes", *, each: int = DESCRIPTORS_A_WORKER
+) -> None:
     """Refuse to start more workers than the limit of open descriptors allows.
 
     Args:
         num_workers: how many are to be started.
         argument: what the user asked for them by.
+        each: what a worker needs.
 
     Raises:
         ResourceLimit: it does not allow so many.
@@ -349,10 +352,10 @@ def require_descriptors(num_workers: int, argument: str = "max_processes") -> No
     if limit <= 0:
         return  # there is none
     left = limit - len(list(Path("/dev/fd").iterdir())) - _SPARE_DESCRIPTORS
-    if num_workers * _DESCRIPTORS_A_WORKER > left:
-        most = max(0, left // _DESCRIPTORS_A_WORKER)
+    if num_workers * each > left:
+        most = max(0, left // each)
         raise ResourceLimit(
-            f"{num_workers} workers need {num_workers * _DESCRIPTORS_A_WORKER} descriptors, and "
+            f"{num_workers} workers need {num_workers * each} descriptors, and "
             f"this process may open {max(0, left)} more: its limit is {limit}. Give {argument}="
             f"{most} or fewer, or raise the limit (ulimit -n, resource.setrlimit). "
             "Nothing was started."

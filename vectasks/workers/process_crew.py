@@ -10,12 +10,14 @@
 
 One thread a pool waits, for the channels and the ends of all workers together, so answers, deaths
 and deadlines are events. It never waits for a worker: whoever restarts one waits for its end.
-A worker answers in the order in which it was asked, which is why messages carry no number.
+A worker answers in the order in which it was asked, which is why messages carry no number. A call
+that was cancelled is answered too, and its answer dropped.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import select
 import socket
@@ -44,16 +46,30 @@ from vectasks.workers.crew import (
 )
 from vectasks.workers.ending import end_workers
 from vectasks.workers.objects import Answer, Call, LastWords
+from vectasks.workers.permits import Cancellable, Permits
 from vectasks.workers.process import LONGEST_EXIT_S, ChildProcess
 
 logger: logging.Logger = logging.getLogger("vectasks")
 
 
-class _Out(NamedTuple):
-    """A call that was sent and not answered; ``future`` is None where it is the object's making."""
+class _Out:
+    """A call that was sent and not answered.
 
-    method: str
-    future: Future[Any] | None
+    Attributes:
+        method: its name.
+        future: None where it is the object's making, and once it was cancelled.
+        is_ahead: whether the worker needs a permit to begin it.
+    """
+
+    __slots__ = ("future", "is_ahead", "method")
+
+    def __init__(self, method: str, future: Future[Any] | None, *, is_ahead: bool = False) -> None:
+        self.method = method
+        self.future = future
+        self.is_ahead = is_ahead
+
+
+_BY_PERMIT = Channel.pack(objects.BY_PERMIT)
 
 
 class _Watched(NamedTuple):
@@ -95,6 +111,16 @@ class _Worker(ChildProcess):
         self.deadline_s: float | None = None
         self.last_words: Failure | None = None
         self._late: list[_Settled] = []
+        self._permits = Permits()
+
+    def start(self) -> None:
+        """Start the process; it is not waited for."""
+        self.begin(objects.run, self._permits.taking)
+
+    def let_go(self) -> None:
+        """Close everything and forget the process, which is killed if it still runs."""
+        super().let_go()
+        self._permits.close()
 
     @property
     def is_clogged(self) -> bool:
@@ -116,6 +142,26 @@ class _Worker(ChildProcess):
             self.kill()
             raise
 
+    @property
+    def has_room_ahead(self) -> bool:
+        """Whether a call can be sent ahead: behind one at most, and none that was cancelled."""
+        ahead = [out for out in self.out if out.is_ahead]
+        return len(ahead) <= 1 and all(out.future is not None for out in ahead)
+
+    def ask_ahead(self, out: _Out, parcel: list[memoryview]) -> None:
+        """Send a call that needs a permit, with the permit."""
+        self._permits.give()
+        self.ask(out, [*_BY_PERMIT, *parcel])
+
+    def cancel(self, future: Future[Any]) -> bool:
+        """Make sure that the newest call, which was sent ahead, never begins; False: too late."""
+        # Permits are all alike. Of those that are left, the last one is the newest call's.
+        newest = self.out[-1] if self.out else None
+        if newest is None or newest.future is not future or not self._permits.take():
+            return False
+        newest.future = None
+        return True
+
     def take_answers(self) -> list[_Settled]:
         """The futures that were answered since the last time."""
         settled = [item for message in self.take_in() for item in self._settled_by(message)]
@@ -127,13 +173,13 @@ class _Worker(ChildProcess):
         if isinstance(message, LastWords):
             self.last_words = message.failure
             return []
-        method, future = self.out.popleft()
+        out = self.out.popleft()
         if isinstance(message, Unreadable):
             message = Answer(failure=Failure.of(message.error))
-        if future is None:
+        if out.future is None:
             self.deadline_s = None
             return []
-        return [_Settled(future, self.number, method, message)]
+        return [_Settled(out.future, self.number, out.method, message)]
 
     def _take_late(self, message: Any) -> None:
         self._late += self._settled_by(message)
@@ -211,7 +257,7 @@ class ProcessCrew(Crew):
 
     def _start(self, worker: _Worker) -> None:
         try:
-            worker.begin(objects.run)
+            worker.start()
         except (OSError, EOFError) as error:
             raise ResourceLimit(
                 f"Worker {worker.number} of {len(self._workers)} could not be started: {error}. "
@@ -227,10 +273,7 @@ class ProcessCrew(Crew):
 
     def submit(self, worker: int, call: Call) -> Future[Any]:
         """Send the call."""
-        try:
-            parcel = Channel.pack(call)
-        except Exception as error:  # user code
-            raise unsendable_call(worker, call, error) from error
+        parcel = _parcel(worker, call)
         future: Future[Any] = Future()
         future.set_running_or_notify_cancel()
         with self._lock:
@@ -243,6 +286,23 @@ class ProcessCrew(Crew):
         if end is not None:
             future.set_exception(end())
         return future
+
+    def submit_ahead(self, worker: int, call: Call) -> Future[Any] | None:
+        """Send the call and a permit for it."""
+        parcel = _parcel(worker, call)
+        with self._lock:
+            asked = self._workers[worker]
+            if asked.end is not None or not asked.has_room_ahead:
+                return None
+            future = Cancellable(functools.partial(self._cancel, asked))
+            asked.ask_ahead(_Out(call.method, future, is_ahead=True), parcel)
+            if asked.is_clogged:
+                self._look_anew()
+        return future
+
+    def _cancel(self, worker: _Worker, future: Future[Any]) -> bool:
+        with self._lock:
+            return worker.cancel(future)
 
     def restart(self, worker: int) -> None:
         """Kill the process and start another."""
@@ -418,3 +478,10 @@ class ProcessCrew(Crew):
                 for settled in worker.abandon():
                     settled()
             self.forget()
+
+
+def _parcel(worker: int, call: Call) -> list[memoryview]:
+    try:
+        return Channel.pack(call)
+    except Exception as error:  # user code
+        raise unsendable_call(worker, call, error) from error

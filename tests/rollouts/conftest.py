@@ -1,0 +1,22 @@
+"""Fixtures of the tests of the scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from told_runners import AsyncRunner, Runner, runner_of
+
+
+@pytest.fixture(params=["process", "inline, async"])
+def run(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Any]:
+    """Runs a coroutine function with a started scheduler."""
+    backend, _, is_async = request.param.partition(", ")
+    return runner_of(tmp_path, backend, AsyncRunner if is_async else Runner)
+
+
+@pytest.fixture
+def run_in_processes(tmp_path: Path) -> Callable[..., Any]:
+    return runner_of(tmp_path, "process", Runner)

@@ -1,0 +1,167 @@
+"""The parts of tasks that no runner has begun: they are queued, or sent ahead to a busy runner.
+
+A busy runner is sent its next part ahead, so that its worker can begin it without a round trip.
+Until then it is still a queued part: it is taken back for a runner that is idle, for one of a
+better batch, when it is cleared, and when its own runner fails with what it is at.
+"""
+
+from __future__ import annotations
+
+import functools
+import heapq
+import itertools
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from vectasks.rollouts.batches import Batch, Result, Scheduled, sort_batch_id
+from vectasks.rollouts.runner import RunnerWrapper, TaskWrapper, when_done
+
+
+class Part(NamedTuple):
+    """Some runs of a scheduled task, for one runner."""
+
+    scheduled: Scheduled
+    number: int
+    wrapper: TaskWrapper
+
+
+def parts_of(batch: Batch, wrapper: TaskWrapper, most_repeats: int | None) -> list[Part]:
+    """Number the runs of a task, and split them where a runner may be given only so many."""
+    most = most_repeats or wrapper.repeat_times
+    starts = range(0, wrapper.repeat_times, most)
+    repeats = [min(most, wrapper.repeat_times - start) for start in starts]
+    scheduled = Scheduled(batch, repeats)
+    batch.out.add(scheduled)
+    base = wrapper.run_id_base + batch.next_run_id
+    batch.next_run_id += wrapper.repeat_times
+    return [
+        Part(
+            scheduled,
+            number,
+            replace(wrapper, run_id_base=base + start, repeat_times=repeats[number]),
+        )
+        for number, start in enumerate(starts)
+    ]
+
+
+class _Entry(NamedTuple):
+    """A part in the queue; entries sort by the batch's priority, then by their order."""
+
+    priority: tuple[int, int, int, str]
+    order: int
+    part: Part
+
+
+class Ahead(NamedTuple):
+    """What a busy runner was sent to run next, and the answer to it."""
+
+    entry: _Entry
+    answer: Future[Any]
+
+
+class PartQueue:
+    """Parts by their batch's priority, then first in, first out.
+
+    Args:
+        take_in: is given what a part gave that was run although it was to be run elsewhere.
+        dispatch_soon: called when a part is back in the queue.
+
+    Attributes:
+        ahead: what busy runners were sent: one part each, all of one priority, as a rule.
+    """
+
+    def __init__(
+        self, take_in: Callable[[Part, Result], None], dispatch_soon: Callable[[], None]
+    ) -> None:
+        self.ahead: dict[RunnerWrapper, Ahead] = {}
+        self._entries: list[_Entry] = []
+        self._order = itertools.count()
+        self._take_in = take_in
+        self._dispatch_soon = dispatch_soon
+
+    def __len__(self) -> int:
+        """Parts that are not begun, as far as is known."""
+        return len(self._entries) + len(self.ahead)
+
+    def put(self, part: Part) -> None:
+        """Queue a part behind those of its batch."""
+        priority = sort_batch_id(part.wrapper.batch_id)
+        heapq.heappush(self._entries, _Entry(priority, next(self._order), part))
+
+    def pop(self) -> Part | None:
+        """The first part of the queue; None: it is empty."""
+        return heapq.heappop(self._entries).part if self._entries else None
+
+    def drop_cleared(self) -> None:
+        """Forget the parts that nobody wants, but those that may have been begun by now."""
+        self._entries = [entry for entry in self._entries if not entry.part.scheduled.is_cleared]
+        heapq.heapify(self._entries)
+        for runner, ahead in tuple(self.ahead.items()):
+            if ahead.entry.part.scheduled.is_cleared and ahead.answer.cancel():
+                del self.ahead[runner]
+
+    # -- ahead ----------------------------------------------------------------------------------
+
+    def send_ahead(self, runner: RunnerWrapper) -> None:
+        """Send a busy runner the first part of the queue, so that it need not wait for it."""
+        if not self._entries or runner in self.ahead:
+            return
+        first = self._entries[0]
+        # Of two batches, a runner could begin the worse one while the better one waits elsewhere.
+        if all(ahead.entry.priority == first.priority for ahead in self.ahead.values()):
+            answer = runner.send_ahead(first.part.wrapper)
+            if answer is not None:
+                self.ahead[runner] = Ahead(heapq.heappop(self._entries), answer)
+
+    def begun_by(self, runner: RunnerWrapper) -> tuple[Part, Future[Any]] | None:
+        """What a runner has begun that is done with what it was at; None: it was sent nothing."""
+        ahead = self.ahead.pop(runner, None)
+        return None if ahead is None else (ahead.entry.part, ahead.answer)
+
+    def take_back(self, num_idle: int) -> None:
+        """Have parts in the queue again that were sent ahead and should begin elsewhere.
+
+        It is too late for those that have been begun by now.
+
+        Args:
+            num_idle: so many runners are idle.
+        """
+        for runner, ahead in sorted(self.ahead.items(), key=lambda item: item[1].entry):
+            if self._is_out_of_place(ahead.entry, num_idle) and ahead.answer.cancel():
+                del self.ahead[runner]
+                self._put_back(ahead.entry)
+
+    def _is_out_of_place(self, entry: _Entry, num_idle: int) -> bool:
+        """Whether an idle runner has nothing better to do, or a busy one should do better next."""
+        if num_idle > len(self._entries):
+            return True
+        for_the_idle = heapq.nsmallest(num_idle, self._entries)
+        return bool(self._entries) and (
+            entry.priority > self._entries[0].priority
+            or any(entry.priority < other.priority for other in for_the_idle)
+        )
+
+    def give_back(self, runner: RunnerWrapper) -> None:
+        """Have what a runner was sent ahead begin elsewhere, for what it was at failed."""
+        ahead = self.ahead.pop(runner, None)
+        if ahead is None:
+            return
+        if ahead.answer.cancel():
+            self._passed_over(ahead)
+        else:  # it is skipping it, as a rule
+            when_done(ahead.answer, functools.partial(self._passed_over, ahead))
+
+    def _passed_over(self, ahead: Ahead) -> None:
+        answer = ahead.answer
+        outcome = None if answer.cancelled() or answer.exception() else answer.result()
+        if outcome is not None and outcome[0].ok:  # the failure was in what became of the answer
+            self._take_in(ahead.entry.part, outcome)
+        else:
+            self._put_back(ahead.entry)
+            self._dispatch_soon()
+
+    def _put_back(self, entry: _Entry) -> None:
+        if not entry.part.scheduled.is_cleared:
+            heapq.heappush(self._entries, entry)

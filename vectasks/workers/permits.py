@@ -1,0 +1,66 @@
+"""Permits to begin calls: of a worker and its parent, who both may take one, exactly one gets it.
+
+A call that was sent ahead waits in the worker's socket, out of the parent's reach. Its permit is a
+byte in a socket that both read, so the parent can still make sure that it never begins: what one
+of them has read, the other does not find.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+
+class Permits:
+    """The permits of one worker.
+
+    Attributes:
+        taking: the end to take them from; a worker gets it when it starts.
+    """
+
+    def __init__(self) -> None:
+        self._giving, self.taking = socket.socketpair()
+        for end in (self._giving, self.taking):
+            end.setblocking(False)
+
+    def give(self) -> None:
+        """Give one; there is room for some hundred."""
+        self._giving.send(b".")
+
+    def take(self) -> bool:
+        """Take one back; False if there is none."""
+        return take(self.taking)
+
+    def close(self) -> None:
+        """Close both ends."""
+        self._giving.close()
+        self.taking.close()
+
+
+def take(taking: socket.socket) -> bool:
+    """Take a permit; False if there is none."""
+    with contextlib.suppress(OSError):
+        return bool(taking.recv(1))
+    return False
+
+
+class Cancellable(Future[Any]):
+    """The future of a call that needs a permit.
+
+    Args:
+        cancel: makes sure that it never begins; False if it is too late for that.
+    """
+
+    def __init__(self, cancel: Callable[[Cancellable], bool]) -> None:
+        super().__init__()
+        self._cancel = cancel
+
+    def cancel(self) -> bool:
+        """Cancel the call unless the worker has begun it, or another was sent after it."""
+        if self._cancel(self):
+            super().cancel()
+            self.set_running_or_notify_cancel()
+        return self.cancelled()
