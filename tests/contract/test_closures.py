@@ -245,7 +245,7 @@ def test_rerun_main_gives_cpythons_way_back(tmp_path: Path) -> None:
     """
     (tmp_path / "script.py").write_text(textwrap.dedent(code))
     lines = run(["script.py"], tmp_path)
-    assert lines.count("script runs") == 3
+    assert "".join(lines).count("script runs") == 3  # the workers' lines may run into each other
     assert "[(0, 0, 0), (1, 0, 0)]" in lines
 
 

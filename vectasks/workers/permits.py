@@ -21,6 +21,8 @@ class Permits:
         taking: the end to take them from; a worker gets it when it starts.
     """
 
+    taking: socket.socket
+
     def __init__(self) -> None:
         self._giving, self.taking = socket.socketpair()
         for end in (self._giving, self.taking):

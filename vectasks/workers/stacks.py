@@ -3,13 +3,18 @@
 ::
 
     parent                                    worker
-    empty its file, send SIGURG  ──────────>  faulthandler writes the stack into the file
+    empty its file, send SIGURG  ──────────>  the handler writes the stack into the file
     read the file  <────────────────────────
 
-The stack is written in the signal's handler, by C code that needs no lock of the interpreter: a
-worker that spins, sleeps or waits shows it all the same, and then goes on. SIGURG is ignored where
-nobody handles it, so a worker whose task has taken the handler away is not harmed by being asked.
-Only the main thread's stack is written: that of a running thread cannot be read safely.
+Up to Python 3.12 the handler is faulthandler's, C code that needs no lock of the interpreter: a
+worker that spins, sleeps, waits or is in native code shows its stack all the same, and goes on.
+Python 3.13 changes a frame in steps that such a handler can see, and writes nonsense or dies of it,
+once in a few hundred looks at a worker that computes. There the handler is a function in Python: it
+runs between two instructions, so a worker in native code that does not return tells nothing.
+
+SIGURG is ignored where nobody handles it, so a worker whose task has taken the handler away is not
+harmed by being asked. Only the main thread's stack is written: that of a running thread cannot be
+read safely.
 
 On Linux the file is a memory file that the worker alone holds; the parent reaches it through
 ``/proc``, so being able to ask costs it no descriptor. Elsewhere it is a file in the directory for
@@ -24,20 +29,28 @@ import fcntl
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
+from types import FrameType
 from typing import IO, NamedTuple
 
 from vectasks import host
 
 _SIGNAL = signal.SIGURG
+_BETWEEN_INSTRUCTIONS = sys.version_info >= (3, 13)
 _IN_MEMORY = hasattr(os, "memfd_create")
 _LONGEST_LOOK_S = 1.0
 _QUIET_S = 0.05  # so long without another line: the stack is complete
 _NAP_S = 0.002
 _NUM_SHOWN = 4
+_MOST_FRAMES = 100  # more are not written, as faulthandler has it
+_OUTERMOST = b" in <module>\n"
+_CUT = b"  ...\n"
 
 _STOPPED = "is stopped (SIGSTOP or a debugger; SIGCONT lets it go on)"
 _WORDS = {
@@ -55,7 +68,7 @@ _WORDS = {
 _FLOORS = (host.__file__, str(Path(__file__).with_name("objects.py")))
 _UNTOLD = (
     "has not told its stack: it is still starting, or its task closed the descriptor or replaced "
-    f"the handler of {_SIGNAL.name}"
+    f"the handler of {_SIGNAL.name}" + ", or is in native code" * _BETWEEN_INSTRUCTIONS
 )
 
 
@@ -88,13 +101,28 @@ def offer() -> None:
         high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _high_descriptor())
         os.close(fd)
         fd = high
-    # Chained to what does nothing, because only then does CPython give errno back: a system call of
-    # the task's that failed just then would raise OSError(0) instead of its own error.
-    faulthandler.register(_SIGNAL, file=fd, all_threads=False, chain=True)
     _descriptor = fd
+    if _BETWEEN_INSTRUCTIONS:
+        signal.signal(_SIGNAL, _write_stack)
+    else:
+        # Chained to what does nothing, because only then does CPython give errno back: a system
+        # call of the task's that failed just then would raise OSError(0) instead of its own error.
+        faulthandler.register(_SIGNAL, file=fd, all_threads=False, chain=True)
     if inherited >= 0:
         with contextlib.suppress(OSError):
             os.close(inherited)
+
+
+def _write_stack(signum: int, frame: FrameType | None) -> None:
+    """Write what faulthandler would; called between two instructions of the main thread."""
+    frames = [
+        f'  File "{each.f_code.co_filename}", line {line} in {each.f_code.co_name}\n'
+        for each, line in islice(traceback.walk_stack(frame), _MOST_FRAMES + 1)
+    ]
+    text = "".join(["Stack (most recent call first):\n", *frames[:_MOST_FRAMES]])
+    with contextlib.suppress(OSError):  # the task closed the descriptor
+        cut = _CUT * (len(frames) > _MOST_FRAMES)
+        os.write(_descriptor, text.encode(errors="backslashreplace") + cut)
 
 
 def _high_descriptor() -> int:
@@ -183,8 +211,7 @@ def _read(asked: Mapping[int, IO[bytes]], deadline: float) -> dict[int, str]:
             if text != texts[number]:
                 texts[number], changed[number] = text, time.monotonic()
             elif text and (
-                text.endswith((b" in <module>\n", b"  ...\n"))
-                or time.monotonic() - changed[number] > _QUIET_S
+                text.endswith((_OUTERMOST, _CUT)) or time.monotonic() - changed[number] > _QUIET_S
             ):
                 growing.remove(number)
     return {number: text.decode(errors="replace") for number, text in texts.items() if text}
