@@ -32,7 +32,14 @@ EXTRAS["test"] = [
     "pytest-timeout",
     "pytest-xdist",
 ]
-EXTRAS["dev"] = ["coverage>=7.10", "mkdocs-material", "mkdocstrings[python]", "mypy", "ruff"]
+EXTRAS["dev"] = [
+    "coverage>=7.10",
+    "mkdocs-material",
+    "mkdocstrings[python]",
+    "mypy",
+    "pyright[nodejs]",
+    "ruff",
+]
 
 setup(
     name="vectasks",

@@ -25,8 +25,8 @@ def require(module: str, extra: str | None, what: str) -> Any:
         raise missing(module, extra, what, error) from error
 
 
-def missing(module: str, extra: str | None, what: str, error: Exception) -> MissingExtra:
-    """The error that says that ``module`` is missing, where something else found it out."""
+def missing(module: str, extra: str | None, what: str, error: ImportError) -> MissingExtra:
+    """The error that says that ``module`` is missing, where an import statement found it out."""
     package = "vectasks" if extra is None else f"vectasks[{extra}]"
     return MissingExtra(
         f'{what}: {module} is needed and cannot be imported ({error}): pip install "{package}"',

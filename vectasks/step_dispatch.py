@@ -55,6 +55,8 @@ class StepDispatcher(Dispatcher):
         max_restarts: how often within five minutes, all workers together.
     """
 
+    moves: int  # the requests' are counted by the dispatcher, the steps' here
+
     def __init__(
         self,
         workers: Sequence[Worker],

@@ -15,12 +15,12 @@ from vectasks.answers import as_given
 from vectasks.arguments import checked_name, checked_seed, command_named, one_each
 from vectasks.batch import StepBatch
 from vectasks.errors import InvalidArgument, NothingPending, SamplerIndexError
-from vectasks.front import Front
 from vectasks.guard import also_named, exclusive
 from vectasks.journal import EpisodeRecorder
 from vectasks.ledger import SamplerState, VectorState
 from vectasks.messages import Command
 from vectasks.recording import Recording, Recordings
+from vectasks.step_front import StepFront
 from vectasks.task import RLStepResult
 from vectasks.timing import TimedDispatcher, figures, write_trace
 from vectasks.workers.base import Worker
@@ -39,7 +39,7 @@ _RENDER_MODES = ("human", "rgb_array", "raw_rgb_list")
 _takes_index_process = also_named(index_process="sampler_index")
 
 
-class BaseVectorSampledTasks(Front):
+class BaseVectorSampledTasks(StepFront):
     """Everything that :class:`VectorSampledTasks` and its in-process twin can do.
 
     Positions named ``sampler_index`` count the *unpaused* samplers from 0; they shift down when a

@@ -35,6 +35,7 @@ LAYERS = [
     ["step_dispatch"],
     ["answers", "timing"],
     ["front"],
+    ["step_front"],
     ["vector"],
     ["suggest", "envs"],
     ["adapters"],

@@ -303,7 +303,7 @@ def test_pictures_that_want_pygame_name_the_extra(monkeypatch: pytest.MonkeyPatc
     task = GymnasiumTaskSampler("CartPole-v1").next_task()
     assert task is not None
     monkeypatch.setitem(sys.modules, "pygame", None)
-    with pytest.raises(MissingExtra, match=r"pygame.*vectasks\[video\]"):
+    with pytest.raises(MissingExtra, match=r"^pictures of CartPoleEnv: pygame .*vectasks\[video\]"):
         task.render()
 
 

@@ -46,6 +46,10 @@ def _extras_that_errors_name() -> set[str]:
     return named
 
 
+def _package(requirement: str) -> str:
+    return re.split(r"[\[><=;]", requirement)[0].lower()
+
+
 def test_every_extra_that_an_error_names_exists(promised: dict[str, Any]) -> None:
     named = _extras_that_errors_name()
     assert {"evaluation", "sb3", "video"} <= named  # the search finds them
@@ -70,11 +74,10 @@ def test_the_tests_pin_what_is_promised(promised: dict[str, Any]) -> None:
     pinned = set()
     for name in ("requirements.txt", "requirements-dev.txt"):
         lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
-        pinned |= {line.split("==")[0].lower() for line in lines if "==" in line}
+        pinned |= {_package(line) for line in lines if "==" in line}
     of_extras = itertools.chain.from_iterable(promised["extras_require"].values())
     promises = [*promised["install_requires"], *of_extras]
-    wanted = {re.split(r"[\[><=;]", requirement)[0].lower() for requirement in promises}
-    assert wanted <= pinned
+    assert {_package(requirement) for requirement in promises} <= pinned
 
 
 def test_one_version_and_its_changes(promised: dict[str, Any]) -> None:

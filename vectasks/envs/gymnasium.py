@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
 import math
 from collections.abc import Callable, Mapping
@@ -29,7 +28,7 @@ from gymnasium.envs.registration import (
 )
 from numpy.typing import NDArray
 
-from vectasks.extras import missing, require
+from vectasks.extras import require
 from vectasks.task import RLStepResult, Task, TaskSampler
 
 __all__ = [
@@ -140,10 +139,9 @@ class GymnasiumTask(Task[AnyEnv]):
     def _draw(self) -> Any:
         try:
             return self.env.render()
-        except gymnasium.error.DependencyNotInstalled as error:
-            if importlib.util.find_spec("pygame") is not None:
-                raise
-            raise missing("pygame", "video", f"pictures of {self.env}", error) from error
+        except gymnasium.error.DependencyNotInstalled:
+            require("pygame", "video", f"pictures of {type(self.env.unwrapped).__name__}")
+            raise  # it wants something else
 
 
 class GymnasiumTaskSampler(TaskSampler[GymnasiumTask]):

@@ -94,6 +94,7 @@ class RolloutBuffer:
         self._is_mirrored = self._place.is_apart
         self._place.pin(self, self._block.slab.memory)
         slab = self._block.slab
+        self._nest = slab.nest
         self._flags, self._rewards = slab["flags"], slab["reward"]
         self._leaves: list[NDArray[Any]] = [leaf for leaf in slab.leaf_arrays if leaf is not None]
         self._actions = np.zeros((horizon, n, *action_shape), action_dtype)
@@ -351,7 +352,7 @@ class RolloutBuffer:
                 info, row = infos[i], t + 1
                 observation = info.get("final_observation")
                 if observation is None:  # the worker died, and the observation with it
-                    observation, row = self._block.slab.nest([a[t, i] for a in self._leaves]), t
+                    observation, row = self._nest([a[t, i] for a in self._leaves]), t
                     observation = map_leaves(np.copy, observation)
                 memory = None if self._memory is None else as_numpy(self._memory[row, i])
                 self._cut_off.append((t, i, observation, None if memory is None else memory.copy()))
@@ -394,9 +395,6 @@ class RolloutBuffer:
             raise InvalidArgument(f"{what}: there is no whole rollout yet; call collect() first.")
 
     # -- rows and columns -----------------------------------------------------------------------
-
-    def _nest(self, values: list[Any]) -> Any:
-        return self._block.slab.nest(values)
 
     def _mirror_row(self, row: int) -> None:
         if self._is_mirrored:

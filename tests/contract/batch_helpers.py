@@ -1,0 +1,27 @@
+"""What the tests of batches share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from vectasks.testing.toys import CountingTask
+
+
+def batch_by(way: str, tasks: Any, actions: Any) -> Any:
+    """What one step of all gives, by the method that is named."""
+    if way != "recv":
+        return getattr(tasks, way)(actions)
+    tasks.send(actions)
+    return tasks.recv()
+
+
+class OddTask(CountingTask):
+    """From step 2 on, sampler 1 gives what ``odd`` makes of its observation."""
+
+    def get_observations(self) -> Any:
+        observation = np.array(self.counts(), np.int32)
+        if self.step_number >= 2 and self.env.sampler == 1:
+            return self.options.odd(observation)
+        return observation

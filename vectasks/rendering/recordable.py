@@ -1,0 +1,57 @@
+"""What a video can be recorded of."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Protocol
+
+from vectasks.batch import StepBatch
+from vectasks.ledger import SamplerState
+from vectasks.task import RLStepResult
+
+
+class Recordable(Protocol):
+    """What a recorder uses of a vector."""
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it takes no more commands."""
+
+    @property
+    def sampler_ids(self) -> list[int]:
+        """Ids of the unpaused samplers, in the order of results."""
+
+    @property
+    def sampler_states(self) -> dict[int, SamplerState]:
+        """The state of every sampler, paused ones too, by id."""
+
+    def step(self, actions: Any) -> list[RLStepResult]:
+        """Step the unpaused samplers."""
+
+    def async_step(self, actions: Any) -> None:
+        """Begin a step of the unpaused samplers."""
+
+    def wait_step(self, timeout: float | None = None) -> list[RLStepResult]:
+        """The results of the step that was begun."""
+
+    def step_batch(
+        self, actions: Any, out: StepBatch | None = None, copy: bool = True
+    ) -> StepBatch:
+        """Step the unpaused samplers."""
+
+    def next_task(self, **kwargs: Any) -> list[Any]:
+        """Go on to the next task of the unpaused samplers."""
+
+    def next_task_at(self, sampler_index: int, **kwargs: Any) -> list[Any]:
+        """Go on to one unpaused sampler's next task."""
+
+    def reset_all(self) -> None:
+        """Begin all samplers' tasks anew."""
+
+    def close(self) -> None:
+        """End it."""
+
+    def render(self, mode: Literal["raw_rgb_list"]) -> Any:
+        """The images of the unpaused samplers."""
+
+    def command_at(self, sampler_index: int, command: str, data: Any = None) -> Any:
+        """One command ("render", "keep_final_frame") for one unpaused sampler."""
