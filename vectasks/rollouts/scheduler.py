@@ -4,7 +4,6 @@
 
     schedule ──> queue, by batch and order ──> idle runner ── run_with_retry ──> worker
                            └─ its next one ──> busy runner ── send_ahead ─────────>│
-                                                                                   │
     get_results <── batch: done, not taken <── all parts of a task <── done callback
 
 Everything happens in one event loop, and whatever happens is an event: a part that is done, a
@@ -468,9 +467,10 @@ class Scheduler:
         """Counts since it was made, and what goes on now.
 
         Returns:
-            tasks ``scheduled``, ``succeeded``, ``failed`` and ``cleared``; parts ``queued`` and
-            ``running``; ``idle_runners``; ``retries`` and ``restarts`` of all runners since
-            start(); ``batches``, for each that is not emptied the tasks ``out`` and ``done``.
+            tasks ``scheduled``, ``succeeded``, ``failed`` and ``cleared``; parts ``queued`` (sent
+            ahead or not) and ``running``; ``idle_runners``; ``retries`` and ``restarts`` of all
+            runners since start(); ``batches``, for each that is not emptied the tasks ``out`` and
+            ``done``.
         """
         return {
             **self._counts,

@@ -67,6 +67,11 @@ class Channel:
         return self._ended and not self._messages
 
     @property
+    def has_news(self) -> bool:
+        """Whether a message has been taken in, or the end."""
+        return bool(self._messages) or self._ended
+
+    @property
     def events(self) -> int:
         """What ``select.poll`` should wait for on this channel."""
         return select.POLLIN | select.POLLOUT if self._outbox else select.POLLIN

@@ -142,7 +142,9 @@ class WorkerPool(Closable):
             "ray").
 
         Raises:
-            WorkerIndexError, InvalidArgument, PoolClosed: as for :meth:`submit_at`.
+            WorkerIndexError: there is no such worker.
+            InvalidArgument: an argument cannot be pickled; nothing was sent.
+            PoolClosed: the pool was closed.
         """
         self._require_open("submit_ahead_at")
         return self._crew.submit_ahead(self._checked(worker), Call(method, args, kwargs))

@@ -138,9 +138,10 @@ class ChildProcess:
                     break
                 messages.append(Unreadable(error))
                 continue
-            if message is None:
+            if message is not None:
+                messages.append(message)
+            if not channel.has_news:  # what comes from now on wakes those who wait
                 break
-            messages.append(message)
         return messages
 
     def descriptors(self) -> list[tuple[int, int]]:

@@ -381,12 +381,13 @@ class ProcessCrew(Crew):
 
     def _wait(self) -> dict[_Worker, bool]:
         """The workers with news, and whether each has ended."""
-        with self._lock:
-            if self._watched is None:
-                self._watched = self._watch()
-            watched, poll, timeout_ms = self._watched, self._poll, self._timeout_ms()
+        # Without the lock, which callers may hold: what they change rings the bell.
+        watched = self._watched
+        if watched is None:
+            with self._lock:
+                watched = self._watched = self._watch()
         news: dict[_Worker, bool] = {}
-        for descriptor, _ in poll.poll(timeout_ms):
+        for descriptor, _ in self._poll.poll(self._timeout_ms()):
             if descriptor in watched:
                 worker, is_sentinel = watched[descriptor]
                 news[worker] = news.get(worker, False) or is_sentinel
@@ -409,7 +410,7 @@ class ProcessCrew(Crew):
         return watched
 
     def _timeout_ms(self) -> float | None:
-        deadlines = [w.deadline_s for w in self._workers if w.deadline_s is not None]
+        deadlines = [at_s for w in self._workers if (at_s := w.deadline_s) is not None]
         if not deadlines:
             return None
         return max(0.0, min(deadlines) - time.monotonic()) * 1000 + 1
