@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from on_ray import run_on_ray
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-TRAINING = {
+SLOW = {
     "cleanrl_style.py",
     "ppo.py",
     "ray_ppo.py",
     "recurrent_ppo.py",
+    "scale-out.md",
     "sb3_ppo.py",
     "sweep.py",
     "torchrl_ppo.py",
@@ -63,10 +65,9 @@ def _run(*command: str | Path, cwd: Path) -> str:
 
 
 def _some_slowly(paths: list[Path]) -> list[Any]:
-    """Those that train an agent are left to the slow run."""
+    """Those that train an agent or start Ray are left to the slow run."""
     return [
-        pytest.param(path, marks=pytest.mark.slow) if path.name in TRAINING else path
-        for path in paths
+        pytest.param(path, marks=pytest.mark.slow) if path.name in SLOW else path for path in paths
     ]
 
 
@@ -75,7 +76,11 @@ def test_page_runs(page, tmp_path):
     script = tmp_path / "page.py"
     script.write_text(_script(page), encoding="utf-8")
     _skip_without_libraries(script)
-    _run(script, cwd=tmp_path)
+    if 'backend="ray"' in script.read_text("utf-8"):
+        pytest.importorskip("ray", reason="the page needs Ray")
+        run_on_ray(script, tmp_path, tmp_path / "output", timeout_s=100)
+    else:
+        _run(script, cwd=tmp_path)
 
 
 @pytest.mark.parametrize("example", _some_slowly(EXAMPLES), ids=lambda example: example.name)
