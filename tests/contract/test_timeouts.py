@@ -245,7 +245,7 @@ def test_where_there_are_no_memory_files(
         ToySampler,
         toy_args(HeldTask, 2, gate=str(gate), prelude=None),
         multiprocessing_start_method="fork",  # whose workers are patched too
-        read_timeout=1,
+        read_timeout=3,
     ) as tasks:
         with pytest.raises(WaitTimeout, match="in spin_until"):
             tasks.step([0] * 2)

@@ -88,6 +88,7 @@ def serve_until_end(
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if not faulthandler.is_enabled() and sys.stderr is not None:
         faulthandler.enable()
+    gc.freeze()  # a collector that looks at what was inherited makes copies of its pages
     _leave_the_parents_forkserver()
     with contextlib.suppress(OSError, RuntimeError):  # without it, a timeout shows no stack
         stacks.offer()
