@@ -344,3 +344,16 @@ def test_an_id_of_a_known_package_needs_no_import(module: str, env_id: str) -> N
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{env_id}\n", "")
+
+
+@pytest.mark.parametrize("env_id", ["MiniGrid-Mine-v0", "MineNoFrameskip-v4"])
+def test_an_id_of_ones_own_needs_no_package_that_has_such_names(
+    env_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("minigrid", "ale_py"):
+        monkeypatch.setitem(sys.modules, module, None)
+    gymnasium.register(env_id, entry_point=CountdownEnv)
+    try:
+        assert first_observation(GymnasiumTaskSampler(env_id)) == 0
+    finally:
+        del gymnasium.registry[env_id]

@@ -293,6 +293,9 @@ def find_spec(env_id: str) -> EnvSpec:
 
 def _import_known_package(env_id: str) -> None:
     """Import the package that registers ``env_id``, where vectasks has an extra for it."""
+    spec = gymnasium.registry.get(env_id)
+    if spec is not None and not str(spec.entry_point).startswith(("minigrid", "ale_py")):
+        return  # the user's own, of a name like theirs
     if env_id.startswith(("MiniGrid-", "BabyAI-")):
         require("minigrid", "minigrid", env_id)
     elif env_id.startswith("ALE/") or "NoFrameskip" in env_id:
