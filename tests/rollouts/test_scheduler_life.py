@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from told_runners import Runner, log_has, num_ok
+from told_runners import Runner, log_has, num_ok, until_done
 
 from vectasks import (
     InvalidArgument,
@@ -43,6 +43,7 @@ def test_stop_leaves_nothing(tmp_path: Path) -> None:
         waiting = asyncio.create_task(scheduler.get_results(0))
         idle = asyncio.create_task(scheduler.wait_all())
         await log_has(tmp_path, "at hang", 2)
+        await until_done(scheduler, 0, 1)  # a runner begins its next task before that is known
         await scheduler.stop()
         assert len((await waiting)[0]) == 1
         with pytest.raises(SchedulerUnavailable, match="stopped, and 3 tasks were dropped"):
