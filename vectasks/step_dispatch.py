@@ -352,8 +352,9 @@ class StepDispatcher(Dispatcher):
         return values
 
     def _take_extras(self, lane: ParentLane, ids: Sequence[int]) -> None:
-        """Take in what of these steps came by the control lane; it was sent before they ended."""
-        for i in lane.owing(ids):
+        """Take in what of these steps is no array: notes, and what was sent before they ended."""
+        written = [i for i in ids if i not in self._arrived] if self._arrived else ids
+        for i in lane.owing(written):
             while i not in self._arrived and lane.needs_extra(i):
                 self._take_in(self._worker_of[i])
                 if i in self._unread and i not in self._arrived and lane.needs_extra(i):
@@ -368,7 +369,7 @@ class StepDispatcher(Dispatcher):
     def _written_outcome(self, sampler_id: int) -> Any:
         """What the step that is out gave, if all of it was written before the worker died."""
         lane = self._lane
-        if lane is None or not lane.has_answered(sampler_id) or lane.needs_extra(sampler_id):
+        if lane is None or not lane.has_answered(sampler_id) or lane.owing([sampler_id]):
             return None
         return lane.outcome(sampler_id)
 

@@ -23,6 +23,7 @@ from vectasks.testing.faults import (
     exit_at_once,
     exit_python,
     fail,
+    hang,
     kill,
     with_faults,
 )
@@ -60,6 +61,12 @@ class Death(NamedTuple):
     told: str
 
 
+def out_of_reach() -> Action:
+    """Close all descriptors, and stay without a word."""
+    shut, stay = close_descriptors(), hang()
+    return lambda proceed: shut(lambda: stay(proceed))
+
+
 DEATHS = {
     "SIGKILL": Death(kill(), -9, "SIGKILL"),
     "SIGTERM": Death(kill(signal.SIGTERM), -15, "SIGTERM"),
@@ -69,7 +76,7 @@ DEATHS = {
     "sys.exit": Death(exit_python(3), 3, "code 3"),
     "sys.exit(0)": Death(exit_python(0), 0, "code 0"),
     "KeyboardInterrupt": Death(fail(KeyboardInterrupt), 1, "code 1"),
-    "closed descriptors": Death(close_descriptors(), 0, "descriptors"),
+    "closed descriptors": Death(out_of_reach(), None, "descriptors"),
 }
 
 COMMANDS: dict[str, tuple[str, int, Callable[[Any], Any]]] = {

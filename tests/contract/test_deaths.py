@@ -28,8 +28,16 @@ from death_helpers import (
     wait_for_the_end_of,
 )
 
-from vectasks import SamplerUnavailable, TaskError, WaitTimeout, WorkerDied
-from vectasks.testing.faults import Action, Fault, close_descriptors, exit_at_once, kill
+from vectasks import SamplerUnavailable, TaskError, VectorSampledTasks, WaitTimeout, WorkerDied
+from vectasks.testing import ToySampler, toy_args
+from vectasks.testing.faults import (
+    Action,
+    Fault,
+    close_descriptors,
+    exit_at_once,
+    kill,
+    with_faults,
+)
 from vectasks.testing.toys import CountingTask
 
 # -- however it ends ------------------------------------------------------------------------------
@@ -169,6 +177,25 @@ def test_recv_tells_of_a_death_without_waiting_for_who_is_slow(
         assert tasks.recv().samplers.tolist() == [0]
 
 
+class Told(CountingTask):
+    """Says in its info how many steps it had made."""
+
+    def info(self) -> Any:
+        return {"steps": self.num_steps_taken()}
+
+
+@pytest.mark.parametrize("start_method", ["forkserver", "fork"])
+def test_a_step_that_was_done_before_its_worker_died_keeps_its_info(start_method: str) -> None:
+    make, args = with_faults(ToySampler, toy_args(Told, 2, max_steps=9), [Fault(kill(), sampler=1)])
+    with VectorSampledTasks(
+        make, args, max_processes=1, multiprocessing_start_method=start_method
+    ) as tasks:
+        tasks.send([0, 0])
+        with noticed_at_once(), pytest.raises(WorkerDied) as caught:
+            tasks.recv(2)
+        assert caught.value.results[0].info == {"steps": 0}
+
+
 # -- what outlives it -----------------------------------------------------------------------------
 
 
@@ -209,6 +236,21 @@ def then_wait(gate: Path) -> Action:
     """Close all descriptors, then stay until a file appears, and go on as if nothing had been."""
     shut, hold = close_descriptors(), hold_until(gate)
     return lambda proceed: shut(lambda: hold(proceed))
+
+
+def test_who_closes_its_descriptors_steps_on_until_it_is_out_of_reach(process_lane: Any) -> None:
+    """Steps through shared memory need none: what they give is told, and then that it is gone."""
+    tasks, _ = faulty(process_lane, [Fault(close_descriptors(), sampler=2)])
+    given = []
+    with tasks:
+        # Where the step was done when the loss was noticed, only the next call tells of it.
+        with noticed_at_once(), pytest.raises((WorkerDied, SamplerUnavailable)):
+            for _ in range(9):
+                given.append([r.observation.tolist() for r in tasks.step([0] * 4)])
+                tasks.call("pid")  # this needs the channel
+        dead = mates(process_lane, 2)
+        assert tasks.sampler_states == {i: FAILED if i in dead else READY for i in range(4)}
+        assert given in ([], [[[i, 0, 1] for i in range(4)]])
 
 
 @pytest.mark.parametrize("on_death", ["raise", "restart"])

@@ -14,14 +14,17 @@ from vectasks.testing.toys import CountingTask, StubbornToyError
 from vectasks.workers import worker_lane
 
 
+@pytest.mark.parametrize("size_bytes", [1, 1 << 14], ids=["small", "large"])
 @pytest.mark.parametrize("transport", ["auto", "pipe"])
-def test_what_cannot_be_rebuilt_fails_its_request_only(transport: Any) -> None:
+def test_what_cannot_be_rebuilt_fails_its_request_only(transport: Any, size_bytes: int) -> None:
     class Unreadable(CountingTask):
         def explain(self) -> Any:
             return StubbornToyError("travels there, and is not read here", 1)
 
         def info(self) -> Any:
-            return {"why": self.explain()} if self.env.sampler == 1 else None
+            if self.env.sampler != 1:
+                return None
+            return {"why": self.explain(), "padding": bytes(size_bytes)}
 
     args = toy_args(Unreadable, 3, max_steps=9)
     with VectorSampledTasks(ToySampler, args, observation_transport=transport) as tasks:
@@ -47,7 +50,8 @@ def test_it_fails_its_step_when_read_before_the_step_is_announced(
         def info(self) -> Any:
             if self.env.sampler != 1 or self.num_steps_taken() != 1:  # in its second
                 return None
-            return {"why": StubbornToyError("travels there, and is not read here", 1)}
+            why = StubbornToyError("travels there, and is not read here", 1)
+            return {"why": why, "padding": bytes(1 << 14)}  # too large for a note
 
     send_extras = worker_lane._send_extras
 

@@ -113,7 +113,7 @@ class Pair:
 
     def answers(self, ids: list[int]) -> list[Any]:
         until(lambda: self.parent.poll(ids, 10))
-        until(lambda: self.take_in() or not any(map(self.parent.needs_extra, ids)))
+        until(lambda: self.take_in() or not self.parent.owing(ids))
         return self.parent.outcomes(ids)
 
     def close(self) -> None:
@@ -255,6 +255,18 @@ def test_a_failure_is_one_samplers_own(pair: Pair) -> None:
     answers = pair.answers(pair.ids)
     assert [isinstance(answer, Failure) for answer in answers] == [False, False, True, False]
     assert answers[2].message == "on purpose"
+
+
+def test_small_infos_take_no_message_and_large_ones_do(pair: Pair) -> None:
+    large = {"map": np.arange(10_000)}
+    for infos in ({0: {"small": 1}, 1: {"also": 2}}, {0: {"small": 3}, 2: large}, {2: {"not": 4}}):
+        pair.group.infos = infos
+        pair.ask(pair.ids, [1] * 4)
+        until(lambda: pair.parent.poll(pair.ids, 10))
+        assert pair.parent.owing(pair.ids) == [i for i in infos if infos[i] is large]
+        answers = pair.answers(pair.ids)
+        for i, answer in enumerate(answers):
+            np.testing.assert_equal(answer.info, infos.get(i))
 
 
 def test_an_info_that_cannot_travel_is_one_samplers_own(pair: Pair) -> None:

@@ -95,7 +95,7 @@ class Channel:
             buffers.append(raw)
             return False
 
-        body = _plainly(message, keep_in_band)
+        body = plain_pickle(message, keep_in_band)
         if body is None:
             buffers.clear()
             body = cloudpickle.dumps(message, protocol=5, buffer_callback=keep_in_band)
@@ -257,7 +257,9 @@ class Channel:
         self._socket.close()
 
 
-def _plainly(message: Any, buffer_callback: Callable[[pickle.PickleBuffer], bool]) -> bytes | None:
+def plain_pickle(
+    message: Any, buffer_callback: Callable[[pickle.PickleBuffer], bool]
+) -> bytes | None:
     """The pickle of what cloudpickle need not be asked for, which takes twice as long; else None.
 
     It is for what plain pickle refuses, and for what is in ``__main__`` or in modules that are to

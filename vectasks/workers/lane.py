@@ -8,7 +8,8 @@ Here is what both halves go by; ``parent_lane`` and ``worker_lane`` are the halv
     actions, asked[i] = ticket   ──> slab
     step_bell[w] += 1            ──> slab ──poll──> step where asked[i] != answered[i]
     ring the channel if asleep[w]                   observation, reward, flags ──> slab
-                                                    what has no place there ──> channel
+                                                    what is no array: a note ──> slab
+                                                    what is large ──> channel
     <──poll── slab <──────────────────────────────  answered[i] = ticket
                                                     ring the channel if parent_asleep
 

@@ -29,6 +29,7 @@ from vectasks.workers.lane import (
 )
 from vectasks.workers.layout import NUM_ROWS, Layout, pick
 from vectasks.workers.memory import SharedMemory
+from vectasks.workers.notes import Notes
 from vectasks.workers.rows import WORKING_ROW, Rows
 from vectasks.workers.slab import (
     DONE,
@@ -43,6 +44,7 @@ from vectasks.workers.slab import (
 )
 
 _NOTHING_SPECIAL = bytes([0, EMPTY_INFO])  # flags of most samplers in most steps
+_GOING_ON = bytes([0, EMPTY_INFO, EXTRA, EXTRA | EMPTY_INFO])  # and of those with an info
 
 
 class ParentLane:
@@ -77,6 +79,7 @@ class ParentLane:
         self._asleep = [words(line) for line in self.slab["asleep"]]
         self._parent_asleep = words(self.slab["parent_asleep"])
         self._answered = words(self.slab["answered"])
+        self._notes = Notes(self.slab)
         self._flags = [memoryview(self.slab["flags"][row]) for row in range(NUM_ROWS)]
         self.fence: Fence = Fence()
         tickets = np.zeros(layout.num_samplers, np.int64)
@@ -218,7 +221,7 @@ class ParentLane:
     # -- results -------------------------------------------------------------------------------
 
     def keep(self, extra: Extra | None) -> None:
-        """Keep what came by the control lane until its step is read."""
+        """Keep what is no array of a step until that step is read."""
         if extra is not None:
             self._extras[extra.sampler_id] = extra
             if self._warned or not self.shared:
@@ -261,23 +264,37 @@ class ParentLane:
         self._answered[sampler_id] = ticket
 
     def owing(self, ids: Sequence[int]) -> list[int]:
-        """Those of these samplers whose step may have something on the control lane."""
+        """Read these samplers' notes; those who have something on the control lane instead."""
         if not self.shared:  # nothing is under way; flags of list-returning steps are not written
             return []
         if self._common:
-            return list(ids) if self._is_special(row_of(self._common)) else []
+            flags = self._flags_in(row_of(self._common))
+            if not flags.strip(_NOTHING_SPECIAL):
+                return []
+            ids = [i for i in ids if flags[i] & EXTRA and i not in self._extras]
         # count_nonzero takes a fraction of the time of any() on so short an array.
-        return list(ids) if np.count_nonzero(self.slab["flags"] & EXTRA) else []
+        elif np.count_nonzero(self.slab["flags"] & EXTRA):
+            ids = [i for i in ids if self.needs_extra(i)]
+        else:
+            return []
+        owing = []
+        for i in ids:
+            note = self._notes.read(i)
+            if note is None:
+                owing.append(i)
+            self.keep(note)
+        return owing
 
-    def _is_special(self, row: int) -> bool:
-        """Whether any sampler's step in a row was more than an observation and a reward."""
+    def _flags_in(self, row: int) -> bytes:
+        """Each sampler's flags in a row, which say whether its step was more than usual."""
         if row < NUM_ROWS:
-            return bool(self._flags[row].tobytes().strip(_NOTHING_SPECIAL))
+            return self._flags[row].tobytes()
         block, index = self.blocks.at(row)
-        return bool(block.slab["flags"][index].tobytes().strip(_NOTHING_SPECIAL))
+        flags: Any = block.slab["flags"][index]
+        return bytes(flags)
 
     def needs_extra(self, sampler_id: int) -> bool:
-        """Whether something of this sampler's step comes by the control lane."""
+        """Whether something of this sampler's step is no array, and is not here."""
         slab, row = self._where(self.tickets[sampler_id])
         flags = slab["flags"][row, sampler_id]
         return bool(flags & EXTRA) and sampler_id not in self._extras
@@ -362,7 +379,7 @@ class ParentLane:
             where = ([row_of(self.tickets[i]) for i in ids], list(ids))
         elif not whole:
             where = (row, list(ids))
-        special = row is None or self._is_special(row)
+        special = row is None or bool(self._flags_in(row).strip(_NOTHING_SPECIAL))
         extras: dict[int, Extra] = {}
         if special and self._extras:
             extras = {i: self._extras.pop(i) for i in ids if i in self._extras}
@@ -388,8 +405,8 @@ class ParentLane:
         for k, i in enumerate(ids) if extras else ():
             if i in extras and extras[i].info is not None:
                 infos[k] = dict(extras[i].info)
-        if special:
-            flags = slab["flags"][where]
+        flags = slab["flags"][where] if special else None
+        if flags is not None and flags.tobytes().strip(_GOING_ON):
             bits = [(flags & bit) != 0 for bit in (TERMINATED, TRUNCATED, DONE, EXHAUSTED)]
         else:
             bits = [np.zeros(n, np.bool_) for _ in range(4)]

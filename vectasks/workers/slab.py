@@ -1,8 +1,8 @@
 """The slab: the arrays of a layout, and what writes a step into them and reads it again.
 
 What has no place here (leaves without a fixed shape, infos, lists of rewards, a value of another
-type or shape than usual) is returned by :meth:`SlabWriter.write` as :class:`Extra`, for the control
-lane.
+type or shape than usual) is returned by :meth:`SlabWriter.write` as :class:`Extra`, for a note or
+the control lane.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _build(tree: Any, values: Sequence[Any]) -> Any:
 
 
 class Extra(NamedTuple):
-    """What of one sampler's step goes by the control lane: whatever is not None."""
+    """What of one sampler's step is no array of the slab: whatever is not None."""
 
     sampler_id: int
     info: Any = None
@@ -311,7 +311,7 @@ class SlabReader:
             ids: whose.
             row: where they were written.
             as_batch: in the form of a batch.
-            extras: what came by the control lane, by sampler id.
+            extras: what is no array of the slab, by sampler id.
             lent: the row's arrays, where nobody writes to it while they are held: large leaves are
                 given out as they are.
         """

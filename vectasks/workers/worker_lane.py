@@ -26,6 +26,7 @@ from vectasks.workers.lane import (
 )
 from vectasks.workers.layout import NUM_ROWS
 from vectasks.workers.memory import SharedMemory
+from vectasks.workers.notes import Notes
 from vectasks.workers.slab import Extra, Slab, SlabWriter
 
 _FIRST_NAP_MS, _LONGEST_NAP_MS = 5, 200
@@ -73,6 +74,7 @@ class WorkerLane:
         self._asked = words(slab["asked"])
         self._answered = words(slab["answered"])
         self._answered_at = words(slab["answered_at"])
+        self._notes = Notes(slab)
         self._last = dict.fromkeys(attach.sampler_ids, 0)  # the tickets that were answered last
         self._action: Any = slab.get("action")
         self.fence: Fence = Fence()
@@ -178,6 +180,7 @@ class WorkerLane:
             self._announce(ticket, ids, extras)
 
     def _announce(self, ticket: int, ids: Sequence[int], extras: list[Extra]) -> None:
+        extras = [extra for extra in extras if not self._notes.write(extra)]
         if extras:
             _send_extras(self._channel, extras)
         keep_order()
