@@ -241,13 +241,17 @@ def then_wait(gate: Path) -> Action:
 def test_who_closes_its_descriptors_steps_on_until_it_is_out_of_reach(process_lane: Any) -> None:
     """Steps through shared memory need none: what they give is told, and then that it is gone."""
     tasks, _ = faulty(process_lane, [Fault(close_descriptors(), sampler=2)])
-    given = []
+    given: list[Any] = []
+
+    def step_and_call() -> None:
+        for _ in range(9):
+            given.append([r.observation.tolist() for r in tasks.step([0] * 4)])
+            tasks.call("pid")  # this needs the channel
+
     with tasks:
         # Where the step was done when the loss was noticed, only the next call tells of it.
         with noticed_at_once(), pytest.raises((WorkerDied, SamplerUnavailable)):
-            for _ in range(9):
-                given.append([r.observation.tolist() for r in tasks.step([0] * 4)])
-                tasks.call("pid")  # this needs the channel
+            step_and_call()
         dead = mates(process_lane, 2)
         assert tasks.sampler_states == {i: FAILED if i in dead else READY for i in range(4)}
         assert given in ([], [[[i, 0, 1] for i in range(4)]])
