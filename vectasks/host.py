@@ -332,6 +332,9 @@ class HostGroup:
         except BaseException as error:  # user code
             return Failure.of(error)
 
+    def end_steps(self) -> None:
+        """Called when all that the last steps gave has been written, before it is announced."""
+
     def _set_up(self, sampler_id: int, plan: HostPlan) -> HostReady:
         if sampler_id in self._hosts:
             self._hosts.pop(sampler_id).close()

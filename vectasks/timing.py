@@ -7,7 +7,6 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,11 +15,21 @@ from numpy.typing import NDArray
 
 from vectasks.messages import Command, Failure
 from vectasks.step_dispatch import StepDispatcher
-from vectasks.workers.board import KINDS, SEND, STEPS_KEPT, TAKE, WAIT, Board
+from vectasks.workers.board import (
+    KINDS,
+    SEND,
+    STEPS_KEPT,
+    TAKE,
+    WAIT,
+    Board,
+    Recorder,
+    spans_a_step,
+)
 from vectasks.workers.inline import InlineWorker
 
 _STRAGGLES = 2.0  # times the median sampler's mean step ...
 _STRAGGLES_S = 1e-4  # ... and by so much: less is noise, and slows nothing
+_MANY = 100  # values of spans that are not written yet
 _PARENT_SPANS = {SEND: "send", WAIT: "wait", TAKE: "take"}
 
 
@@ -29,7 +38,7 @@ class TimedDispatcher(StepDispatcher):
 
     def record_spans(self, board: Board) -> None:
         """Write to this board; called before anything else."""
-        self._record: Callable[[int, float, float], None] = board.parent_recorder().record
+        self._recorder: Recorder = board.parent_recorder()
         self._step_bytes = self._pipe_bytes = 0
         self._off_slab: list[str] = []
 
@@ -37,7 +46,8 @@ class TimedDispatcher(StepDispatcher):
         """Begin one step of some samplers."""
         begin_s = time.monotonic()
         super().send_step(*args, **kwargs)
-        self._record(SEND, begin_s, time.monotonic())
+        # Now the workers are busy, and what is written here costs no time.
+        self._recorder.record(SEND, begin_s, time.monotonic())
 
     def wait_step(self, *args: Any, **kwargs: Any) -> None:
         """Wait for steps."""
@@ -45,21 +55,27 @@ class TimedDispatcher(StepDispatcher):
         try:
             super().wait_step(*args, **kwargs)
         finally:
-            self._record(WAIT, begin_s, time.monotonic())
+            self._note(WAIT, begin_s)
 
     def take_outcomes(self, *args: Any, **kwargs: Any) -> dict[int, Any]:
         """Each sampler's outcome."""
         begin_s = time.monotonic()
         outcomes = super().take_outcomes(*args, **kwargs)
-        self._record(TAKE, begin_s, time.monotonic())
+        self._note(TAKE, begin_s)
         return outcomes
 
     def take_batch(self, *args: Any, **kwargs: Any) -> Any:
         """The steps as arrays."""
         begin_s = time.monotonic()
         batch = super().take_batch(*args, **kwargs)
-        self._record(TAKE, begin_s, time.monotonic())
+        self._note(TAKE, begin_s)
         return batch
+
+    def _note(self, code: int, begin_s: float) -> None:
+        pending, end_s = self._recorder.pending, time.monotonic()
+        pending += (code, begin_s, end_s, end_s)
+        if len(pending) > _MANY:  # many calls that wait, and none that sends
+            self._recorder.write()
 
     def traffic(self, num_steps: int) -> dict[str, Any]:
         """What so many steps sent by which lane since the start; leaves off the slab."""
@@ -84,8 +100,10 @@ class TimedDispatcher(StepDispatcher):
     def close(self, grace_s: float) -> list[tuple[int, Failure]]:
         """End every worker; what was recorded stays."""
         self.traffic(0)
-        self._record = lambda code, begin_s, end_s: None  # lets go of the memory
-        return super().close(grace_s)
+        try:
+            return super().close(grace_s)
+        finally:
+            del self._recorder  # lets go of the memory
 
 
 class Spans(NamedTuple):
@@ -101,11 +119,14 @@ class Spans(NamedTuple):
         """The spans of the last ``steps`` steps, as far as all of them are still there."""
         parent = board.spans(-1)
         workers = [board.spans(number) for number in range(board.num_workers)]
-        sends = parent["begin_s"][parent["code"] == SEND]
-        begin_s = float(sends[max(0, len(sends) - steps)]) if len(sends) else 0.0
+        begin_s = 0.0
         for ring, spans in zip(board.rings, [*workers, parent], strict=True):
-            if len(spans) >= ring.capacity - 1:  # older ones were written over
+            kept = ring.capacity - spans_a_step(ring.capacity)
+            if len(spans) >= kept:  # older ones were written over
                 begin_s = max(begin_s, float(spans["begin_s"][0]))
+        sends = parent["begin_s"][(parent["code"] == SEND) & (parent["begin_s"] >= begin_s)]
+        if len(sends):  # whole steps only
+            begin_s = float(sends[max(0, len(sends) - steps)])
         parent, *workers = [spans[spans["begin_s"] >= begin_s] for spans in (parent, *workers)]
         ends = [float(s["copied_s"].max()) for s in (parent, *workers) if len(s)]
         return cls(begin_s, max(ends, default=begin_s), parent, workers)
@@ -171,14 +192,14 @@ def write_trace(board: Board, path: str | os.PathLike[str], steps: int) -> None:
 
     name(own_pid, None, "parent")
     name(own_pid, 0, "calls")
-    for begin_s, end_s, _, code in spans.parent.tolist():
+    for code, begin_s, end_s, _ in spans.parent.tolist():
         span(own_pid, 0, _PARENT_SPANS[int(code)], begin_s, end_s)
     for number, (pid, its) in enumerate(zip(board.pids(), spans.workers, strict=True)):
         if pid != own_pid:
             name(pid, None, f"worker {number}")
         for i in sorted({int(code) // KINDS for code in its["code"]}):
             name(pid, i + 1, f"sampler {i}")
-        for begin_s, end_s, copied_s, code in its.tolist():
+        for code, begin_s, end_s, copied_s in its.tolist():
             sampler_id, kind = divmod(int(code), KINDS)
             span(pid, sampler_id + 1, Command(kind).label, begin_s, end_s)
             if copied_s > end_s:

@@ -12,9 +12,10 @@ from vectasks import SamplerState, TaskError, VectorSampledTasks
 from vectasks.testing import ToySampler, toy_args
 from vectasks.testing.toys import CountingTask, StubbornToyError
 from vectasks.workers import worker_lane
+from vectasks.workers.layout import NOTE_BYTES
 
 
-@pytest.mark.parametrize("size_bytes", [1, 1 << 14], ids=["small", "large"])
+@pytest.mark.parametrize("size_bytes", [1, NOTE_BYTES], ids=["small", "large"])
 @pytest.mark.parametrize("transport", ["auto", "pipe"])
 def test_what_cannot_be_rebuilt_fails_its_request_only(transport: Any, size_bytes: int) -> None:
     class Unreadable(CountingTask):
@@ -51,7 +52,7 @@ def test_it_fails_its_step_when_read_before_the_step_is_announced(
             if self.env.sampler != 1 or self.num_steps_taken() != 1:  # in its second
                 return None
             why = StubbornToyError("travels there, and is not read here", 1)
-            return {"why": why, "padding": bytes(1 << 14)}  # too large for a note
+            return {"why": why, "padding": bytes(NOTE_BYTES)}  # too large for a note
 
     send_extras = worker_lane._send_extras
 

@@ -24,7 +24,7 @@ from vectasks.workers import worker_lane
 from vectasks.workers.channel import Channel
 from vectasks.workers.cores import polls_before_blocking
 from vectasks.workers.lane import StepExtras, Steps, is_batch, row_of
-from vectasks.workers.layout import Layout
+from vectasks.workers.layout import NOTE_BYTES, Layout
 from vectasks.workers.parent_lane import ParentLane
 from vectasks.workers.rows import WORKING_ROW
 from vectasks.workers.slab import Extra
@@ -42,6 +42,9 @@ class StubGroup:
         self.infos: dict[int, Any] = {}
         self.failing: set[int] = set()
         self.before: Callable[[int], None] = lambda sampler_id: None
+
+    def end_steps(self) -> None:
+        pass
 
     def step(self, sampler_id: int, action: Any, place: Any = None) -> RLStepResult | Failure:
         self.before(sampler_id)
@@ -112,7 +115,7 @@ class Pair:
                 self.parent.keep(extra)
 
     def answers(self, ids: list[int]) -> list[Any]:
-        until(lambda: self.parent.poll(ids, 10))
+        until(lambda: self.take_in() or self.parent.poll(ids, 10))
         until(lambda: self.take_in() or not self.parent.owing(ids))
         return self.parent.outcomes(ids)
 
@@ -258,13 +261,14 @@ def test_a_failure_is_one_samplers_own(pair: Pair) -> None:
 
 
 def test_small_infos_take_no_message_and_large_ones_do(pair: Pair) -> None:
-    large = {"map": np.arange(10_000)}
+    large = {"map": np.arange(NOTE_BYTES)}
     for infos in ({0: {"small": 1}, 1: {"also": 2}}, {0: {"small": 3}, 2: large}, {2: {"not": 4}}):
         pair.group.infos = infos
         pair.ask(pair.ids, [1] * 4)
-        until(lambda: pair.parent.poll(pair.ids, 10))
-        assert pair.parent.owing(pair.ids) == [i for i in infos if infos[i] is large]
+        before = pair.channel.num_bytes
         answers = pair.answers(pair.ids)
+        rings = 1000
+        assert (pair.channel.num_bytes - before > rings) == (2 in infos and infos[2] is large)
         for i, answer in enumerate(answers):
             np.testing.assert_equal(answer.info, infos.get(i))
 

@@ -29,12 +29,15 @@ def slab() -> Slab:
         Extra(0, off_leaves={1: "words"}),
         Extra(1, observation=({"map": 1},)),
         Extra(2, failure=Failure("ValueError", "on purpose", "a traceback", None)),
+        Extra(1, info={"frames": [np.arange(n) for n in (1, 9_000, 3, 40_000)], "last": "word"}),
+        Extra(0, info={"strided": np.arange(60_000).reshape(200, 300)[::2, ::3].T}),
     ],
-    ids=["info", "reward", "off_leaves", "observation", "failure"],
+    ids=["info", "reward", "off_leaves", "observation", "failure", "large arrays", "strided"],
 )
 def test_what_is_written_is_read(slab: Slab, extra: Extra) -> None:
     assert Notes(slab).write(extra)
-    assert Notes(slab).read(extra.sampler_id) == extra  # the other half's
+    read = Notes(slab).read(extra.sampler_id)  # the other half's
+    np.testing.assert_equal(read, extra)
 
 
 def test_each_sampler_has_its_own(slab: Slab) -> None:
@@ -44,14 +47,15 @@ def test_each_sampler_has_its_own(slab: Slab) -> None:
     assert [notes.read(i) for i in range(3)] == extras
 
 
-def test_arrays_are_the_readers_own(slab: Slab) -> None:
+@pytest.mark.parametrize("size", [5, 50_000])
+def test_arrays_are_the_readers_own(slab: Slab, size: int) -> None:
     notes = Notes(slab)
-    notes.write(Extra(0, info={"array": np.arange(5)}))
+    notes.write(Extra(0, info={"array": np.arange(size)}))
     first, second = notes.read(0), notes.read(0)
     assert first is not None
     assert second is not None
     first.info["array"][:] = 0
-    assert second.info["array"].tolist() == [0, 1, 2, 3, 4]
+    assert second.info["array"].tolist() == list(range(size))
 
 
 def class_of_main() -> Any:
@@ -65,12 +69,13 @@ def class_of_main() -> Any:
 @pytest.mark.parametrize(
     "info",
     [
-        {"image": np.zeros(NOTE_BYTES, np.uint8)},
+        {"image": np.zeros(NOTE_BYTES + 1, np.uint8)},
+        {"images": [np.zeros(NOTE_BYTES // 2, np.uint8), np.ones(NOTE_BYTES // 2, np.uint8)]},
         {"text": "x" * NOTE_BYTES},
         {"function": lambda: 1},
         {"class": class_of_main()},
     ],
-    ids=["large array", "large text", "not plain", "of __main__"],
+    ids=["large array", "large together", "large text", "not plain", "of __main__"],
 )
 def test_nothing_is_written_of_what_must_go_by_the_channel(slab: Slab, info: Any) -> None:
     notes = Notes(slab)

@@ -9,9 +9,10 @@ Nobody waits for anybody: writers write in passing, and who reads sees what is t
 no name, so none is left behind; another process finds it as a descriptor of the vector's process,
 which only the owner of that process may open.
 
-A *span* is one thing that took time: ``(begin_s, end_s, copied_s, code)``, in seconds of
+A *span* is one thing that took time: ``(code, begin_s, end_s, copied_s)``, in seconds of
 ``time.monotonic``, which all processes of a machine share. ``code`` says whose it is and what; a
-step whose result was then written into the slab lasts until ``copied_s``.
+step whose result was then written into the slab lasts until ``copied_s``. The spans of a batch's
+steps are written together: one by one they would cost more than a short step takes.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from __future__ import annotations
 import os
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -30,8 +31,10 @@ from vectasks.host import HostGroup
 from vectasks.messages import Reply, Request
 from vectasks.workers.memory import SharedMemory
 
+_clock = time.monotonic
+
 MEMORY_NAME = "vectasks-board"
-MAGIC = b"vtboard1"
+MAGIC = b"vtboard2"
 #: The timings of so many steps are kept; older ones are written over.
 STEPS_KEPT = 1024
 #: Codes of spans are ``sampler_id * KINDS + kind``; kinds of a worker's are commands.
@@ -40,8 +43,8 @@ KINDS = 32
 SEND, WAIT, TAKE = range(3)
 
 _SPANS_A_STEP = 3  # in the parent; a sampler has one a step, and room for other commands
-_SPAN = np.dtype([("begin_s", "f8"), ("end_s", "f8"), ("copied_s", "f8"), ("code", "f8")])
-_pack_span = struct.Struct("=dddd").pack_into
+_SPAN = np.dtype([("code", "f8"), ("begin_s", "f8"), ("end_s", "f8"), ("copied_s", "f8")])
+_FIELDS = 4  # values of a span
 
 HEAD = np.dtype(
     [
@@ -67,6 +70,11 @@ HEAD = np.dtype(
 )
 WORKER = np.dtype([("pid", "i8"), ("num_spans", "i8"), ("ring_at", "i8"), ("capacity", "i8")])
 SAMPLER = np.dtype([("worker", "i8"), ("state", "i8")])
+
+
+def spans_a_step(capacity: int) -> int:
+    """So many spans a step writes at once: the oldest may be in the midst of being written over."""
+    return capacity // STEPS_KEPT
 
 
 class Lines(NamedTuple):
@@ -98,7 +106,7 @@ class Lines(NamedTuple):
         numbers = np.arange(max(0, count - capacity), count)
         spans = ring[numbers % capacity]
         # Written over while it was copied, or perhaps just now.
-        first = int(line["num_spans"]) - capacity + 1
+        first = int(line["num_spans"]) - capacity + spans_a_step(capacity)
         return spans[numbers >= first]
 
 
@@ -112,28 +120,42 @@ class Ring(NamedTuple):
 
 
 class Recorder:
-    """Writes spans into a ring."""
+    """Writes spans into a ring.
+
+    Attributes:
+        pending: what :meth:`write` writes: all fields of one span, then of the next.
+    """
 
     def __init__(self, ring: Ring, mapped: Any = None) -> None:
         mapped = ring.memory.map() if mapped is None else mapped
         size = ring.capacity * _SPAN.itemsize
         self._spans = memoryview(mapped)[ring.ring_at : ring.ring_at + size]
-        self._ends: Any = self._spans.cast("d")
         count = np.ndarray((1,), np.int64, mapped, ring.count_at)
         self._count: Any = memoryview(cast("Any", count))
         self._capacity = ring.capacity
-        self._last = 0
+        self.pending: list[float] = []
+
+    def write(self) -> None:
+        """Write the pending spans, those of a few steps of all samplers at most."""
+        values, count = self.pending, self._count[0]
+        first = count % self._capacity
+        until_end = (self._capacity - first) * _FIELDS
+        if len(values) <= until_end:
+            _write_values(self._spans, first, values)
+        else:  # the rest goes to the beginning
+            _write_values(self._spans, first, values[:until_end])
+            _write_values(self._spans, 0, values[until_end:])
+        self._count[0] = count + len(values) // _FIELDS
+        values.clear()
 
     def record(self, code: int, begin_s: float, end_s: float) -> None:
-        """Write one span."""
-        count = self._count[0]
-        self._last = last = count % self._capacity
-        _pack_span(self._spans, last * 32, begin_s, end_s, end_s, code)
-        self._count[0] = count + 1
+        """Write one span, and what is pending."""
+        self.pending += (code, begin_s, end_s, end_s)
+        self.write()
 
-    def copied(self) -> None:
-        """What came of the last span was written into the slab, by now."""
-        self._ends[self._last * 4 + 2] = time.monotonic()
+
+def _write_values(spans: memoryview, first: int, values: Sequence[float]) -> None:
+    struct.pack_into(f"={len(values)}d", spans, first * _SPAN.itemsize, *values)
 
 
 class Board:
@@ -148,6 +170,7 @@ class Board:
     def __init__(self, worker_samplers: Sequence[Sequence[int]], *, timed: bool, name: str) -> None:
         self.is_timed = timed
         self.num_workers: int = len(worker_samplers)
+        self._parent: Recorder | None = None
         num_samplers = sum(map(len, worker_samplers))
         ends_at = HEAD.itemsize + (self.num_workers + 1) * WORKER.itemsize
         ring_at = ends_at + num_samplers * SAMPLER.itemsize
@@ -192,8 +215,9 @@ class Board:
         head["magic"] = MAGIC  # last: now it can be read
 
     def parent_recorder(self) -> Recorder:
-        """Writes the parent's spans."""
-        return Recorder(self.rings[-1], self._mapped)
+        """Writes the parent's spans; what is pending there is seen here."""
+        self._parent = Recorder(self.rings[-1], self._mapped)
+        return self._parent
 
     def call_came(self) -> bool:
         """Note that a call came in; whether it is time to tell the rest."""
@@ -236,6 +260,8 @@ class Board:
 
     def spans(self, worker: int) -> NDArray[Any]:
         """A worker's spans, oldest first; the parent's are those of -1."""
+        if self._parent is not None:
+            self._parent.write()
         return self._lines.spans(self._mapped, worker)
 
     def pids(self) -> list[int]:
@@ -248,6 +274,9 @@ class Board:
         if not self._is_open:
             return
         self._is_open = False
+        if self._parent is not None:
+            self._parent.write()
+            self._parent = None
         self._lines.head["pid"] = 0
         kept = bytearray(self._mapped) if self.is_timed else bytearray()
         if self.is_timed:
@@ -266,7 +295,7 @@ class TimedHostGroup(HostGroup):
     def __init__(self, recorder: Recorder) -> None:
         super().__init__()
         self._recorder = recorder
-        self._record = recorder.record
+        self._pending = recorder.pending
         self._untimed_step = super().step
 
     def execute(self, request: Request) -> Reply:
@@ -276,25 +305,20 @@ class TimedHostGroup(HostGroup):
             return super().execute(request)
         finally:
             code = request.sampler_id * KINDS + request.command
-            self._record(code, begin_s, time.monotonic())
+            self._recorder.record(code, begin_s, time.monotonic())
 
     def step(self, sampler_id: int, action: Any, place: Any = None) -> Any:
-        """Step one host, and record how long it took."""
-        begin_s = time.monotonic()
-        outcome = self._untimed_step(sampler_id, action, place)
-        self._record(sampler_id * KINDS, begin_s, time.monotonic())  # Command.STEP is 0
-        return outcome
+        """Step one host; how long that takes, and the writing that follows, is recorded."""
+        pending, begin_s = self._pending, _clock()
+        if pending:
+            pending.append(begin_s)  # what the step before gave has been written
+        try:
+            return self._untimed_step(sampler_id, action, place)
+        finally:
+            pending += (sampler_id * KINDS, begin_s, _clock())  # Command.STEP is 0
 
-    def time_writes(self, writers: Sequence[Any]) -> None:
-        """Record how long these slab writers take, too."""
-        for writer in writers:
-            writer.write = _timed_write(writer.write, self._recorder.copied)
-
-
-def _timed_write(write: Callable[[int, Any], Any], copied: Callable[[], None]) -> Any:
-    def timed(sampler_id: int, outcome: Any) -> Any:
-        extra = write(sampler_id, outcome)
-        copied()
-        return extra
-
-    return timed
+    def end_steps(self) -> None:
+        """What the steps gave has been written: record them."""
+        if self._pending:
+            self._pending.append(_clock())
+            self._recorder.write()

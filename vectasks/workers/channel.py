@@ -19,6 +19,7 @@ import pickle
 import select
 import socket
 import struct
+import sys
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -83,22 +84,7 @@ class Channel:
         Raises:
             Exception: it cannot be pickled.
         """
-        buffers: list[memoryview] = []
-
-        def keep_in_band(buffer: pickle.PickleBuffer) -> bool:
-            try:
-                raw = buffer.raw()
-            except BufferError:  # not contiguous
-                return True
-            if raw.nbytes < _OUT_OF_BAND_BYTES:
-                return True
-            buffers.append(raw)
-            return False
-
-        body = plain_pickle(message, keep_in_band)
-        if body is None:
-            buffers.clear()
-            body = cloudpickle.dumps(message, protocol=5, buffer_callback=keep_in_band)
+        body, buffers = plain_parts(message) or _parts(cloudpickle.dumps, message)
         sizes = b"".join(_SIZE.pack(buffer.nbytes) for buffer in buffers)
         head = _HEADER.pack(len(buffers), len(body)) + sizes
         return [memoryview(head + body), *buffers]
@@ -257,21 +243,45 @@ class Channel:
         self._socket.close()
 
 
-def plain_pickle(
-    message: Any, buffer_callback: Callable[[pickle.PickleBuffer], bool]
-) -> bytes | None:
-    """The pickle of what cloudpickle need not be asked for, which takes twice as long; else None.
+def plain_parts(
+    message: Any, most_bytes: int = sys.maxsize
+) -> tuple[bytes, list[memoryview]] | None:
+    """The pickle, and the large buffers beside it; None for what cloudpickle is to be asked for.
 
-    It is for what plain pickle refuses, and for what is in ``__main__`` or in modules that are to
-    travel by value: the other end cannot import these.
+    That takes twice as long. It is for what plain pickle refuses, and for what is in
+    ``__main__`` or in modules that are to travel by value: the other end cannot import these.
+
+    Args:
+        message: what is to travel.
+        most_bytes: None, too, where a buffer is larger than this.
     """
     if cloudpickle.list_registry_pickle_by_value():
         return None
     try:
-        body = pickle.dumps(message, protocol=5, buffer_callback=buffer_callback)
+        parts = _parts(pickle.dumps, message, most_bytes)
     except Exception:  # user code
         return None
-    return None if b"__main__" in body else body
+    return None if b"__main__" in parts[0] else parts
+
+
+def _parts(
+    dumps: Callable[..., bytes], message: Any, most_bytes: int = sys.maxsize
+) -> tuple[bytes, list[memoryview]]:
+    buffers: list[memoryview] = []
+
+    def keep_in_band(buffer: pickle.PickleBuffer) -> bool:
+        try:
+            raw = buffer.raw()
+        except BufferError:  # not contiguous
+            return True
+        if raw.nbytes < _OUT_OF_BAND_BYTES:
+            return True
+        if raw.nbytes > most_bytes:
+            raise ValueError(f"a buffer of {raw.nbytes} bytes is too large")
+        buffers.append(raw)
+        return False
+
+    return dumps(message, protocol=5, buffer_callback=keep_in_band), buffers
 
 
 def unsendable(

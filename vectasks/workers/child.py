@@ -129,8 +129,6 @@ def _serve(channel: Channel, group: HostGroup, memory: SharedMemory | None) -> N
         elif isinstance(message, Attach):
             assert memory is not None
             lane = WorkerLane(message, memory, channel, group)
-            if isinstance(group, TimedHostGroup):
-                group.time_writes(lane.desks.writers)
             # What imports and set-up left in memory stays: the collector need not look again.
             gc.collect()
             gc.freeze()

@@ -86,6 +86,8 @@ class InlineWorker(Worker):
                 lane.give(cut, Failure.of(error))
                 lane.answer(cut, ticket)
             raise
+        finally:
+            group.end_steps()
 
     def receive(self) -> list[Reply | Unreadable]:
         """The replies since the last time."""

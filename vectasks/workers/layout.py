@@ -22,7 +22,7 @@ Fields = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
 
 _ALIGNMENT_BYTES = 64
 NUM_ROWS = 4
-NOTE_BYTES = 2048  # the usual infos are a tenth of it; those of episodes' ends fit as well
+NOTE_BYTES = 1 << 20  # an image of 640x480; the memory that no note reaches is never taken
 SMALL_BYTES = 512  # copying so little costs less than a look at who holds it
 
 
@@ -155,7 +155,7 @@ class Layout(NamedTuple):
             "asked": ((n,), word),
             "answered": ((n,), word),
             "answered_at": ((n,), np.dtype(np.float64)),
-            "note_size": ((n,), word),
+            "note_parts": ((n,), word),
             "note": ((n, NOTE_BYTES), np.dtype(np.uint8)),
         }
         if self.action is not None:

@@ -1,7 +1,10 @@
-"""Notes: what of a step has no place among the slab's arrays, beside them if it is small.
+"""Notes: what of a step has no place among the slab's arrays, written beside them.
 
 Most environments give an info in every step. Written here it costs two small pickles; sent on the
-channel it would cost two system calls as well, and wake the parent before the step is done.
+channel it would cost two system calls as well, and wake the parent before the step is done. Images
+in infos are copied in and out, where the channel would move them piece by piece through a socket.
+
+A note is the sizes of its parts, then the parts: a pickle, and its large buffers.
 """
 
 from __future__ import annotations
@@ -9,10 +12,12 @@ from __future__ import annotations
 import pickle
 
 from vectasks.messages import Failure
-from vectasks.workers.channel import plain_pickle
+from vectasks.workers.channel import plain_parts
 from vectasks.workers.lane import words
 from vectasks.workers.layout import NOTE_BYTES
 from vectasks.workers.slab import Extra, Slab
+
+_SIZE_BYTES = 8
 
 
 class Notes:
@@ -23,37 +28,45 @@ class Notes:
     """
 
     def __init__(self, slab: Slab) -> None:
-        self._sizes = words(slab["note_size"])
+        self._num_parts = words(slab["note_parts"])
         self._bytes = words(slab["note"]).cast("B")
+        self._sizes = self._bytes.cast("q")
 
     def write(self, extra: Extra) -> bool:
-        """Write it if it is small and plain; if it was."""
-        body = plain_pickle(tuple(extra), _refuse_large)
-        if body is None or len(body) > NOTE_BYTES:
-            self._sizes[extra.sampler_id] = 0
+        """Write it if it is plain and not too large; if it was."""
+        self._num_parts[extra.sampler_id] = 0
+        pickled = plain_parts(tuple(extra), NOTE_BYTES)
+        if pickled is None:
             return False
-        begin = extra.sampler_id * NOTE_BYTES
-        self._bytes[begin : begin + len(body)] = body
-        self._sizes[extra.sampler_id] = len(body)
+        parts = [pickled[0], *pickled[1]]
+        place = extra.sampler_id * NOTE_BYTES
+        begin = place + _SIZE_BYTES * len(parts)
+        if begin + sum(map(len, parts)) > place + NOTE_BYTES:
+            return False
+        for number, part in enumerate(parts, place // _SIZE_BYTES):
+            self._sizes[number] = len(part)
+            self._bytes[begin : begin + len(part)] = part
+            begin += len(part)
+        self._num_parts[extra.sampler_id] = len(parts)
         return True
 
     def read(self, sampler_id: int) -> Extra | None:
-        """What was written for the step that a sampler made last; None: it was not, or is large.
+        """What was written for the step that a sampler made last; None: it was not.
 
         What cannot be rebuilt here is a failure of the step.
         """
-        size = self._sizes[sampler_id]
-        if not size:
+        num_parts = self._num_parts[sampler_id]
+        if not num_parts:
             return None
         begin = sampler_id * NOTE_BYTES
+        first_size = begin // _SIZE_BYTES
+        begin += _SIZE_BYTES * num_parts
+        parts = []
+        for size in self._sizes[first_size : first_size + num_parts]:
+            parts.append(self._bytes[begin : begin + size])
+            begin += size
+        body, *buffers = parts
         try:
-            return Extra._make(pickle.loads(self._bytes[begin : begin + size]))
+            return Extra._make(pickle.loads(body, buffers=map(bytearray, buffers)))
         except Exception as error:  # user code: what pickles may yet not be built here
             return Extra(sampler_id, failure=Failure.of(error))
-
-
-def _refuse_large(buffer: pickle.PickleBuffer) -> bool:
-    """Keep small arrays in the pickle, and give it up at a large one, before that is copied."""
-    if buffer.raw().nbytes > NOTE_BYTES:
-        raise ValueError("too large for a note")
-    return True

@@ -7,6 +7,7 @@ the control lane.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -40,7 +41,8 @@ class Slab:
 
     def __init__(self, layout: Layout, memory: Any = None, num_rows: int | None = None) -> None:
         self.layout = layout
-        memory = bytearray(layout.size_bytes(num_rows)) if memory is None else memory
+        # (Of a private mapping, what is never written to takes no memory.)
+        memory = mmap.mmap(-1, layout.size_bytes(num_rows)) if memory is None else memory
         self.memory = memory
         self._template = _template(layout)
         self._arrays: dict[str, NDArray[Any]] = {}

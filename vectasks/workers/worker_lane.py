@@ -183,6 +183,7 @@ class WorkerLane:
         extras = [extra for extra in extras if not self._notes.write(extra)]
         if extras:
             _send_extras(self._channel, extras)
+        self._group.end_steps()
         keep_order()
         answered, last = self._answered, self._last
         for i in ids:
