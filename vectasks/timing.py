@@ -39,7 +39,7 @@ class TimedDispatcher(StepDispatcher):
     def record_spans(self, board: Board) -> None:
         """Write to this board; called before anything else."""
         self._recorder: Recorder = board.parent_recorder()
-        self._step_bytes = self._pipe_bytes = 0
+        self._step_bytes = self._note_bytes = self._pipe_bytes = 0
         self._off_slab: list[str] = []
 
     def send_step(self, *args: Any, **kwargs: Any) -> None:
@@ -92,9 +92,14 @@ class TimedDispatcher(StepDispatcher):
             self._step_bytes = on_slab * sum(
                 math.prod(shape) * dtype.itemsize for shape, dtype in arrays if dtype is not None
             )
+            self._note_bytes = lane.notes.num_bytes
             off = {leaf.name for leaf in leaves if leaf.dtype is None or not on_slab}
             self._off_slab = sorted(off.union(lane.detoured))
-        lane_bytes = {"slab": num_steps * self._step_bytes, "pipe": self._pipe_bytes}
+        lane_bytes = {
+            "slab": num_steps * self._step_bytes,
+            "notes": self._note_bytes,
+            "pipe": self._pipe_bytes,
+        }
         return {"lane_bytes": lane_bytes, "off_slab": list(self._off_slab)}
 
     def close(self, grace_s: float) -> list[tuple[int, Failure]]:

@@ -122,8 +122,8 @@ class BaseVectorSampledTasks(StepFront):
             in which this process was ``waiting``, and those that all workers together were
             ``in_tasks`` and that results were ``copying``; ``stragglers``, ids of samplers whose
             mean step takes over twice the median's, slowest first. And since the start:
-            ``lane_bytes``, by ``slab`` and by ``pipe``; ``off_slab``, names of observation leaves
-            that go by the pipe.
+            ``lane_bytes``, by ``slab``, by ``notes`` (infos and what else is pickled into shared
+            memory) and by ``pipe``; ``off_slab``, names of observation leaves that have no array.
         """
         counts = {
             "steps": self._num_steps,

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from vectasks import SamplerState, SamplerUnavailable, StepBatch
-from vectasks.testing import assert_identical
+from vectasks import SamplerState, SamplerUnavailable, StepBatch, TaskError
+from vectasks.testing import ToySampler, assert_identical, toy_args
+from vectasks.testing.faults import Fault, fail, with_faults
 from vectasks.testing.toys import (
     CountingTask,
     GraphTask,
@@ -375,3 +376,24 @@ def test_lockstep_batches_with_out_and_views(make: Any, option: dict[str, Any]) 
     for _ in range(6):
         batch = tasks.step_batch([1] * 4, **({"out": batch} if "out" in option else option))
         assert_identical(batch, others.step_batch([1] * 4))
+
+
+class DiscreteTask(CountingTask):
+    """Observes a number, as a plain int."""
+
+    space = spaces.Discrete(99)
+
+    def get_observations(self) -> Any:
+        return self.step_number
+
+
+def test_what_mates_of_a_failed_step_gave_has_the_form_of_the_batch(every_lane: Any) -> None:
+    make, args = with_faults(
+        ToySampler, toy_args(DiscreteTask, 4, max_steps=9), [Fault(fail(), sampler=1, call=2)]
+    )
+    with every_lane.make(make, args) as tasks:
+        tasks.step_batch([0] * 4)
+        with pytest.raises(TaskError) as caught:
+            tasks.step_batch([0] * 4)
+        for i in (0, 2, 3):
+            assert_identical(caught.value.results[i].observation, np.array(2))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from vectasks import InvalidArgument, VectorClosed, WorkerDied
-from vectasks.testing.toys import GraphTask, SlowTask
+from vectasks.testing.toys import GraphTask, InfoTask, SlowTask
 from vectasks.workers.board import STEPS_KEPT
 
 TIMED = {"timing": True}
@@ -67,10 +67,15 @@ def test_bytes_by_lane_and_leaves_off_the_slab(processes: Any) -> None:
         step_bytes = 3 * 4 + 8  # the observation, and the action
         assert after["lane_bytes"]["slab"] - before["slab"] == 40 * step_bytes
         assert after["off_slab"] == []
+    with processes.toys(InfoTask, vector=TIMED, step_info={"told": "x" * 100}) as tasks:
+        before = tasks.stats()["lane_bytes"]
+        after = stepped(tasks, 10).stats()["lane_bytes"]
+        assert 40 * 100 < after["notes"] - before["notes"] < 40 * 200
+        assert after["pipe"] - before["pipe"] < 40 * 50  # some rings
     with processes.toys(vector={**TIMED, "observation_transport": "pipe"}) as tasks:
         before = tasks.stats()["lane_bytes"]
         after = stepped(tasks, 10).stats()
-        assert after["lane_bytes"]["slab"] == 0
+        assert after["lane_bytes"]["slab"] == after["lane_bytes"]["notes"] == 0
         assert after["lane_bytes"]["pipe"] - before["pipe"] > 40 * step_bytes
         assert after["off_slab"] == ["observation"]
     with processes.toys(GraphTask, vector=TIMED) as tasks:

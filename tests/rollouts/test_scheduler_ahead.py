@@ -22,7 +22,9 @@ async def until_sent_ahead(scheduler: Scheduler, count: int = 1) -> None:
 
 
 def names(folder: Path) -> list[str]:
-    return [line.removeprefix("at ") for line in (folder / "log").read_text().splitlines()]
+    log = folder / "log"  # which begins with the first task that does
+    lines = log.read_text().splitlines() if log.exists() else []
+    return [line.removeprefix("at ") for line in lines]
 
 
 @pytest.mark.parametrize("how", ["raise", "hang", "die"])

@@ -31,6 +31,7 @@ class Notes:
         self._num_parts = words(slab["note_parts"])
         self._bytes = words(slab["note"]).cast("B")
         self._sizes = self._bytes.cast("q")
+        self.num_bytes: int = 0  # of what was read
 
     def write(self, extra: Extra) -> bool:
         """Write it if it is plain and not too large; if it was."""
@@ -65,6 +66,7 @@ class Notes:
         for size in self._sizes[first_size : first_size + num_parts]:
             parts.append(self._bytes[begin : begin + size])
             begin += size
+        self.num_bytes += begin - sampler_id * NOTE_BYTES
         body, *buffers = parts
         try:
             return Extra._make(pickle.loads(body, buffers=map(bytearray, buffers)))

@@ -79,7 +79,7 @@ class ParentLane:
         self._asleep = [words(line) for line in self.slab["asleep"]]
         self._parent_asleep = words(self.slab["parent_asleep"])
         self._answered = words(self.slab["answered"])
-        self._notes = Notes(self.slab)
+        self.notes: Notes = Notes(self.slab)
         self._flags = [memoryview(self.slab["flags"][row]) for row in range(NUM_ROWS)]
         self.fence: Fence = Fence()
         tickets = np.zeros(layout.num_samplers, np.int64)
@@ -246,9 +246,9 @@ class ParentLane:
             self._warned = True
             self.detoured = names
             warnings.warn(
-                f"{', '.join(names)} left the shared-memory lane for the slower pipe: the task "
-                "gives it as another type, dtype or shape than its space declares (or than at "
-                "first). Results are the same; observation_transport='pipe' silences this.",
+                f"{', '.join(names)} left the shared-memory lane and is pickled, which is slower: "
+                "the task gives it as another type, dtype or shape than its space declares (or "
+                "than at first). Results are the same; observation_transport='pipe' silences this.",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -279,7 +279,7 @@ class ParentLane:
             return []
         owing = []
         for i in ids:
-            note = self._notes.read(i)
+            note = self.notes.read(i)
             if note is None:
                 owing.append(i)
             self.keep(note)
