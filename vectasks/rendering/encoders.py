@@ -77,8 +77,10 @@ class Mp4Encoder(Encoder):
     file_options: ClassVar[Mapping[str, str]] = {"movflags": "+faststart"}
 
     def _make_stream(self, fps: Fraction, height_px: int, width_px: int) -> Any:
-        from av.video.reformatter import ColorRange, Colorspace
+        from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
+        # FFmpeg makes yuv420p of bgr24 three times as fast as of rgb24, the swap included.
+        self._swap, self._to_yuv = VideoReformatter(), VideoReformatter()
         self._padding = ((0, height_px % 2), (0, width_px % 2), (0, 0))
         self._is_odd = bool(height_px % 2 or width_px % 2)
         # zerolatency: x264 keeps no frames back to look ahead. (Its lookahead also reads memory
@@ -87,7 +89,7 @@ class Mp4Encoder(Encoder):
             "libx264",
             rate=fps,
             options={
-                "preset": "superfast",
+                "preset": "ultrafast",  # two thirds of superfast's time, and half as large again
                 "tune": "zerolatency",
                 "crf": "18",
                 "flags": "+bitexact",
@@ -110,7 +112,8 @@ class Mp4Encoder(Encoder):
     def _convert(self, picture: Any) -> Iterator[Any]:
         from av.video.reformatter import ColorRange, Colorspace
 
-        yield picture.reformat(
+        yield self._to_yuv.reformat(
+            self._swap.reformat(picture, format="bgr24"),
             format="yuv420p",
             dst_colorspace=Colorspace.ITU709,
             dst_color_range=ColorRange.MPEG,

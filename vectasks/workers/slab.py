@@ -7,7 +7,6 @@ the control lane.
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -26,6 +25,7 @@ from vectasks.workers.layout import (
     pick,
     structure_fits,
 )
+from vectasks.workers.memory import private_memory
 
 DONE, TERMINATED, TRUNCATED, EXHAUSTED, EMPTY_INFO, EXTRA = (1 << bit for bit in range(6))
 
@@ -41,8 +41,7 @@ class Slab:
 
     def __init__(self, layout: Layout, memory: Any = None, num_rows: int | None = None) -> None:
         self.layout = layout
-        # (Of a private mapping, what is never written to takes no memory.)
-        memory = mmap.mmap(-1, layout.size_bytes(num_rows)) if memory is None else memory
+        memory = private_memory(layout.size_bytes(num_rows)) if memory is None else memory
         self.memory = memory
         self._template = _template(layout)
         self._arrays: dict[str, NDArray[Any]] = {}
