@@ -26,7 +26,7 @@ from vectasks.workers.cores import usable_cores
 NUM_SAMPLERS = 9
 HEIGHT_PX, WIDTH_PX = 210, 160
 _EPISODE_STEPS = 100
-_NUM_STEPS = 30  # of one measurement
+_NUM_STEPS = 100  # of one measurement
 
 
 class MovingSquares(Task[None]):

@@ -157,9 +157,9 @@ class FakeVector:
             self.counts[i][1] += 1
             info, done = {"id": i}, self.counts[i][1] == self.episode_length
             if done and self.keeping[i] != "none":
-                info["final_frame"] = self.image(i)
+                info["final_frame"] = self.image(i).copy()  # infos are owned
             elif self.keeping[i] == "all":
-                info["frame"] = self.image(i)
+                info["frame"] = self.image(i).copy()
             if done:
                 self.counts[i] = [self.counts[i][0] + 1, 0]
             self.given.append(RLStepResult(i, 1.0, done, info))
@@ -168,6 +168,9 @@ class FakeVector:
     def render(self, mode):
         assert mode == "raw_rgb_list"
         return [self.image(i) for i in self.sampler_ids]
+
+    def command(self, commands, data_list):
+        return [self.command_at(k, commands, data) for k, data in enumerate(data_list)]
 
     def command_at(self, sampler_index, command, data=None):
         sampler_id = self.sampler_ids[sampler_index]

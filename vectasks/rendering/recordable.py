@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
 from vectasks.batch import StepBatch
@@ -53,5 +54,8 @@ class Recordable(Protocol):
     def render(self, mode: Literal["raw_rgb_list"]) -> Any:
         """The images of the unpaused samplers."""
 
+    def command(self, commands: str, data_list: Sequence[Any]) -> list[Any]:
+        """One command ("keep_frames") for all unpaused samplers, with a datum each."""
+
     def command_at(self, sampler_index: int, command: str, data: Any = None) -> Any:
-        """One command ("render", "keep_final_frame") for one unpaused sampler."""
+        """One command ("render", "keep_frames") for one unpaused sampler."""

@@ -372,11 +372,11 @@ class VideoRecorder:
         else:
             for i in missing:
                 images[i] = self._tasks.command_at(ids.index(i), "render")
-        images |= brought
-        for i, image in images.items():
-            # A copy: the task may draw the next image into the same array.
-            self._images[i] = np.array(as_rgb(image, f"the image of sampler {i}"))
-        return set(images)
+        for i, image in (images | brought).items():
+            pixels = as_rgb(image, f"the image of sampler {i}")
+            # Who is asked may draw the next image into the same array; a step's info is nobody's.
+            self._images[i] = pixels if i in brought else np.array(pixels)
+        return set(images | brought)
 
     def _shot(self, sampler_id: int, is_live: bool) -> Shot:
         caption = self._episode(sampler_id).caption(sampler_id) if self._captions else None
@@ -451,21 +451,28 @@ class VideoRecorder:
         for sampler_id, state in self._states.items():
             if state in _OVER:
                 self._asked.pop(sampler_id, None)
-        for index, sampler_id in enumerate(self._tasks.sampler_ids):
-            keep = which if sampler_id in wanted else "none"
-            if sampler_id in ready and keep != self._asked.get(sampler_id, "none"):
-                self._tasks.command_at(index, "keep_frames", keep)
-                self._asked[sampler_id] = keep
+        self._keep_frames({i: which if i in wanted else "none" for i in ready})
 
     def _release_frames(self) -> None:
         if self._tasks.is_closed:
             return
-        for index, sampler_id in enumerate(self._tasks.sampler_ids):
-            if self._asked.get(sampler_id, "none") != "none":
-                # One that is busy or failed cannot be told, and needs no telling to finish a video.
-                with contextlib.suppress(VectasksError):
-                    self._tasks.command_at(index, "keep_frames", "none")
+        # One that is busy or failed cannot be told, and needs no telling to finish a video.
+        for sampler_id in self._tasks.sampler_ids:
+            with contextlib.suppress(VectasksError):
+                self._keep_frames({sampler_id: "none"})
         self._asked.clear()
+
+    def _keep_frames(self, which: Mapping[int, str]) -> None:
+        """Tell samplers, by id, which frames their steps are to bring, where that is news."""
+        ids = self._tasks.sampler_ids
+        news = {i: keep for i, keep in which.items() if keep != self._asked.get(i, "none")}
+        if len(news) == len(ids) > 1:  # all at once
+            self._tasks.command("keep_frames", [news[i] for i in ids])
+            self._asked |= news
+        else:
+            for i, keep in news.items():
+                self._tasks.command_at(ids.index(i), "keep_frames", keep)
+                self._asked[i] = keep
 
 
 def _frame_of(result: RLStepResult) -> Any:
