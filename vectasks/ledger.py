@@ -200,8 +200,8 @@ class Ledger:
         self._stepping.discard(sampler_id)
         if failed:
             self.fail(sampler_id)
-        elif exhausted:
-            self._condition[sampler_id] = SamplerState.EXHAUSTED
+        elif exhausted and self._condition[sampler_id] is not SamplerState.FAILED:
+            self._condition[sampler_id] = SamplerState.EXHAUSTED  # and its worker did not die since
 
     def settle_steps(self, ids: Iterable[int]) -> None:
         """Steps on the step lane have come in, and nothing is special about them."""

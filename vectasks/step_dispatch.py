@@ -35,12 +35,27 @@ from vectasks.workers.blocks import Block, BlocksMoved
 from vectasks.workers.cores import polls_before_blocking, yield_core
 from vectasks.workers.inline import InlineWorker
 from vectasks.workers.lane import Steps
-from vectasks.workers.layout import Layout
+from vectasks.workers.layout import NOTE_BYTES, Layout
 from vectasks.workers.memory import SharedMemory
 from vectasks.workers.parent_lane import ParentLane
 from vectasks.workers.slab import EXHAUSTED
 
 _FIRST_NAP_S, _LONGEST_NAP_S = 0.005, 0.2
+
+
+def _laid_out(layout: Layout, memory: SharedMemory) -> tuple[Layout, Any]:
+    """A layout, with notes if there is room for them, and the memory for it, mapped.
+
+    Raises:
+        OSError: there is not so much memory.
+    """
+    with_notes = layout._replace(note_bytes=NOTE_BYTES)
+    try:
+        memory.resize(with_notes.size_bytes())
+        return with_notes, memory.map(with_notes.size_bytes())
+    except OSError:  # the address space is limited, perhaps: these are a mebibyte a sampler
+        memory.resize(layout.size_bytes())
+        return layout, memory.map(layout.size_bytes())
 
 
 class StepDispatcher(Dispatcher):
@@ -96,8 +111,7 @@ class StepDispatcher(Dispatcher):
         mapped = None
         if self._memory is not None:
             try:
-                self._memory.resize(layout.size_bytes())
-                mapped = self._memory.map(layout.size_bytes())
+                layout, mapped = _laid_out(layout, self._memory)
             except OSError as error:
                 told = f"There is no shared memory of {layout.size_bytes()} bytes: {error}."
                 if strict:
@@ -318,8 +332,8 @@ class StepDispatcher(Dispatcher):
                     lane.put(i, lane.tickets[i], self._arrived.pop(i))
                     self._wanted.discard(i)
             if failed:
-                values = self._take_written(lane, [i for i in ids if i not in failed])
-                values.update(self.take(failed))
+                values = self.take(failed)
+                values.update(self._take_written(lane, [i for i in ids if i not in values]))
                 return {i: values[i] for i in ids}
         return self._take_written(lane, ids) if lane.failures(ids) else None
 

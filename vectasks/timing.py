@@ -7,6 +7,7 @@ import math
 import os
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,11 +37,12 @@ _PARENT_SPANS = {SEND: "send", WAIT: "wait", TAKE: "take"}
 class TimedDispatcher(StepDispatcher):
     """A dispatcher that writes down how long it sends, waits and takes."""
 
+    _step_bytes = _note_bytes = _pipe_bytes = 0
+    _off_slab: Sequence[str] = ()
+
     def record_spans(self, board: Board) -> None:
         """Write to this board; called before anything else."""
         self._recorder: Recorder = board.parent_recorder()
-        self._step_bytes = self._note_bytes = self._pipe_bytes = 0
-        self._off_slab: list[str] = []
 
     def send_step(self, *args: Any, **kwargs: Any) -> None:
         """Begin one step of some samplers."""
@@ -108,7 +110,7 @@ class TimedDispatcher(StepDispatcher):
         try:
             return super().close(grace_s)
         finally:
-            del self._recorder  # lets go of the memory
+            self.__dict__.pop("_recorder", None)  # lets go of the memory
 
 
 class Spans(NamedTuple):

@@ -177,6 +177,19 @@ def test_recv_tells_of_a_death_without_waiting_for_who_is_slow(
         assert tasks.recv().samplers.tolist() == [0]
 
 
+def test_a_dead_worker_is_failed_also_where_its_sampler_had_played_all_its_tasks() -> None:
+    make, args = with_faults(
+        ToySampler,
+        toy_args(CountingTask, 2, max_steps=1, num_tasks=1),
+        [Fault(kill(), sampler=1)],
+    )
+    with VectorSampledTasks(make, args, max_processes=1) as tasks:
+        tasks.send([0, 0])
+        with noticed_at_once(), pytest.raises(WorkerDied):
+            tasks.recv(2)
+        assert set(tasks.sampler_states.values()) == {FAILED}
+
+
 class Told(CountingTask):
     """Says in its info how many steps it had made."""
 

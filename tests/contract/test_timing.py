@@ -8,9 +8,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from vectasks import InvalidArgument, VectorClosed, WorkerDied
+from vectasks import InvalidArgument, VectorClosed, VectorSampledTasks, WorkerDied
+from vectasks.testing import ToySampler, toy_args
 from vectasks.testing.toys import GraphTask, InfoTask, SlowTask
 from vectasks.workers.board import STEPS_KEPT
 
@@ -58,6 +60,16 @@ def test_the_straggler_is_named_and_its_sleep_is_in_the_task(every_kind: Any) ->
         assert stats["time_s"]["in_tasks"] >= 0.2
         if not every_kind.is_twin:
             assert 0.1 < stats["time_s"]["waiting"] <= stats["time_s"]["window"]
+
+
+@pytest.mark.parametrize("size_bytes", [900_000, 2_000_000], ids=["notes", "pipe"])
+def test_what_large_infos_cost_is_not_the_last_samplers_alone(size_bytes: int) -> None:
+    info = {"image": np.zeros(size_bytes, np.uint8)}
+    args = toy_args(InfoTask, 4, step_info=info)
+    with VectorSampledTasks(ToySampler, args, max_processes=1, timing=True) as tasks:
+        latency_s = stepped(tasks, 40).stats()["latency_s"]
+    *others, last = (latency_s[i]["p50"] for i in range(4))
+    assert last < 5 * max(others), latency_s
 
 
 def test_bytes_by_lane_and_leaves_off_the_slab(processes: Any) -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -346,6 +347,17 @@ def test_too_little_shared_memory(method: str) -> None:
             assert tasks.step_batch([0] * 3).observation[:, 2].tolist() == [2] * 3
         with pytest.raises(ResourceLimit, match="no shared memory"):
             vector(multiprocessing_start_method=method, observation_transport="slab")
+
+
+def test_where_shared_memory_is_too_little_for_infos_arrays_stay_in_it(method: str) -> None:
+    with limited(resource.RLIMIT_FSIZE, 1 << 19), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with vector(multiprocessing_start_method=method, max_steps=2, timing=True) as tasks:
+            infos = [tasks.step([0] * 3)[0].info for _ in range(2)]
+            assert "final_observation" in infos[1]
+            lane_bytes = tasks.stats()["lane_bytes"]
+            assert lane_bytes["slab"] > 0
+            assert lane_bytes["notes"] == 0
 
 
 def test_a_full_dev_shm_does_not_matter(tmp_path: Path) -> None:

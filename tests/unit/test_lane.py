@@ -72,6 +72,7 @@ class Pair:
     def __init__(self, num_samplers: int = 4) -> None:
         first = np.zeros(2, np.int64)
         layout = Layout.of(SPACE, spaces.Discrete(99), first, num_samplers, 1)
+        layout = layout._replace(note_bytes=NOTE_BYTES)
         self.ids = list(range(num_samplers))
         memory: Any = StubMemory(layout.size_bytes())
         self.parent = ParentLane(layout, memory.map())

@@ -18,7 +18,15 @@ from vectasks.workers.slab import Extra, Slab
 
 @pytest.fixture
 def slab() -> Slab:
-    return Slab(Layout.of(spaces.Discrete(2), spaces.Discrete(2), np.int64(0), 3, 1))
+    layout = Layout.of(spaces.Discrete(2), spaces.Discrete(2), np.int64(0), 3, 1)
+    layout = layout._replace(note_bytes=NOTE_BYTES)
+    return Slab(layout, bytearray(layout.size_bytes()))
+
+
+def test_where_there_is_no_room_for_notes_nothing_is_written() -> None:
+    notes = Notes(Slab(Layout.of(spaces.Discrete(2), spaces.Discrete(2), np.int64(0), 3, 1)))
+    assert not notes.write(Extra(1, info={"small": 1}))
+    assert notes.read(1) is None
 
 
 @pytest.mark.parametrize(

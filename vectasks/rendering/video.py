@@ -374,8 +374,8 @@ class VideoRecorder:
                 images[i] = self._tasks.command_at(ids.index(i), "render")
         for i, image in (images | brought).items():
             pixels = as_rgb(image, f"the image of sampler {i}")
-            # Who is asked may draw the next image into the same array; a step's info is nobody's.
-            self._images[i] = pixels if i in brought else np.array(pixels)
+            # Nobody else holds what a step of ours brought; other arrays may be drawn into again.
+            self._images[i] = pixels if self._is_stepped and i in brought else np.array(pixels)
         return set(images | brought)
 
     def _shot(self, sampler_id: int, is_live: bool) -> Shot:

@@ -260,9 +260,11 @@ class Board:
 
     def spans(self, worker: int) -> NDArray[Any]:
         """A worker's spans, oldest first; the parent's are those of -1."""
-        if self._parent is not None:
-            self._parent.write()
-        return self._lines.spans(self._mapped, worker)
+        spans = self._lines.spans(self._mapped, worker)
+        if worker == -1 and self._parent is not None:  # another thread may be at writing these
+            pending = np.array(list(self._parent.pending), np.float64).view(_SPAN)
+            return np.concatenate([spans, pending])
+        return spans
 
     def pids(self) -> list[int]:
         """The workers' process ids, as they were last told."""

@@ -9,7 +9,7 @@ Here is what both halves go by; ``parent_lane`` and ``worker_lane`` are the halv
     step_bell[w] += 1            ──> slab ──poll──> step where asked[i] != answered[i]
     ring the channel if asleep[w]                   observation, reward, flags ──> slab
                                                     what is no array: a note ──> slab
-                                                    what is large ──> channel
+                                                    what is large, or not plain ──> channel
     <──poll── slab <──────────────────────────────  answered[i] = ticket
                                                     ring the channel if parent_asleep
 

@@ -111,6 +111,7 @@ class Layout(NamedTuple):
     action: tuple[str, tuple[int, ...], Any] | None  # (kind, shape, dtype); None: by control lane
     num_samplers: int
     num_workers: int
+    note_bytes: int = 0
 
     @classmethod
     def of(
@@ -156,7 +157,7 @@ class Layout(NamedTuple):
             "answered": ((n,), word),
             "answered_at": ((n,), np.dtype(np.float64)),
             "note_parts": ((n,), word),
-            "note": ((n, NOTE_BYTES), np.dtype(np.uint8)),
+            "note": ((n, self.note_bytes), np.dtype(np.uint8)),
         }
         if self.action is not None:
             _, shape, dtype = self.action

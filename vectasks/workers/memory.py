@@ -9,16 +9,6 @@ from multiprocessing import reduction
 from typing import Any
 
 
-def private_memory(size_bytes: int) -> mmap.mmap:
-    """Memory of this process alone, all zero; what is never written to takes none.
-
-    A child that is forked has a copy.
-    """
-    if hasattr(mmap, "MAP_PRIVATE"):
-        return mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return mmap.mmap(-1, size_bytes)  # Windows, which forks nothing
-
-
 class SharedMemory:
     """Anonymous memory that child processes can map: it has no name, so none can be left behind.
 

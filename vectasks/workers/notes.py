@@ -10,11 +10,11 @@ A note is the sizes of its parts, then the parts: a pickle, and its large buffer
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 from vectasks.messages import Failure
 from vectasks.workers.channel import plain_parts
 from vectasks.workers.lane import words
-from vectasks.workers.layout import NOTE_BYTES
 from vectasks.workers.slab import Extra, Slab
 
 _SIZE_BYTES = 8
@@ -29,20 +29,23 @@ class Notes:
 
     def __init__(self, slab: Slab) -> None:
         self._num_parts = words(slab["note_parts"])
-        self._bytes = words(slab["note"]).cast("B")
-        self._sizes = self._bytes.cast("q")
+        self._most_bytes = slab.layout.note_bytes
+        self._bytes: Any = words(slab["note"]).cast("B") if self._most_bytes else memoryview(b"")
+        self._sizes: Any = self._bytes.cast("q")
         self.num_bytes: int = 0  # of what was read
 
     def write(self, extra: Extra) -> bool:
         """Write it if it is plain and not too large; if it was."""
         self._num_parts[extra.sampler_id] = 0
-        pickled = plain_parts(tuple(extra), NOTE_BYTES)
+        if self._most_bytes == 0:
+            return False
+        pickled = plain_parts(tuple(extra), self._most_bytes)
         if pickled is None:
             return False
         parts = [pickled[0], *pickled[1]]
-        place = extra.sampler_id * NOTE_BYTES
+        place = extra.sampler_id * self._most_bytes
         begin = place + _SIZE_BYTES * len(parts)
-        if begin + sum(map(len, parts)) > place + NOTE_BYTES:
+        if begin + sum(map(len, parts)) > place + self._most_bytes:
             return False
         for number, part in enumerate(parts, place // _SIZE_BYTES):
             self._sizes[number] = len(part)
@@ -59,14 +62,14 @@ class Notes:
         num_parts = self._num_parts[sampler_id]
         if not num_parts:
             return None
-        begin = sampler_id * NOTE_BYTES
+        place = begin = sampler_id * self._most_bytes
         first_size = begin // _SIZE_BYTES
         begin += _SIZE_BYTES * num_parts
         parts = []
         for size in self._sizes[first_size : first_size + num_parts]:
             parts.append(self._bytes[begin : begin + size])
             begin += size
-        self.num_bytes += begin - sampler_id * NOTE_BYTES
+        self.num_bytes += begin - place
         body, *buffers = parts
         try:
             return Extra._make(pickle.loads(body, buffers=map(bytearray, buffers)))

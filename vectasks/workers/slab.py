@@ -25,7 +25,6 @@ from vectasks.workers.layout import (
     pick,
     structure_fits,
 )
-from vectasks.workers.memory import private_memory
 
 DONE, TERMINATED, TRUNCATED, EXHAUSTED, EMPTY_INFO, EXTRA = (1 << bit for bit in range(6))
 
@@ -41,7 +40,7 @@ class Slab:
 
     def __init__(self, layout: Layout, memory: Any = None, num_rows: int | None = None) -> None:
         self.layout = layout
-        memory = private_memory(layout.size_bytes(num_rows)) if memory is None else memory
+        memory = bytearray(layout.size_bytes(num_rows)) if memory is None else memory
         self.memory = memory
         self._template = _template(layout)
         self._arrays: dict[str, NDArray[Any]] = {}

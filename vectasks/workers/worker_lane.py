@@ -170,7 +170,7 @@ class WorkerLane:
         extras: list[Extra] = []
         for i, action in zip(ids, actions, strict=True):
             extra = run_step(group, writer, i, action)
-            if extra is not None:
+            if extra is not None and not self._notes.write(extra):
                 extras.append(extra)
             if one_by_one:
                 self._answered_at[i] = time.monotonic()
@@ -180,10 +180,9 @@ class WorkerLane:
             self._announce(ticket, ids, extras)
 
     def _announce(self, ticket: int, ids: Sequence[int], extras: list[Extra]) -> None:
-        extras = [extra for extra in extras if not self._notes.write(extra)]
+        self._group.end_steps()
         if extras:
             _send_extras(self._channel, extras)
-        self._group.end_steps()
         keep_order()
         answered, last = self._answered, self._last
         for i in ids:
