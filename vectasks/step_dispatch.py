@@ -384,9 +384,8 @@ class StepDispatcher(Dispatcher):
 
     def _has_done_its_steps(self, worker: Worker) -> bool:
         """Whether steps are out in a worker, and all of them are done and written."""
-        requests = [(i, self._ledger.outstanding(i)) for i in worker.sampler_ids]
-        out = [(i, request) for i, request in requests if request is not None]
-        return bool(out) and all(request.seq == 0 and self._is_written(i) for i, request in out)
+        out = [r for i in worker.sampler_ids if (r := self._ledger.outstanding(i)) is not None]
+        return bool(out) and all(r.seq == 0 and self._is_written(r.sampler_id) for r in out)
 
     def _is_written(self, sampler_id: int) -> bool:
         """Whether all that the step that is out gave is here."""

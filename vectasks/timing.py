@@ -74,9 +74,8 @@ class TimedDispatcher(StepDispatcher):
         return batch
 
     def _note(self, code: int, begin_s: float) -> None:
-        pending, end_s = self._recorder.pending, time.monotonic()
-        pending += (code, begin_s, end_s, end_s)
-        if len(pending) > _MANY:  # many calls that wait, and none that sends
+        self._recorder.add(code, begin_s, time.monotonic())
+        if len(self._recorder.pending) > _MANY:  # many calls that wait, and none that sends
             self._recorder.write()
 
     def traffic(self, num_steps: int) -> dict[str, Any]:

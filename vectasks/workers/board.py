@@ -148,9 +148,13 @@ class Recorder:
         self._count[0] = count + len(values) // _FIELDS
         values.clear()
 
+    def add(self, code: int, begin_s: float, end_s: float) -> None:
+        """Have one span written later."""
+        self.pending += (code, begin_s, end_s, end_s)
+
     def record(self, code: int, begin_s: float, end_s: float) -> None:
         """Write one span, and what is pending."""
-        self.pending += (code, begin_s, end_s, end_s)
+        self.add(code, begin_s, end_s)
         self.write()
 
 

@@ -62,11 +62,10 @@ class Notes:
         num_parts = self._num_parts[sampler_id]
         if not num_parts:
             return None
-        place = begin = sampler_id * self._most_bytes
-        first_size = begin // _SIZE_BYTES
-        begin += _SIZE_BYTES * num_parts
+        place = sampler_id * self._most_bytes
+        begin = place + _SIZE_BYTES * num_parts
         parts = []
-        for size in self._sizes[first_size : first_size + num_parts]:
+        for size in self._sizes[place // _SIZE_BYTES : begin // _SIZE_BYTES]:
             parts.append(self._bytes[begin : begin + size])
             begin += size
         self.num_bytes += begin - place
