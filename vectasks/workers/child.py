@@ -209,7 +209,9 @@ def _end_with_parent(end: socket.socket) -> None:
         for fd, event in poll.poll(_LOOK_FOR_ADOPTION_MS):
             if not event & select.POLLNVAL:
                 time.sleep(_ORPHAN_GRACE_S)  # the main thread sees the same and closes the tasks
-                os._exit(1)
+                # As that ends: it may be busy, or step on by shared memory. A parent that lives
+                # reads from the code that a task closed what these descriptors were.
+                os._exit(0)
             poll.unregister(fd)  # a task closed it
     time.sleep(_ORPHAN_GRACE_S)
     os._exit(1)
