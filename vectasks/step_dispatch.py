@@ -209,7 +209,9 @@ class StepDispatcher(Dispatcher):
                 by_id = dict(zip(ids, dispatch_rows(actions), strict=True))
                 parcels = []
                 for worker in workers:
-                    its = {i: by_id[i] for i in worker.sampler_ids if i in by_id}
+                    its = by_id
+                    if len(workers) > 1:
+                        its = {i: by_id[i] for i in worker.sampler_ids if i in by_id}
                     parcels.append(worker.pack(Steps(ticket, its)))
                 self.journal.steps(ids, own(actions))
                 self._ledger.open_step(ids)
@@ -302,7 +304,7 @@ class StepDispatcher(Dispatcher):
         if failed is not None:
             return failed
         batch = lane.batch(ids, out, copy)
-        self._settle_row(ids, batch.samplers[batch.exhausted])
+        self._settle_row(ids, batch.exhausted)
         return batch
 
     def take_infos(
@@ -318,7 +320,7 @@ class StepDispatcher(Dispatcher):
         failed = self._put_into_row(lane, ids)
         if failed is not None:
             return {}, failed
-        self._settle_row(ids, np.flatnonzero(block.slab["flags"][index] & EXHAUSTED))
+        self._settle_row(ids, block.slab["flags"][index] & EXHAUSTED)
         return lane.take_infos(ids), None
 
     def _put_into_row(self, lane: ParentLane, ids: Sequence[int]) -> dict[int, Any] | None:
@@ -339,8 +341,10 @@ class StepDispatcher(Dispatcher):
 
     def _settle_row(self, ids: Sequence[int], exhausted: NDArray[Any]) -> None:
         self._ledger.settle_steps(ids)
-        for i in exhausted.tolist() if exhausted.size else ():
-            self._ledger.settle_step(i, exhausted=True, failed=False)
+        if exhausted.tobytes().strip(b"\0"):
+            for i, is_exhausted in zip(ids, exhausted.tolist(), strict=True):
+                if is_exhausted:
+                    self._ledger.settle_step(i, exhausted=True, failed=False)
 
     def batch_of(
         self, outcomes: Mapping[int, StepOutcome], out: StepBatch | None, copy: bool

@@ -107,7 +107,7 @@ class StepFront(Front):
         observe: Callable[[], Any],
     ) -> None:
         self._num_steps += len(ids)
-        self._num_episodes += int(np.count_nonzero(done))
+        self._num_episodes += done.tobytes().count(1)
         self._journal.batch_came(ids, reward, done, infos, observe)
 
     def _collect_step(self, ids: Sequence[int], timeout_s: float | None) -> dict[int, StepOutcome]:

@@ -125,13 +125,18 @@ class VecEnv(BaseVecEnv):
 
     def _result(self, batch: StepBatch) -> StepReturn:
         infos = batch.infos
-        for i in np.flatnonzero(batch.done).tolist():
-            ended = self._envs.ended(batch, i)
-            infos[i] = {**ended.info, "terminal_observation": ended.observation}
-            self.reset_infos[i] = ended.reset_info
-        limited = (batch.truncated & ~batch.terminated).tolist()
-        for info, is_limited in zip(infos, limited, strict=True):
-            info["TimeLimit.truncated"] = is_limited
+        for info in infos:
+            info["TimeLimit.truncated"] = False
+        # A list's items are looked at in a fraction of the time of so short an array's.
+        for i, is_done in enumerate(batch.done.tolist()):
+            if is_done:
+                ended = self._envs.ended(batch, i)
+                infos[i] = {
+                    **ended.info,
+                    "terminal_observation": ended.observation,
+                    "TimeLimit.truncated": bool(batch.truncated[i] and not batch.terminated[i]),
+                }
+                self.reset_infos[i] = ended.reset_info
         return batch.observation, batch.reward, batch.done, infos
 
     # -- reaching in ------------------------------------------------------------------------------

@@ -79,14 +79,13 @@ class InlineWorker(Worker):
                         lane.keep(own(extra))
                 else:
                     lane.give(i, _owned(group.step(i, action)))
-                lane.answer(i, ticket)
                 done += 1
         except BaseException as error:
             for cut in list(actions)[done:]:
                 lane.give(cut, Failure.of(error))
-                lane.answer(cut, ticket)
             raise
         finally:
+            lane.answer(actions, ticket)
             group.end_steps()
 
     def receive(self) -> list[Reply | Unreadable]:

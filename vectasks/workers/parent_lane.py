@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,8 +43,15 @@ from vectasks.workers.slab import (
     SlabReader,
 )
 
+_SMALL_ROW_BYTES = 4096  # copying so little costs less than lending a row of the slab
 _NOTHING_SPECIAL = bytes([0, EMPTY_INFO])  # flags of most samplers in most steps
-_GOING_ON = bytes([0, EMPTY_INFO, EXTRA, EXTRA | EMPTY_INFO])  # and of those with an info
+# What a batch tells of an episode's end, by a sampler's flags: looked up sooner than worked out.
+_BITS = np.array(
+    [
+        [bool(flags & bit) for flags in range(2 * EXTRA)]
+        for bit in (TERMINATED, TRUNCATED, DONE, EXHAUSTED)
+    ]
+)
 
 
 class ParentLane:
@@ -89,6 +96,10 @@ class ParentLane:
         self._common = 0  # the last ticket, if it was every sampler's
         # Small observations are copied sooner than a row of them is handed out.
         self._lists_are_lent = self.shared and any(leaf.is_large for leaf in layout.leaves)
+        self._batches_are_lent = any(
+            array is not None and array[0].nbytes > _SMALL_ROW_BYTES
+            for array in self.slab.leaf_arrays
+        )
 
     def begin(
         self,
@@ -115,7 +126,9 @@ class ParentLane:
         if into is not None:
             self.blocks.in_use, index = into
             row = self.blocks.in_use.place.first_row + index
-        elif to_hand_out and whole and (as_batch or self._lists_are_lent):
+        elif (
+            to_hand_out and whole and (self._batches_are_lent if as_batch else self._lists_are_lent)
+        ):
             row = self._rows.next_free(self.step_number)
         ticket = (self.step_number << ROW_BITS | row) << 2
         ticket |= (ONE_BY_ONE if one_by_one else 0) | as_batch
@@ -257,11 +270,13 @@ class ParentLane:
         """Take an outcome as it is: it was made in this process."""
         self._outcomes[sampler_id] = outcome
 
-    def answer(self, sampler_id: int, ticket: int) -> None:
-        """The step of a sampler in this process is done."""
+    def answer(self, ids: Iterable[int], ticket: int) -> None:
+        """The steps of samplers in this process are done."""
+        answered = self._answered
+        for i in ids:
+            answered[i] = ticket
         if ticket & ONE_BY_ONE:
-            self.slab["answered_at"][sampler_id] = time.monotonic()
-        self._answered[sampler_id] = ticket
+            self.slab["answered_at"][list(ids)] = time.monotonic()
 
     def owing(self, ids: Sequence[int]) -> list[int]:
         """Read these samplers' notes; those who have something on the control lane instead."""
@@ -372,16 +387,14 @@ class ParentLane:
         """
         slab, n = self.slab, len(ids)
         whole = n == self.layout.num_samplers
-        rows = {row_of(self._common)} if whole and self._common else self._rows_of(ids)
-        row = rows.pop() if len(rows) == 1 else None
+        row = self._row_of_all(ids)
         where: Any = row
         if row is None:
             where = ([row_of(self.tickets[i]) for i in ids], list(ids))
         elif not whole:
             where = (row, list(ids))
-        special = row is None or bool(self._flags_in(row).strip(_NOTHING_SPECIAL))
         extras: dict[int, Extra] = {}
-        if special and self._extras:
+        if self._extras:
             extras = {i: self._extras.pop(i) for i in ids if i in self._extras}
         lent = None
         if whole and row and out is None:  # and not the working row
@@ -401,15 +414,11 @@ class ParentLane:
             else:
                 part = array[where]
                 leaf_values.append(part.copy() if where is row else part)
-        infos: list[dict[str, Any]] = [{} for _ in range(n)]
+        infos: list[dict[str, Any]] = [{} for _ in ids]
         for k, i in enumerate(ids) if extras else ():
             if i in extras and extras[i].info is not None:
                 infos[k] = dict(extras[i].info)
-        flags = slab["flags"][where] if special else None
-        if flags is not None and flags.tobytes().strip(_GOING_ON):
-            bits = [(flags & bit) != 0 for bit in (TERMINATED, TRUNCATED, DONE, EXHAUSTED)]
-        else:
-            bits = [np.zeros(n, np.bool_) for _ in range(4)]
+        bits = _BITS.take(slab["flags"][where], axis=1)
         reward = slab["reward"][where].astype(np.float32)
         samplers = self._id_array.copy() if whole else np.array(ids, np.int64)
         if out is None:
@@ -436,8 +445,12 @@ class ParentLane:
             np.copyto(target, values)
         return out._replace(observation=slab.nest(leaf_values), infos=infos)
 
-    def _rows_of(self, ids: Sequence[int]) -> set[int]:
-        return {row_of(self.tickets[i]) for i in ids}
+    def _row_of_all(self, ids: Sequence[int]) -> int | None:
+        """The row that these samplers' steps were written to; None: to several."""
+        if self._common and len(ids) == self.layout.num_samplers:
+            return row_of(self._common)
+        rows = {row_of(self.tickets[i]) for i in ids}
+        return rows.pop() if len(rows) == 1 else None
 
     def check_out(self, out: StepBatch, count: int) -> None:
         """Refuse a batch that ``count`` samplers' steps cannot be written into.
