@@ -20,7 +20,18 @@ from vectasks.testing.toys import (
     RandomWalk,
     ReusingTask,
     TextTask,
+    ToyTask,
 )
+
+class WideTask(ToyTask):
+    """Its counts, and zeros: so many that batches of them are handed out without a copy."""
+
+    space = spaces.Box(0, 2**31 - 1, (512,), np.int32)
+
+    def get_observations(self) -> Any:
+        counts = self.counts()
+        return np.array([*counts, *[0] * (512 - len(counts))], np.int32)
+
 
 ARRAYS = ("samplers", "reward", "terminated", "truncated", "done", "exhausted")
 
@@ -213,7 +224,7 @@ def test_counts(make: Any) -> None:
 # -- who owns the arrays ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("task_class", [CountingTask, ReusingTask])
+@pytest.mark.parametrize("task_class", [CountingTask, ReusingTask, WideTask])
 def test_batches_never_alias(every_kind: Any, task_class: Any) -> None:
     with every_kind.toys(task_class, max_steps=3) as tasks:
         kept, copies = [], []
@@ -278,8 +289,9 @@ def test_out_of_another_size_is_refused_before_anything_is_sent(make: Any, pause
     assert tasks.step_batch([0] * left).observation[:, 2].tolist() == [2] * left
 
 
-def test_views_stay_valid_until_the_second_following_step(every_kind: Any) -> None:
-    with every_kind.toys(max_steps=100) as tasks:
+@pytest.mark.parametrize("task_class", [CountingTask, WideTask])
+def test_views_stay_valid_until_the_second_following_step(every_kind: Any, task_class: Any) -> None:
+    with every_kind.toys(task_class, max_steps=100) as tasks:
         previous: Any = None
         for number in range(1, 12):
             batch = tasks.step_batch([0] * 4, copy=False)
@@ -292,7 +304,7 @@ def test_views_stay_valid_until_the_second_following_step(every_kind: Any) -> No
 
 @pytest.mark.parametrize("following", ["step", "step_at", "step_batch", "send"])
 def test_views_survive_one_following_step_of_any_kind(make: Any, following: str) -> None:
-    tasks = make(max_steps=100)
+    tasks = make(WideTask, max_steps=100)
     for _ in range(2):
         batch = tasks.step_batch([0] * 4, copy=False)
         expected = batch.observation.copy()
@@ -307,7 +319,7 @@ def test_views_survive_one_following_step_of_any_kind(make: Any, following: str)
 
 
 def test_views_are_views(make: Any) -> None:
-    tasks = make(max_steps=100)
+    tasks = make(WideTask, max_steps=100)
     one = tasks.step_batch([0] * 4, copy=False)
     tasks.step_batch([0] * 4, copy=False)
     three = tasks.step_batch([0] * 4, copy=False)
@@ -316,8 +328,9 @@ def test_views_are_views(make: Any) -> None:
     assert not np.shares_memory(copied.observation, one.observation)
 
 
-def test_batches_outlive_the_vector(make: Any) -> None:
-    tasks = make(max_steps=100)
+@pytest.mark.parametrize("task_class", [CountingTask, WideTask])
+def test_batches_outlive_the_vector(make: Any, task_class: Any) -> None:
+    tasks = make(task_class, max_steps=100)
     batches = [tasks.step_batch([0] * 4), tasks.step_batch([0] * 4, copy=False)]
     tasks.close()
     assert [b.observation[:, 2].tolist() for b in batches] == [[1] * 4, [2] * 4]
