@@ -47,8 +47,9 @@ class EpisodeCount:
             self._begin()
             if info.get("resampled"):  # it had waited for the others: its next task is new
                 return
+        reward = result.reward
         self.num_steps += 1
-        self.episode_return += float(np.sum(result.reward))
+        self.episode_return += reward if type(reward) is float else float(np.sum(reward))
         if result.done:
             self.is_over = True
             self.is_followed = "final_observation" in info

@@ -122,7 +122,7 @@ class VideoRecorder:
         self._films: list[Film] = [self._tiled] if self._tiled else []
         self._images: dict[int, NDArray[np.uint8]] = {}  # the last one of each sampler, by id
         self._episodes: dict[int, EpisodeCount] = {}
-        self._states: dict[int, SamplerState] = {}  # looked up once a frame: it asks every worker
+        self._states: dict[int, SamplerState] = {}  # looked up where it may be news: it asks every worker
         self._filmed_ids: list[int] = []  # who was unpaused in the last frame
         self._asked: dict[int, str] = {}  # which frames samplers were asked to keep
         self._is_stepped = False  # by itself, so that every step may bring its frame along
@@ -303,12 +303,21 @@ class VideoRecorder:
     def _capture(self, results: Mapping[int, RLStepResult]) -> None:
         """Film the moment after these results, by sampler id."""
         self._open()
-        self._states, self._filmed_ids = self._tasks.sampler_states, self._tasks.sampler_ids
+        ids = self._tasks.sampler_ids
+        # Nothing but an episode's end changes states in a step of ours, and asking for them costs.
+        goes_on = (
+            self._is_stepped
+            and ids == self._filmed_ids == list(results)
+            and not any(result.done for result in results.values())
+        )
+        self._filmed_ids = ids
         for sampler_id, result in results.items():
             self._episode(sampler_id).count(result)
-        for sampler_id, state in self._states.items():
-            if state in _OVER:
-                self._episode(sampler_id).abandon()
+        if not goes_on:
+            self._states = self._tasks.sampler_states
+            for sampler_id, state in self._states.items():
+                if state in _OVER:
+                    self._episode(sampler_id).abandon()
         if self.error is not None:
             return
         with self._told_errors():
@@ -316,7 +325,8 @@ class VideoRecorder:
                 self._film_all(results)
             else:
                 self._film_episodes(results)
-        self._ask_for_frames()
+        if not goes_on:
+            self._ask_for_frames()
 
     def _film_all(self, results: Mapping[int, RLStepResult]) -> None:
         assert self._thread is not None
