@@ -12,7 +12,7 @@ from vectasks.messages import Failure
 from vectasks.spaces import dispatch_rows
 from vectasks.workers.blocks import Block, Blocks, BlocksMoved
 from vectasks.workers.channel import Channel, unsendable
-from vectasks.workers.cores import polls_before_blocking, yield_core
+from vectasks.workers.cores import WakesOnOwnCore, polls_before_blocking, yield_core
 from vectasks.workers.lane import (
     ONE_BY_ONE,
     Attach,
@@ -81,6 +81,7 @@ class WorkerLane:
         self._seen_steps = attach.step_bell
         self._seen_messages = attach.message_bell
         self._polls = polls_before_blocking(attach.layout.num_workers)
+        self._wakes_on_own_core = WakesOnOwnCore(w, attach.layout.num_workers)
 
     def next_message(self) -> Any:
         """Serve steps until a message comes, and return it.
@@ -125,8 +126,10 @@ class WorkerLane:
                 self._step_bell[0] == self._seen_steps
                 and self._message_bell[0] <= self._seen_messages
             ):
+                with self._wakes_on_own_core:
+                    is_message = self._channel.doze(nap_ms)
                 # What was asked for before a message comes before it.
-                return self._channel.doze(nap_ms) and self._step_bell[0] == self._seen_steps
+                return is_message and self._step_bell[0] == self._seen_steps
             return False
         finally:
             self._asleep[0] = 0
