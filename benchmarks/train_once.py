@@ -71,7 +71,7 @@ def sb3(workload: str, vector: str, steps: int) -> dict[str, float]:
     else:
         from vectasks.adapters.sb3 import VecEnv
 
-        envs = VecEnv(_vectasks(workload))
+        envs = VecEnv(env_fns, max_processes=_suggested_processes(workload))
     model = PPO(
         "MlpPolicy" if workload == "CartPole" else "CnnPolicy",
         envs,
@@ -105,19 +105,29 @@ def own_loop(workload: str, steps: int) -> dict[str, float]:
 
 
 def _vectasks(workload: str) -> Any:
-    """The twin, or as many processes as ``suggest_max_processes`` suggests."""
-    from vectasks import SingleProcessVectorSampledTasks, VectorSampledTasks, suggest_max_processes
-    from vectasks.envs import GymnasiumTaskSampler
+    """The twin, or as many processes as are suggested."""
+    from vectasks import SingleProcessVectorSampledTasks, VectorSampledTasks
 
-    arguments = [{"env_fn": lambda: make_env(workload)}] * NUM_ENVS
+    make_sampler, arguments = _samplers(workload)
+    processes = _suggested_processes(workload)
+    if processes == 0:
+        return SingleProcessVectorSampledTasks(make_sampler, arguments, should_log=False)
+    return VectorSampledTasks(make_sampler, arguments, max_processes=processes, should_log=False)
+
+
+def _suggested_processes(workload: str) -> int:
+    from vectasks import suggest_max_processes
+
+    return suggest_max_processes(*_samplers(workload)).max_processes
+
+
+def _samplers(workload: str) -> tuple[Callable[..., Any], list[dict[str, Any]]]:
+    from vectasks.envs import GymnasiumTaskSampler
 
     def make_sampler(env_fn: Callable[[], Any]) -> Any:
         return GymnasiumTaskSampler(env_fn, seed_each_episode=False)
 
-    processes = suggest_max_processes(make_sampler, arguments).max_processes
-    if processes == 0:
-        return SingleProcessVectorSampledTasks(make_sampler, arguments, should_log=False)
-    return VectorSampledTasks(make_sampler, arguments, max_processes=processes, should_log=False)
+    return make_sampler, [{"env_fn": lambda: make_env(workload)}] * NUM_ENVS
 
 
 def _tiny_cnn() -> dict[str, Any]:

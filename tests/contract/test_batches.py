@@ -23,6 +23,7 @@ from vectasks.testing.toys import (
     ToyTask,
 )
 
+
 class WideTask(ToyTask):
     """Its counts, and zeros: so many that batches of them are handed out without a copy."""
 

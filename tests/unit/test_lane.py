@@ -22,7 +22,7 @@ from vectasks.testing import toy_args
 from vectasks.testing.toys import CountingTask, ToySampler, ToyTask
 from vectasks.workers import worker_lane
 from vectasks.workers.channel import Channel
-from vectasks.workers.cores import polls_before_blocking
+from vectasks.workers.cores import WakesOnOwnCore, polls_before_blocking
 from vectasks.workers.lane import StepExtras, Steps, is_batch, row_of
 from vectasks.workers.layout import NOTE_BYTES, Layout
 from vectasks.workers.parent_lane import ParentLane
@@ -175,6 +175,50 @@ def test_polling_gives_way_to_more_workers_than_cores(monkeypatch: pytest.Monkey
     assert polls_before_blocking(2) > polls_before_blocking(3) > 0
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0})
     assert polls_before_blocking(1) == 0
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "cores", "own"),
+    [
+        (2, {0, 1}, [{0}, {1}]),
+        (2, {4, 6, 7}, [{4}, {6}]),
+        (2, {0, 1, 2, 3}, [None, None]),  # the kernel finds an idle one
+        (3, {0, 1}, [None, None, None]),
+        (1, {0}, [None]),
+    ],
+)
+def test_workers_sleep_bound_to_cores_of_their_own(
+    monkeypatch: pytest.MonkeyPatch, num_workers: int, cores: set[int], own: list[Any]
+) -> None:
+    allowed = set(cores)
+    bound: list[set[int]] = []
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(allowed))
+    monkeypatch.setattr("os.sched_setaffinity", lambda pid, to: bound.append(set(to)))
+    for worker in range(num_workers):
+        sleep = WakesOnOwnCore(worker, num_workers)
+        for change in (set(), {9}):  # as somebody may allow it another core in between
+            allowed |= change
+            bound.clear()
+            with sleep:
+                assert bound == ([] if own[worker] is None else [own[worker]])
+            assert bound[1:] == ([] if own[worker] is None else [allowed])
+        allowed -= {9}
+
+
+def test_a_core_that_is_taken_away_binds_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[set[int]] = []
+
+    def refuse(pid: int, to: set[int]) -> None:
+        asked.append(to)
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1})
+    monkeypatch.setattr("os.sched_setaffinity", refuse)
+    sleep = WakesOnOwnCore(1, 2)
+    for _ in range(2):
+        with sleep:
+            pass
+    assert asked == [{1}]
 
 
 # -- asking and answering --------------------------------------------------------------------------

@@ -122,7 +122,7 @@ class VideoRecorder:
         self._films: list[Film] = [self._tiled] if self._tiled else []
         self._images: dict[int, NDArray[np.uint8]] = {}  # the last one of each sampler, by id
         self._episodes: dict[int, EpisodeCount] = {}
-        self._states: dict[int, SamplerState] = {}  # looked up where it may be news: it asks every worker
+        self._states: dict[int, SamplerState] = {}  # asked where it may be news
         self._filmed_ids: list[int] = []  # who was unpaused in the last frame
         self._asked: dict[int, str] = {}  # which frames samplers were asked to keep
         self._is_stepped = False  # by itself, so that every step may bring its frame along

@@ -33,8 +33,8 @@ class WakesOnOwnCore:
     after the other while another core idles. So each is bound to a core of its own while it sleeps,
     and only then: awake, it is moved as the kernel sees fit.
 
-    Where workers take less than half of the cores nobody is bound: the kernel finds idle ones, which
-    are better than any that was chosen beforehand. Nor where they outnumber the cores.
+    Where workers take less than half of the cores nobody is bound: the kernel finds idle ones,
+    which are better than any that was chosen beforehand. Nor where they outnumber the cores.
 
     Args:
         worker: the worker's number, from 0.
