@@ -123,7 +123,7 @@ class TaskHost:
         if observation is None:
             observation = self._observe_into(place, "step")
         if self._keeps_all_frames and type(info) is dict:
-            info = {**info, FRAME: task.render("rgb")}
+            info = {**info, FRAME: own(task.render("rgb"))}
         return RLStepResult(observation, reward, False, info)
 
     def _observe_into(self, place: Any, method: str) -> Any:

@@ -209,9 +209,7 @@ class StepDispatcher(Dispatcher):
                 by_id = dict(zip(ids, dispatch_rows(actions), strict=True))
                 parcels = []
                 for worker in workers:
-                    its = by_id
-                    if len(workers) > 1:
-                        its = {i: by_id[i] for i in worker.sampler_ids if i in by_id}
+                    its = {i: by_id[i] for i in worker.sampler_ids if i in by_id}
                     parcels.append(worker.pack(Steps(ticket, its)))
                 self.journal.steps(ids, own(actions))
                 self._ledger.open_step(ids)

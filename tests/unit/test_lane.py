@@ -177,48 +177,63 @@ def test_polling_gives_way_to_more_workers_than_cores(monkeypatch: pytest.Monkey
     assert polls_before_blocking(1) == 0
 
 
+class Affinity:
+    """On which cores this process may run, as the system would have it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, cores: set[int]) -> None:
+        self.cores = cores
+        self.available = set(cores)
+        monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(self.cores))
+        monkeypatch.setattr("os.sched_setaffinity", self._set, raising=False)
+
+    def _set(self, pid: int, cores: set[int]) -> None:
+        if not self.available.issuperset(cores):
+            raise OSError(22, "Invalid argument")
+        self.cores = set(cores)
+
+
 @pytest.mark.parametrize(
     ("num_workers", "cores", "own"),
     [
         (2, {0, 1}, [{0}, {1}]),
-        (2, {4, 6, 7}, [{4}, {6}]),
-        (2, {0, 1, 2, 3}, [None, None]),  # the kernel finds an idle one
-        (3, {0, 1}, [None, None, None]),
-        (1, {0}, [None]),
+        (3, {4, 6, 7}, [{4}, {6}, {7}]),
+        (2, {0, 1, 2}, [{0, 1, 2}] * 2),  # the kernel finds an idle one
+        (3, {0, 1}, [{0, 1}] * 3),
+        (1, {0}, [{0}]),
     ],
 )
 def test_workers_sleep_bound_to_cores_of_their_own(
-    monkeypatch: pytest.MonkeyPatch, num_workers: int, cores: set[int], own: list[Any]
+    monkeypatch: pytest.MonkeyPatch, num_workers: int, cores: set[int], own: list[set[int]]
 ) -> None:
-    allowed = set(cores)
-    bound: list[set[int]] = []
-    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(allowed))
-    monkeypatch.setattr("os.sched_setaffinity", lambda pid, to: bound.append(set(to)))
+    affinity = Affinity(monkeypatch, cores)
     for worker in range(num_workers):
         sleep = WakesOnOwnCore(worker, num_workers)
-        for change in (set(), {9}):  # as somebody may allow it another core in between
-            allowed |= change
-            bound.clear()
+        for _ in range(2):
             with sleep:
-                assert bound == ([] if own[worker] is None else [own[worker]])
-            assert bound[1:] == ([] if own[worker] is None else [allowed])
-        allowed -= {9}
+                assert affinity.cores == own[worker]
+            assert affinity.cores == cores
 
 
-def test_a_core_that_is_taken_away_binds_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[set[int]] = []
+def test_who_says_otherwise_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
+    affinity = Affinity(monkeypatch, {0, 1, 2})
+    affinity.available |= {3}
+    sleep = WakesOnOwnCore(2, 3)
+    with sleep:
+        assert affinity.cores == {2}
+        affinity.cores = {0, 3}  # from outside, while it sleeps
+    assert affinity.cores == {0, 3}
+    with sleep:
+        assert affinity.cores == {0, 3}
+    assert affinity.cores == {0, 3}
 
-    def refuse(pid: int, to: set[int]) -> None:
-        asked.append(to)
-        raise OSError(22, "Invalid argument")
 
-    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1})
-    monkeypatch.setattr("os.sched_setaffinity", refuse)
+def test_a_core_that_was_taken_away_binds_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    affinity = Affinity(monkeypatch, {0, 1})
     sleep = WakesOnOwnCore(1, 2)
-    for _ in range(2):
-        with sleep:
-            pass
-    assert asked == [{1}]
+    affinity.available = {0}
+    with sleep:
+        assert affinity.cores == {0, 1}
+    assert affinity.cores == {0, 1}
 
 
 # -- asking and answering --------------------------------------------------------------------------

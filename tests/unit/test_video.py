@@ -177,6 +177,28 @@ def test_who_does_not_run_keeps_the_place_dimmed(tmp_path):
     assert is_like(after[32:, 48:], (0, 0, 0))
 
 
+def test_who_is_revived_is_seen_again(tmp_path):
+    class Exhausting(FakeVector):
+        def step(self, actions):
+            results = super().step(actions)
+            if results[0].done:
+                self.sampler_states[0] = SamplerState.EXHAUSTED
+            return results
+
+    tasks, path = Exhausting(episode_length=4), tmp_path / "x.mp4"
+    tasks.counts[0][1] = 2
+    with VideoRecorder(tasks, path) as recorder:
+        for _ in range(2):
+            recorder.step([0, 0])
+        tasks.sampler_states = dict.fromkeys(range(2), SamplerState.READY)  # as by reset_all()
+        recorder.step([0, 0])
+        assert tasks.keeping == {0: "all", 1: "all"}
+    assert tasks.keeping == {0: "none", 1: "none"}
+    last = read(path)[0][-1]
+    assert is_like(last[:, :48], (60, 40, 20))
+    assert is_like(last[:, 48:], (100, 0, 60))
+
+
 def test_while_nobody_can_be_seen_nothing_is_written(tmp_path):
     tasks, path = FakeVector(count=1), tmp_path / "x.mp4"
     tasks.sampler_states[0] = SamplerState.PAUSED

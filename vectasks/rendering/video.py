@@ -304,11 +304,12 @@ class VideoRecorder:
         """Film the moment after these results, by sampler id."""
         self._open()
         ids = self._tasks.sampler_ids
-        # Nothing but an episode's end changes states in a step of ours, and asking for them costs.
+        # Who was ready and steps on without an end is ready still, and asking for states costs.
         goes_on = (
             self._is_stepped
             and ids == self._filmed_ids == list(results)
             and not any(result.done for result in results.values())
+            and all(self._states.get(i) is SamplerState.READY for i in ids)
         )
         self._filmed_ids = ids
         for sampler_id, result in results.items():

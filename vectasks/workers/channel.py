@@ -13,6 +13,7 @@ each other, and a wait elsewhere can watch many channels, processes and a deadli
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import pickle
@@ -32,6 +33,7 @@ from vectasks.messages import Failure
 _HEADER = struct.Struct("<IQ")
 _SIZE = struct.Struct("<Q")
 _PARTS_AT_ONCE = 64
+_AWAKE = contextlib.nullcontext()
 _OUT_OF_BAND_BYTES = 1 << 14  # smaller buffers are cheaper inside the pickle
 
 
@@ -136,15 +138,24 @@ class Channel:
         self._outbox.append(memoryview(_HEADER.pack(0, 0)))
         self._flush()
 
-    def doze(self, timeout_ms: int) -> bool:
+    def doze(
+        self,
+        timeout_ms: int,
+        asleep: contextlib.AbstractContextManager[Any] = _AWAKE,
+    ) -> bool:
         """Block until something comes, or so long; whether a whole message is there.
+
+        Args:
+            timeout_ms: how long at most.
+            asleep: entered while it blocks, and left before what came is read.
 
         Raises:
             EOFError: the other end is closed.
         """
         poll = select.poll()
         poll.register(self._socket, self.events)
-        poll.poll(timeout_ms)
+        with asleep:
+            poll.poll(timeout_ms)
         self.pump()
         if self._ended and not self._messages:
             raise EOFError("the other end of the channel is closed")

@@ -33,8 +33,9 @@ class WakesOnOwnCore:
     after the other while another core idles. So each is bound to a core of its own while it sleeps,
     and only then: awake, it is moved as the kernel sees fit.
 
-    Where workers take less than half of the cores nobody is bound: the kernel finds idle ones,
-    which are better than any that was chosen beforehand. Nor where they outnumber the cores.
+    Nobody is bound where there are more cores than workers: the kernel finds an idle one, which is
+    better than any that was chosen beforehand. Nor where workers outnumber the cores, nor once
+    somebody else has said on which cores the worker may run.
 
     Args:
         worker: the worker's number, from 0.
@@ -42,17 +43,17 @@ class WakesOnOwnCore:
     """
 
     def __init__(self, worker: int, num_workers: int) -> None:
-        self._own: set[int] | None = None
-        if hasattr(os, "sched_setaffinity"):  # not on macOS
-            cores = sorted(os.sched_getaffinity(0))
-            if 2 <= num_workers <= len(cores) < 2 * num_workers:
-                self._own = {cores[worker]}
+        self._is_bound = False
+        self._own: set[int] = set()
+        self._every: set[int] = set()
+        if num_workers > 1 and hasattr(os, "sched_setaffinity"):  # not on macOS
+            cores = os.sched_getaffinity(0)
+            if len(cores) == num_workers:
+                self._own, self._every = {sorted(cores)[worker]}, cores
 
     def __enter__(self) -> None:
-        if self._own is not None:
-            # Asked for every time: whoever runs the program may have changed it.
-            self._before = os.sched_getaffinity(0)
-            self._bind(self._own)
+        if self._own and os.sched_getaffinity(0) == self._every:
+            self._is_bound = _bind(self._own)
 
     def __exit__(
         self,
@@ -60,11 +61,15 @@ class WakesOnOwnCore:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._own is not None:
-            self._bind(self._before)
+        if self._is_bound:
+            self._is_bound = False
+            if os.sched_getaffinity(0) == self._own:
+                _bind(self._every)
 
-    def _bind(self, cores: set[int]) -> None:
-        try:
-            os.sched_setaffinity(0, cores)
-        except OSError:  # a core was taken away from us: let the kernel choose from now on
-            self._own = None
+
+def _bind(cores: set[int]) -> bool:
+    try:
+        os.sched_setaffinity(0, cores)
+    except OSError:  # the core was taken away from us
+        return False
+    return True

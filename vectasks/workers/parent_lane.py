@@ -43,12 +43,12 @@ from vectasks.workers.slab import (
     SlabReader,
 )
 
-_SMALL_ROW_BYTES = 4096  # copying so little costs less than lending a row of the slab
+_SMALL_ROW_BYTES = 4096  # of a leaf, all samplers together: copied sooner than a row is lent
 _NOTHING_SPECIAL = bytes([0, EMPTY_INFO])  # flags of most samplers in most steps
 # What a batch tells of an episode's end, by a sampler's flags: looked up sooner than worked out.
 _BITS = np.array(
     [
-        [bool(flags & bit) for flags in range(2 * EXTRA)]
+        [bool(flags & bit) for flags in range(256)]
         for bit in (TERMINATED, TRUNCATED, DONE, EXHAUSTED)
     ]
 )
@@ -116,7 +116,7 @@ class ParentLane:
             ids: whose.
             as_batch: it will be taken as a StepBatch.
             one_by_one: each sampler is announced at once.
-            to_hand_out: without a copy, if it is a step of all and a row is free.
+            to_hand_out: without a copy, if it is a step of all, large, and a row is free.
             into: write it to this row of this block.
         """
         self.step_number += 1
@@ -272,11 +272,10 @@ class ParentLane:
 
     def answer(self, ids: Iterable[int], ticket: int) -> None:
         """The steps of samplers in this process are done."""
-        answered = self._answered
         for i in ids:
-            answered[i] = ticket
-        if ticket & ONE_BY_ONE:
-            self.slab["answered_at"][list(ids)] = time.monotonic()
+            if ticket & ONE_BY_ONE:
+                self.slab["answered_at"][i] = time.monotonic()
+            self._answered[i] = ticket
 
     def owing(self, ids: Sequence[int]) -> list[int]:
         """Read these samplers' notes; those who have something on the control lane instead."""

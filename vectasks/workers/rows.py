@@ -3,7 +3,8 @@
 Row 0 is the *working row*: what is read from it is copied, and it is written again and again, which
 keeps large batches in the cache. The others are handed out whole, as the arrays of a ``StepBatch``,
 without a copy. Such a row is written again only when the last array on it is gone, which CPython's
-reference counts tell at once; where all rows are held, the working row serves, and is copied.
+reference counts tell at once; where all rows are held, the working row serves, and is copied. It
+serves for small batches, too: a copy takes less time than to lend a row.
 """
 
 from __future__ import annotations

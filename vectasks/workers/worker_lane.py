@@ -126,8 +126,7 @@ class WorkerLane:
                 self._step_bell[0] == self._seen_steps
                 and self._message_bell[0] <= self._seen_messages
             ):
-                with self._wakes_on_own_core:
-                    is_message = self._channel.doze(nap_ms)
+                is_message = self._channel.doze(nap_ms, self._wakes_on_own_core)
                 # What was asked for before a message comes before it.
                 return is_message and self._step_bell[0] == self._seen_steps
             return False
