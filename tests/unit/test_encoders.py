@@ -7,10 +7,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from tests.unit.test_video import read
+from tests.unit.video_helpers import read
 from vectasks.rendering.encoders import GifEncoder, Mp4Encoder
-
-av = pytest.importorskip("av")
 
 ENCODERS = [Mp4Encoder, GifEncoder]
 
