@@ -7,6 +7,7 @@ as agents see it: seconds a million steps, and how many of them were spent in th
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
 import statistics
@@ -48,7 +49,9 @@ def main() -> None:
         sys.stderr.write(f"[{number}/{len(runs)}] {run['workload']} {run['vector']}: {answer}\n")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(measured, indent=1))
-    text = render(measured, len(os.sched_getaffinity(0)))
+    command = " ".join(["python -m benchmarks.training", *sys.argv[1:]])
+    table = render(measured, len(os.sched_getaffinity(0)))
+    text = f"Command: `{command}`, {datetime.date.today()}.\n\n{table}"
     sys.stdout.write(text + "\n")
     if options.docs is not None:
         report.write_between(options.docs, text, _BEGIN, _END)

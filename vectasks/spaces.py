@@ -165,9 +165,10 @@ def _(space: spaces.Discrete, actions: Any, count: int, check: bool) -> NDArray[
     array = _as_array(actions)
     if array is None or array.shape != (count,) or array.dtype.kind not in "iu":
         return None
-    rows = array.tolist()  # of few numbers, a list's min and max take a fraction of an array's time
-    if check and rows and (min(rows) < space.start or max(rows) >= space.start + space.n):
-        return None
+    if check and count:
+        rows = array.tolist()  # few numbers: its min and max take a fraction of an array's time
+        if min(rows) < space.start or max(rows) >= space.start + space.n:
+            return None
     return array.astype(np.int64)
 
 

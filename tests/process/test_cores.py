@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from vectasks import VectorSampledTasks
+from vectasks import COMPLETE_TASK_METRICS_KEY, VectorSampledTasks
 from vectasks.testing import ToySampler, toy_args
 from vectasks.testing.toys import CountingTask
 from vectasks.workers.cores import usable_cores
@@ -42,16 +42,13 @@ def test_workers_sleep_on_a_core_each_and_step_on_any() -> None:
     every = sorted(os.sched_getaffinity(0))
     arguments = toy_args(CoresTask, 4, max_steps=1)
     with VectorSampledTasks(ToySampler, arguments, max_processes=2, should_log=False) as tasks:
-        pids = sorted(set(tasks.call("pid")))
+        pids = set(tasks.call("pid"))
         for _ in range(3):
             deadline = time.monotonic() + 20
-            while [sorted(os.sched_getaffinity(pid)) for pid in pids] not in (
-                [[every[0]], [every[1]]],
-                [[every[1]], [every[0]]],
-            ):
+            while sorted(map(sorted, map(os.sched_getaffinity, pids))) != [[i] for i in every]:
                 assert time.monotonic() < deadline, "they never slept bound"
             # What a message brings may start threads, which inherit the cores.
             assert tasks.call("returned", [[CoresWhereRead()]] * 4) == [every] * 4
             assert tasks.call("cores") == [every] * 4
             for info in tasks.step_batch([0] * 4).infos:
-                assert info["__AFTER_TASK_METRICS__"]["cores"] == every
+                assert info[COMPLETE_TASK_METRICS_KEY]["cores"] == every

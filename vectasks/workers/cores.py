@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from types import TracebackType
 
 yield_core: Callable[[], None] = getattr(os, "sched_yield", lambda: time.sleep(0))
 
@@ -55,12 +54,7 @@ class WakesOnOwnCore:
         if self._own and os.sched_getaffinity(0) == self._every:
             self._is_bound = _bind(self._own)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._is_bound:
             self._is_bound = False
             if os.sched_getaffinity(0) == self._own:
