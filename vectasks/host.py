@@ -107,10 +107,10 @@ class TaskHost:
         result = task.step(action)
         observation, reward, done, info = result
         if (
-            done is False
+            type(result) is RLStepResult
+            and done is False
             and type(reward) is float
             and observation is not None
-            and type(result) is RLStepResult
             and not self._keeps_all_frames
         ):
             return result  # nothing to add, as in most steps

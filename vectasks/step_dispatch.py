@@ -34,7 +34,7 @@ from vectasks.workers.base import Worker
 from vectasks.workers.blocks import Block, BlocksMoved
 from vectasks.workers.cores import polls_before_blocking, yield_core
 from vectasks.workers.inline import InlineWorker
-from vectasks.workers.lane import Steps
+from vectasks.workers.lane import AS_BATCH, Steps
 from vectasks.workers.layout import NOTE_BYTES, Layout
 from vectasks.workers.memory import SharedMemory
 from vectasks.workers.parent_lane import ParentLane
@@ -93,6 +93,7 @@ class StepDispatcher(Dispatcher):
         self._slab_is_reached = False
         self._actions_go_by_slab = False
         self._lane: ParentLane | None = None
+        self._here: InlineWorker | None = None  # steps at once, without tickets
         self._polls = polls_before_blocking(len(workers))
 
     # -- the slab -------------------------------------------------------------------------------
@@ -126,6 +127,9 @@ class StepDispatcher(Dispatcher):
             worker.reads_actions_from_slab for worker in self.workers
         )
         if use:
+            if len(self.workers) == 1 and lane.takes_rows_here:
+                (worker,) = self.workers
+                self._here = worker if isinstance(worker, InlineWorker) else None
             for worker in self.workers:
                 if worker.number not in self._dead:
                     self._reach(worker, functools.partial(worker.attach, lane))
@@ -219,6 +223,40 @@ class StepDispatcher(Dispatcher):
             if all(isinstance(worker, InlineWorker) for worker in workers):
                 self.take_outcomes(ids)
             raise
+
+    @property
+    def steps_here(self) -> bool:
+        """Whether :meth:`step_here` can be used: tasks are in this process, and small."""
+        return self._here is not None
+
+    def step_here(
+        self, ids: Sequence[int], actions: Any, out: StepBatch | None, copy: bool
+    ) -> StepBatch | dict[int, Any]:
+        """Send, wait and take in one, where nothing is sent and nobody waits.
+
+        Short tasks take less time than tickets, bells and notes do; and most steps give no more
+        than what is in the row.
+        """
+        lane, worker = self._lane, self._here
+        assert lane is not None
+        assert worker is not None
+        self.moves += 1
+        self.journal.steps(ids, own(actions))
+        self._ledger.open_step(ids)
+        try:
+            writer = lane.desks.at(AS_BATCH)  # of the working row
+            extras = worker.step_rows(ids, dispatch_rows(actions), writer)
+            if not extras and out is None and len(ids) == lane.layout.num_samplers:
+                self._ledger.settle_steps(ids)
+                return lane.usual_batch()
+        except BaseException:  # Ctrl-C: no step stays out
+            lane.answer(ids, lane.begin(ids, as_batch=True))
+            self.take_outcomes(ids)
+            raise
+        lane.answer(ids, lane.begin(ids, as_batch=True))
+        for extra in extras:
+            lane.keep(extra)
+        return self.take_batch(ids, out, copy)
 
     def wait_step(self, ids: Sequence[int], count: int, timeout_s: float | None) -> None:
         """Wait until ``count`` of these samplers' steps are done.
@@ -406,6 +444,6 @@ class StepDispatcher(Dispatcher):
             return super().close(grace_s)
         finally:
             # The mapping, which holds a descriptor, goes with the last array on it.
-            self._lane = None
+            self._lane = self._here = None
             if self._memory is not None:
                 self._memory.close()

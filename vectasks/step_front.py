@@ -55,14 +55,19 @@ class StepFront(Front):
         into: tuple[Block, int] | None = None,
     ) -> list[int]:
         """Send one action to each unpaused sampler; their ids."""
-        ids = self._ledger.unpaused
-        prepared = self._prepared(ids, actions)
-        self._require(Command.STEP, ids)
+        ids, prepared = self._ready_step(actions)
         self._dispatcher.send_step(
             ids, prepared, as_batch=as_batch, to_hand_out=to_hand_out, into=into
         )
         self._ledger.step_ids = ids = list(ids)
         return ids
+
+    def _ready_step(self, actions: Any) -> tuple[list[int], Any]:
+        """The ids of the unpaused samplers, all of which can step, and their actions."""
+        ids = self._ledger.unpaused
+        prepared = self._prepared(ids, actions)
+        self._require(Command.STEP, ids)
+        return ids, prepared
 
     def _prepared(self, ids: Sequence[int], actions: Any) -> Any:
         """The actions as tasks receive them: an array where all can be checked together, or a list.

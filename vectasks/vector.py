@@ -236,6 +236,9 @@ class BaseVectorSampledTasks(StepFront):
         self._require_batches("step_batch")
         if out is not None:
             self._dispatcher.check_out(out, len(self._ledger.unpaused))
+        if self.auto_resample_when_done and self._dispatcher.steps_here:
+            ids, prepared = self._ready_step(actions)
+            return self._counted(ids, self._dispatcher.step_here(ids, prepared, out, copy))
         ids = self._begin_step(
             actions,
             as_batch=self.auto_resample_when_done,

@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium import spaces
 
 from vectasks.spaces import own
+from vectasks.task import RLStepResult, result_of
 
 # In the info of a step that ends an episode: the environment's own info, and that of the reset.
 ENDED, BEGUN = "__ENDED__", "__BEGUN__"
@@ -70,24 +71,24 @@ class Episodes:
             self._begin(start)
         return self
 
-    def step(self, action: Any) -> tuple[Any, Any, bool, dict[str, Any]]:
+    def step(self, action: Any) -> RLStepResult:
         """Step the environment: observation, reward, whether it ended, info."""
         if self._is_over:
             self._begin({})
-            return self._observation, 0.0, False, self.reset_info
+            return RLStepResult(self._observation, 0.0, False, self.reset_info)
         if self._as_action is not None:
             action = self._as_action(action)
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._observation = observation
         if not (terminated or truncated):
-            return observation, reward, False, info
+            return result_of((observation, reward, False, info))
         self._is_over = True
         info = {ENDED: info, "terminated": bool(terminated), "truncated": bool(truncated)}
         if self._same_step:
             observation = own(observation)  # the environment may reset the very same array
             self._begin({})
             info[BEGUN] = self.reset_info
-        return observation, reward, True, info
+        return RLStepResult(observation, reward, True, info)
 
     def _begin(self, start: dict[str, Any]) -> None:
         self._observation, self.reset_info = self.env.reset(**start)

@@ -14,6 +14,7 @@ from vectasks.workers.blocks import BlocksMoved
 from vectasks.workers.board import Recorder, Ring, TimedHostGroup
 from vectasks.workers.lane import Outcome, Steps, is_batch
 from vectasks.workers.parent_lane import ParentLane
+from vectasks.workers.slab import Extra, SlabWriter
 from vectasks.workers.worker_lane import run_step
 
 Parcel: TypeAlias = list[Request] | Steps | BlocksMoved
@@ -87,6 +88,31 @@ class InlineWorker(Worker):
         finally:
             lane.answer(actions, ticket)
             group.end_steps()
+
+    def step_rows(
+        self, ids: Sequence[int], actions: Sequence[Any], writer: SlabWriter
+    ) -> list[Extra]:
+        """Step samplers and write what came of it to a row; what has no place there.
+
+        Ctrl-C passes through; the lane is given what came before it, and what it cut off as failed.
+        """
+        group, lane = self._group, self._lane
+        assert lane is not None
+        extras: list[Extra] = []
+        done = 0
+        try:
+            for i, action in zip(ids, actions, strict=True):
+                extra = run_step(group, writer, i, action)
+                if extra is not None:
+                    extras.append(own(extra))
+                done += 1
+        except BaseException as error:
+            for extra in extras:
+                lane.keep(extra)
+            for cut in ids[done:]:
+                lane.give(cut, Failure.of(error))
+            raise
+        return extras
 
     def receive(self) -> list[Reply | Unreadable]:
         """The replies since the last time."""

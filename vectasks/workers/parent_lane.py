@@ -89,6 +89,8 @@ class ParentLane:
         self.notes: Notes = Notes(self.slab)
         self._flags = [memoryview(self.slab["flags"][row]) for row in range(NUM_ROWS)]
         self.fence: Fence = Fence()
+        self._working_row = self.slab.row(WORKING_ROW)
+        self._working_reward = self.slab["reward"][WORKING_ROW]
         tickets = np.zeros(layout.num_samplers, np.int64)
         self._set_tickets = tickets
         #: By sampler: the ticket of the step that is out, or was last.
@@ -99,6 +101,12 @@ class ParentLane:
         self._batches_are_lent = any(
             array is not None and array[0].nbytes > _SMALL_ROW_BYTES
             for array in self.slab.leaf_arrays
+        )
+        #: Whether a step of samplers in this process needs nothing but the working row.
+        self.takes_rows_here: bool = (
+            not self.shared
+            and not self._batches_are_lent
+            and all(array is not None for array in self.slab.leaf_arrays)
         )
 
     def begin(
@@ -375,6 +383,21 @@ class ParentLane:
         self.blocks.in_use = None
         taken = [self._extras.pop(i) for i in ids if i in self._extras] if self._extras else []
         return {extra.sampler_id: dict(extra.info) for extra in taken if extra.info is not None}
+
+    def usual_batch(self) -> StepBatch:
+        """A step of all that was written to the working row, and nothing was special about."""
+        count = self.layout.num_samplers
+        terminated, truncated, done, exhausted = (np.zeros(count, np.bool_) for _ in range(4))
+        return StepBatch(
+            self._id_array.copy(),
+            self.slab.nest([None if a is None else a.copy() for a in self._working_row]),
+            self._working_reward.astype(np.float32),
+            terminated,
+            truncated,
+            done,
+            exhausted,
+            [{} for _ in range(count)],
+        )
 
     def batch(self, ids: Sequence[int], out: StepBatch | None, copy: bool) -> StepBatch:
         """The steps of some samplers as arrays.

@@ -169,7 +169,7 @@ class SlabWriter:
             LayoutError: a leaf does not fit the space that was declared.
         """
         flags, whole, off, several = 0, None, None, None
-        if isinstance(outcome, RLStepResult):
+        if not isinstance(outcome, StepOutcome):
             observation, reward, _, info = outcome
         else:
             observation, reward, _, info, terminated, truncated, exhausted = outcome
@@ -181,6 +181,10 @@ class SlabWriter:
             and observation.shape == self._usual_shape
         ):
             self._views[sampler_id][0][...] = observation
+            if not flags and type(reward) is float and type(info) is dict and not info:
+                self._reward[sampler_id] = reward
+                self._flags[sampler_id] = EMPTY_INFO
+                return None  # nothing else, as in most steps
         elif flags & EXHAUSTED:
             for view in self._views[sampler_id]:
                 if view is not None:
