@@ -32,7 +32,7 @@ from vectasks.restarts import Death
 from vectasks.spaces import dispatch_rows, own
 from vectasks.workers.base import Worker
 from vectasks.workers.blocks import Block, BlocksMoved
-from vectasks.workers.cores import polls_before_blocking, yield_core
+from vectasks.workers.cores import current_core, own_core, polls_before_blocking, yield_core
 from vectasks.workers.inline import InlineWorker
 from vectasks.workers.lane import AS_BATCH, Steps
 from vectasks.workers.layout import NOTE_BYTES, Layout
@@ -94,6 +94,7 @@ class StepDispatcher(Dispatcher):
         self._actions_go_by_slab = False
         self._lane: ParentLane | None = None
         self._here: InlineWorker | None = None  # steps at once, without tickets
+        self._own_cores = [own_core(number, len(workers)) for number in range(len(workers))]
         self._polls = polls_before_blocking(len(workers))
 
     # -- the slab -------------------------------------------------------------------------------
@@ -206,9 +207,9 @@ class StepDispatcher(Dispatcher):
                 for worker in workers:
                     lane.ring(worker.number)
                 lane.fence()  # between the bells and the look at who is asleep
-                for worker in workers:
-                    if lane.is_asleep(worker.number):
-                        self._reach(worker, worker.wake)
+                asleep = [worker for worker in workers if lane.is_asleep(worker.number)]
+                for worker in self._in_order_of_waking(asleep):
+                    self._reach(worker, worker.wake)
             else:
                 by_id = dict(zip(ids, dispatch_rows(actions), strict=True))
                 parcels = []
@@ -223,6 +224,13 @@ class StepDispatcher(Dispatcher):
             if all(isinstance(worker, InlineWorker) for worker in workers):
                 self.take_outcomes(ids)
             raise
+
+    def _in_order_of_waking(self, workers: Sequence[Worker]) -> Sequence[Worker]:
+        """Last who wakes up on our own core: it may keep us from waking another."""
+        if len(workers) < 2 or self._own_cores[0] is None:
+            return workers
+        core = current_core()
+        return sorted(workers, key=lambda worker: self._own_cores[worker.number] == core)
 
     @property
     def steps_here(self) -> bool:

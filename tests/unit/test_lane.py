@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import socket
+import sys
 import threading
 import time
 import warnings
@@ -20,9 +22,9 @@ from vectasks.messages import Failure
 from vectasks.task import RLStepResult
 from vectasks.testing import toy_args
 from vectasks.testing.toys import CountingTask, ToySampler, ToyTask
-from vectasks.workers import worker_lane
+from vectasks.workers import cores, worker_lane
 from vectasks.workers.channel import Channel
-from vectasks.workers.cores import WakesOnOwnCore, polls_before_blocking
+from vectasks.workers.cores import WakesOnOwnCore, current_core, polls_before_blocking
 from vectasks.workers.lane import StepExtras, Steps, is_batch, row_of
 from vectasks.workers.layout import NOTE_BYTES, Layout
 from vectasks.workers.parent_lane import ParentLane
@@ -236,6 +238,69 @@ def test_a_core_that_was_taken_away_binds_nobody(monkeypatch: pytest.MonkeyPatch
     with sleep:
         assert affinity.cores == {0, 1}
     assert affinity.cores == {0, 1}
+
+
+@pytest.mark.parametrize(("took_s", "is_prompt"), [(1e-6, True), (1e-3, False)])
+def test_who_gets_the_core_back_late_shares_it(
+    monkeypatch: pytest.MonkeyPatch, took_s: float, is_prompt: bool
+) -> None:
+    now_s = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now_s[0])
+    monkeypatch.setattr(cores, "yield_core", lambda: now_s.__setitem__(0, now_s[0] + took_s))
+    assert cores.yields_promptly() is is_prompt
+
+
+@pytest.mark.parametrize("shares_core", [False, True])
+def test_who_shares_its_core_polls_no_more(
+    monkeypatch: pytest.MonkeyPatch, shares_core: bool
+) -> None:
+    monkeypatch.setattr(worker_lane, "polls_before_blocking", lambda num_workers: 1_000_000_000)
+    polls: list[bool] = []
+    monkeypatch.setattr(
+        worker_lane,
+        "yields_promptly",
+        lambda: polls.append(True) or time.sleep(0) or not shares_core,
+    )
+    pair = Pair()
+    if shares_core:
+        until(lambda: pair.parent.is_asleep(0))
+        assert len(polls) == 1
+    else:
+        until(lambda: len(polls) > 100)
+        assert not pair.parent.is_asleep(0)
+    pair.ask([0], [1])
+    assert len(pair.answers([0])) == 1
+    pair.send("now it sleeps, where it can" if shares_core else "it polls still")
+    until(lambda: bool(pair.messages))
+    monkeypatch.setattr(worker_lane, "yields_promptly", lambda: False)
+    pair.close()
+
+
+def test_we_are_on_one_of_our_cores() -> None:
+    core = current_core()
+    assert core is None or core in os.sched_getaffinity(0)
+    assert (core is None) == (sys.platform != "linux")
+
+
+@pytest.mark.parametrize("here", [0, 1, 2, None])
+def test_who_would_keep_us_from_waking_another_is_woken_last(
+    monkeypatch: pytest.MonkeyPatch, sleepy: None, here: int | None
+) -> None:
+    monkeypatch.setattr("vectasks.step_dispatch.own_core", lambda worker, num_workers: worker)
+    monkeypatch.setattr("vectasks.step_dispatch.current_core", lambda: here)
+    woken: list[int] = []
+    with VectorSampledTasks(ToySampler, toy_args(CountingTask, 3), should_log=False) as tasks:
+        dispatcher = tasks._dispatcher
+        lane = dispatcher._lane
+        assert lane is not None
+        for worker in dispatcher.workers:
+            wake = worker.wake
+            monkeypatch.setattr(
+                worker, "wake", lambda n=worker.number, wake=wake: woken.append(n) or wake()
+            )
+        until(lambda: all(lane.is_asleep(worker.number) for worker in dispatcher.workers))
+        tasks.step([0] * 3)
+    assert woken == {0: [1, 2, 0], 1: [0, 2, 1]}.get(-1 if here is None else here, [0, 1, 2])
 
 
 # -- asking and answering --------------------------------------------------------------------------

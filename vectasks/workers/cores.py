@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import sys
 import time
 from collections.abc import Callable
 
 yield_core: Callable[[], None] = getattr(os, "sched_yield", lambda: time.sleep(0))
+
+_PROMPT_S = 20e-6  # a trip through the scheduler and back, where nobody else computes on the core
 
 
 def usable_cores() -> int:
@@ -23,6 +27,42 @@ def polls_before_blocking(num_workers: int) -> int:
     if cores == 1:
         return 0
     return 400 if num_workers <= cores else 20
+
+
+def yields_promptly() -> bool:
+    """Give the core up once; whether it was back at once, as nobody else computes on it."""
+    begin_s = time.monotonic()
+    yield_core()
+    return time.monotonic() - begin_s < _PROMPT_S
+
+
+def own_core(worker: int, num_workers: int) -> int | None:
+    """The core that a worker sleeps on, where each has one of its own; None: it has none.
+
+    Args:
+        worker: its number, from 0.
+        num_workers: of its vector.
+    """
+    if num_workers == 1 or not hasattr(os, "sched_setaffinity"):  # not on macOS
+        return None
+    cores = os.sched_getaffinity(0)
+    return sorted(cores)[worker] if len(cores) == num_workers else None
+
+
+def current_core() -> int | None:
+    """The core that runs this now; None: there is no way to know."""
+    function = _getcpu()
+    return None if function is None else function()
+
+
+@functools.cache
+def _getcpu() -> Callable[[], int] | None:
+    if sys.platform != "linux":
+        return None
+    import ctypes
+
+    function: Callable[[], int] | None = getattr(ctypes.CDLL(None), "sched_getcpu", None)
+    return function
 
 
 class WakesOnOwnCore:
@@ -43,12 +83,9 @@ class WakesOnOwnCore:
 
     def __init__(self, worker: int, num_workers: int) -> None:
         self._is_bound = False
-        self._own: set[int] = set()
-        self._every: set[int] = set()
-        if num_workers > 1 and hasattr(os, "sched_setaffinity"):  # not on macOS
-            cores = os.sched_getaffinity(0)
-            if len(cores) == num_workers:
-                self._own, self._every = {sorted(cores)[worker]}, cores
+        core = own_core(worker, num_workers)
+        self._own: set[int] = set() if core is None else {core}
+        self._every: set[int] = set() if core is None else os.sched_getaffinity(0)
 
     def __enter__(self) -> None:
         if self._own and os.sched_getaffinity(0) == self._every:

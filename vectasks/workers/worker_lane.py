@@ -12,7 +12,7 @@ from vectasks.messages import Failure
 from vectasks.spaces import dispatch_rows
 from vectasks.workers.blocks import Block, Blocks, BlocksMoved
 from vectasks.workers.channel import Channel, unsendable
-from vectasks.workers.cores import WakesOnOwnCore, polls_before_blocking, yield_core
+from vectasks.workers.cores import WakesOnOwnCore, polls_before_blocking, yields_promptly
 from vectasks.workers.lane import (
     ONE_BY_ONE,
     Attach,
@@ -105,8 +105,8 @@ class WorkerLane:
                 self._seen_messages += 1
                 return self._channel.receive_blocking()
             elif polls_left > 0:
-                polls_left -= 1
-                yield_core()
+                # Who polls on beside somebody else may be moved to where a mate is to wake up.
+                polls_left = polls_left - 1 if yields_promptly() else 0
             elif self._sleep(nap_ms):  # the message came before its bell
                 self._seen_messages += 1
                 return self._channel.receive_blocking()
