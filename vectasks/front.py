@@ -201,8 +201,11 @@ class Front(Closable):
         """
         if not self._guard.is_owner:
             return  # a fork's copy: the workers are not its own
-        with self._guard("close"):
+        self._guard.enter("close")
+        try:
             failures = self._end()
+        finally:
+            self._guard.leave()
         if failures:
             sampler_id, failure = failures[0]
             raise remote_error(sampler_id, "close", failure, [i for i, _ in failures[1:]])

@@ -41,8 +41,12 @@ def exclusive(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def enter(*args: P.args, **kwargs: P.kwargs) -> R:
         vector: Any = args[0]
-        with vector._guard(function.__name__):
+        guard: Guard = vector._guard
+        guard.enter(function.__name__)
+        try:
             return function(*args, **kwargs)
+        finally:
+            guard.leave()
 
     return enter
 
@@ -124,6 +128,18 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=ctrl_c.forget)
 
 
+_own_pid = os.getpid()  # asking is a trip into the kernel, which every call would make
+
+
+def _look_at_pid() -> None:
+    global _own_pid
+    _own_pid = os.getpid()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_look_at_pid)
+
+
 class Guard:
     """Refuses other threads and other processes; re-entrant within its thread.
 
@@ -134,31 +150,29 @@ class Guard:
     def __init__(self, holds_ctrl_c: bool = False) -> None:
         self._holds_ctrl_c = holds_ctrl_c
         self._lock = threading.RLock()
-        self._pid = os.getpid()
+        self._pid = _own_pid
 
-    def __call__(self, name: str) -> Guard:
-        """Check that the call ``name`` may enter; used as ``with guard(name):``."""
-        if os.getpid() != self._pid:
+    def enter(self, name: str) -> None:
+        """Begin the call ``name``, if it may begin; :meth:`leave` ends it."""
+        if self._pid != _own_pid:
             raise UsageError(
                 f"{name}: this vector belongs to process {self._pid}, and this is a fork of it "
-                f"({os.getpid()}): make a new vector here."
+                f"({_own_pid}): make a new vector here."
             )
         if not self._lock.acquire(blocking=False):
             raise AlreadyPending(
                 f"{name}: another thread is using this vector; one thread at a time may."
             )
-        return self
+        if self._holds_ctrl_c:
+            ctrl_c.hold()
+
+    def leave(self) -> None:
+        """End what :meth:`enter` began."""
+        self._lock.release()
+        if self._holds_ctrl_c:
+            ctrl_c.let_go()
 
     @property
     def is_owner(self) -> bool:
         """Whether this is the process that made the vector."""
-        return os.getpid() == self._pid
-
-    def __enter__(self) -> None:
-        if self._holds_ctrl_c:
-            ctrl_c.hold()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
-        if self._holds_ctrl_c:
-            ctrl_c.let_go()
+        return self._pid == _own_pid

@@ -198,15 +198,14 @@ class Journal:
         self,
         ids: Sequence[int],
         reward: NDArray[np.float32],
-        done: NDArray[np.bool_],
+        flags: bytes,
         infos: Sequence[Mapping[str, Any]],
         observe: Callable[[], Any],
     ) -> None:
-        """A step's results, as arrays with a row for each of ``ids``."""
+        """A step's results, a row for each of ``ids``; a byte of ``flags`` says whether it ended."""
         if ids != self._ids:
             self._ids, self._key = list(ids), tuple(ids)
         seen = self._recorders and self._observations(ids, functools.partial(_row, observe()))
-        flags = done.tobytes()
         self._entries.append((_RESULTS, self._key, reward.tobytes(), flags, seen))
         if 1 in flags:
             self._ended((i, infos[k]) for k, i in enumerate(ids) if flags[k])

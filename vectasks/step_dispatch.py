@@ -249,11 +249,13 @@ class StepDispatcher(Dispatcher):
         assert lane is not None
         assert worker is not None
         self.moves += 1
-        self.journal.steps(ids, own(actions))
+        rows = dispatch_rows(actions)
+        # Nobody can write into an array by integers taken from it.
+        self.journal.steps(ids, actions if rows and type(rows[0]) is int else own(actions))
         self._ledger.open_step(ids)
         try:
             writer = lane.desks.at(AS_BATCH)  # of the working row
-            extras = worker.step_rows(ids, dispatch_rows(actions), writer)
+            extras = worker.step_rows(ids, rows, writer)
             if not extras and out is None and len(ids) == lane.layout.num_samplers:
                 self._ledger.settle_steps(ids)
                 return lane.usual_batch()

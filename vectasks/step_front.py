@@ -111,9 +111,10 @@ class StepFront(Front):
         infos: Sequence[Mapping[str, Any]],
         observe: Callable[[], Any],
     ) -> None:
+        flags = done.tobytes()
         self._num_steps += len(ids)
-        self._num_episodes += done.tobytes().count(1)
-        self._journal.batch_came(ids, reward, done, infos, observe)
+        self._num_episodes += flags.count(1)
+        self._journal.batch_came(ids, reward, flags, infos, observe)
 
     def _collect_step(self, ids: Sequence[int], timeout_s: float | None) -> dict[int, StepOutcome]:
         """What the step that is out gave; in lockstep, with the joint resample where it is due.

@@ -21,7 +21,7 @@ IDS = [0, 1]
 def step(journal: Journal, action: int, ended: tuple[int, ...] = ()) -> None:
     journal.steps(IDS, np.full(2, action))
     done = np.isin(IDS, ended)
-    journal.batch_came(IDS, np.full(2, action, np.float32), done, [{}, {}], lambda: None)
+    journal.batch_came(IDS, np.full(2, action, np.float32), done.tobytes(), [{}, {}], lambda: None)
 
 
 def steps(journal: Journal, count: int, episode: int, **options: Any) -> None:
