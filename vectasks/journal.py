@@ -202,7 +202,7 @@ class Journal:
         infos: Sequence[Mapping[str, Any]],
         observe: Callable[[], Any],
     ) -> None:
-        """A step's results, a row for each of ``ids``; a byte of ``flags`` says whether it ended."""
+        """A step's results, a row for each of ``ids``; a byte of ``flags`` tells of an end."""
         if ids != self._ids:
             self._ids, self._key = list(ids), tuple(ids)
         seen = self._recorders and self._observations(ids, functools.partial(_row, observe()))
