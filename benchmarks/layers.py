@@ -48,7 +48,7 @@ def _in_a_worker() -> list[tuple[str, float]]:
         ("+ the user's Task._step", _best(lambda: task._step(1))),
         ("+ Task.step: limits, counts, the return", _best(lambda: task.step(1))),
         ("+ host: the episode's end, errors", _best(lambda: group.step(0, 1))),
-        ("+ the slab: checked and written", _best(lambda: run_step(group, writer, 0, 1))),
+        ("+ the slab: checked and written", _best(lambda: run_step(group.step, writer, 0, 1))),
     ]
 
 

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.context import BaseContext
-from typing import Any
+from typing import Any, Literal
 
 from vectasks.answers import raise_failures, remote_error
 from vectasks.arguments import (
@@ -66,7 +66,7 @@ class Front(Closable):
         close_grace_s: float,
         mp_ctx: BaseContext | None,
         multiprocessing_start_method: str | None,
-        timing: bool,
+        timing: bool | Literal["all"],
         name: str | None,
         make_workers: Callable[[int, SharedMemory | None], Sequence[Worker]],
         shares_memory: bool,
@@ -81,6 +81,8 @@ class Front(Closable):
             raise InvalidArgument(
                 f"on_worker_death={on_worker_death!r} is unknown; use 'raise' or 'restart'."
             )
+        if not isinstance(timing, bool) and timing != "all":
+            raise InvalidArgument(f"timing={timing!r} is unknown; use False, True or 'all'.")
         count = len(arguments)
         seeds = one_seed_each(seed, count)
         self.make_sampler_fn = make_sampler_fn
@@ -137,13 +139,15 @@ class Front(Closable):
         if should_log:
             logger.info("%d samplers in %d workers", count, len(self._dispatcher.workers))
 
-    def _open_board(self, timing: bool, name: str | None) -> None:
+    def _open_board(self, timing: bool | Literal["all"], name: str | None) -> None:
         workers = self._dispatcher.workers
         self._board = Board(
-            [worker.sampler_ids for worker in workers], timed=timing, name=name or "vectasks"
+            [worker.sampler_ids for worker in workers],
+            timed=bool(timing),
+            name=name or "vectasks",
         )
         if isinstance(self._dispatcher, TimedDispatcher):
-            self._dispatcher.record_spans(self._board)
+            self._dispatcher.record_spans(self._board, every_batch=timing == "all")
             for worker, ring in zip(workers, self._board.rings, strict=False):
                 worker.record_spans(ring)
 

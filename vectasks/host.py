@@ -332,8 +332,14 @@ class HostGroup:
         except BaseException as error:  # user code
             return Failure.of(error)
 
+    def timed_step(
+        self, sampler_id: int, action: Any, place: Any = None
+    ) -> RLStepResult | StepOutcome | Failure:
+        """Step one host; how long that takes is recorded where there is a recorder, not here."""
+        return self.step(sampler_id, action, place)
+
     def end_steps(self) -> None:
-        """Called when all that the last steps gave has been written, before it is announced."""
+        """Called when all that timed steps gave has been written, before it is announced."""
 
     def _set_up(self, sampler_id: int, plan: HostPlan) -> HostReady:
         if sampler_id in self._hosts:

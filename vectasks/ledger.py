@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -82,6 +82,7 @@ class Ledger:
             set()
         )  # the samplers that send() stepped and recv() has not given back
         self.waiting: set[int] = set()  # done samplers that wait for the others (lockstep)
+        self.steps_sent = 0  # since the start, of samplers
         self._condition = [SamplerState.READY] * num_samplers  # READY, EXHAUSTED or FAILED
         self._paused: set[int] = set()
         self._out: dict[int, Request] = {}
@@ -188,11 +189,13 @@ class Ledger:
     def open(self, sampler_id: int, command: Command, data: Any) -> Request:
         """Write down a new request; its sampler is BUSY until it is settled."""
         request = Request(next(self._seq), sampler_id, command, data)
+        self.steps_sent += command is Command.STEP
         self._out[sampler_id] = request
         return request
 
-    def open_step(self, ids: Iterable[int]) -> None:
+    def open_step(self, ids: Sequence[int]) -> None:
         """Write down a step on the step lane, which needs no request: the slab matches answers."""
+        self.steps_sent += len(ids)
         self._stepping.update(ids)
 
     def settle_step(self, sampler_id: int, exhausted: bool, failed: bool) -> None:

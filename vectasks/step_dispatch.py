@@ -13,6 +13,7 @@ is put into their row where a batch is wanted.
 from __future__ import annotations
 
 import functools
+import math
 import os
 import time
 import warnings
@@ -96,6 +97,8 @@ class StepDispatcher(Dispatcher):
         self._here: InlineWorker | None = None  # steps at once, without tickets
         self._own_cores = [own_core(number, len(workers)) for number in range(len(workers))]
         self._polls = polls_before_blocking(len(workers))
+        # Once so many steps were sent, the batch after the next is to be timed (here, never).
+        self._time_after: float = math.inf
 
     # -- the slab -------------------------------------------------------------------------------
 
@@ -183,6 +186,8 @@ class StepDispatcher(Dispatcher):
             into: write it to this row of this block; :meth:`take_infos` will take it.
         """
         self.moves += 1
+        if self._ledger.steps_sent >= self._time_after:
+            self._time_next()
         lane = self._lane
         ticket = 0
         if lane is not None:
@@ -232,6 +237,9 @@ class StepDispatcher(Dispatcher):
         core = current_core()
         return sorted(workers, key=lambda worker: self._own_cores[worker.number] == core)
 
+    def _time_next(self) -> None:
+        """Have the next batch timed; never called where nothing is."""
+
     @property
     def steps_here(self) -> bool:
         """Whether :meth:`step_here` can be used: tasks are in this process, and small."""
@@ -249,6 +257,8 @@ class StepDispatcher(Dispatcher):
         assert lane is not None
         assert worker is not None
         self.moves += 1
+        if self._ledger.steps_sent >= self._time_after:
+            self._time_next()
         rows = dispatch_rows(actions)
         # Nobody can write into an array by integers taken from it.
         self.journal.steps(ids, actions if rows and type(rows[0]) is int else own(actions))

@@ -1,10 +1,17 @@
-"""Where the time goes: a dispatcher that records, and what its records and the workers' say."""
+"""Where the time goes: a dispatcher that records, and what its records and the workers' say.
+
+Recording a batch costs some microseconds, which is much where tasks do nothing. So not every batch
+is timed: after each that is, the parent chooses how many come before the next, such that recording
+takes a two-hundredth of the time. Long batches are all timed. A bit of their tickets tells the
+workers which; the others cost them nothing.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+import random
 import statistics
 import time
 from collections.abc import Sequence
@@ -14,8 +21,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from vectasks.batch import StepBatch
 from vectasks.messages import Command, Failure
 from vectasks.step_dispatch import StepDispatcher
+from vectasks.workers.blocks import Block
 from vectasks.workers.board import (
     KINDS,
     SEND,
@@ -27,61 +36,67 @@ from vectasks.workers.board import (
     spans_a_step,
 )
 from vectasks.workers.inline import InlineWorker
+from vectasks.workers.lane import TIMED
 
 _STRAGGLES = 2.0  # times the median sampler's mean step ...
 _STRAGGLES_S = 1e-4  # ... and by so much: less is noise, and slows nothing
 _MANY = 100  # values of spans that are not written yet
 _PARENT_SPANS = {SEND: "send", WAIT: "wait", TAKE: "take"}
 
+# What it costs to time one batch among others that are not: four times as much as where all are,
+# since caches hold nothing of it.
+_BATCH_COST_S = 16e-6
+_SAMPLER_COST_S = 0.5e-6
+_PART_OF_TIME = 0.005  # that this may take
+
+_clock = time.monotonic
+
+
+def stride(batch_s: float, num_samplers: int, chance: float) -> int:
+    """How many batches on the next one is timed; 1: it is the next.
+
+    Args:
+        batch_s: how long a batch takes, with all that the caller does in between.
+        num_samplers: of a batch.
+        chance: from 0 to 1. It keeps the batches that are timed out of step with whatever comes
+            every so many batches.
+    """
+    cost_s = _BATCH_COST_S + num_samplers * _SAMPLER_COST_S
+    wanted = cost_s / _PART_OF_TIME / max(batch_s, 1e-6)  # clocks may stand still
+    return max(1, int(wanted * (0.5 + chance) + 0.5))
+
 
 class TimedDispatcher(StepDispatcher):
-    """A dispatcher that writes down how long it sends, waits and takes."""
+    """A dispatcher that records some batches: for these it becomes a :class:`_Recording`.
+
+    In between it has nothing to do, and so costs nothing: a few calls more would, in short steps.
+    """
 
     _step_bytes = _note_bytes = _pipe_bytes = 0
     _off_slab: Sequence[str] = ()
 
-    def record_spans(self, board: Board) -> None:
-        """Write to this board; called before anything else."""
+    def record_spans(self, board: Board, every_batch: bool) -> None:
+        """Write to this board; called before anything else.
+
+        Args:
+            board: where to.
+            every_batch: time all of them, whatever that costs.
+        """
         self._recorder: Recorder = board.parent_recorder()
+        self._times_every_batch = every_batch
+        self._timed_at_s, self._timed_at_step = 0.0, 0  # when the last timed batch was sent
+        self._chances = random.Random()  # of its own: the user's numbers stay as they are
+        self._is_timed = False  # the batch that was sent last
+        self._time_after = 0
+        self._time_next()
 
-    @property
-    def steps_here(self) -> bool:
-        """Never: what is recorded goes by tickets."""
-        return False
+    def _time_next(self) -> None:
+        self._is_due = True
+        self.__class__ = _Recording
 
-    def send_step(self, *args: Any, **kwargs: Any) -> None:
-        """Begin one step of some samplers."""
-        begin_s = time.monotonic()
-        super().send_step(*args, **kwargs)
-        # Now the workers are busy, and what is written here costs no time.
-        self._recorder.record(SEND, begin_s, time.monotonic())
-
-    def wait_step(self, *args: Any, **kwargs: Any) -> None:
-        """Wait for steps."""
-        begin_s = time.monotonic()
-        try:
-            super().wait_step(*args, **kwargs)
-        finally:
-            self._note(WAIT, begin_s)
-
-    def take_outcomes(self, *args: Any, **kwargs: Any) -> dict[int, Any]:
-        """Each sampler's outcome."""
-        begin_s = time.monotonic()
-        outcomes = super().take_outcomes(*args, **kwargs)
-        self._note(TAKE, begin_s)
-        return outcomes
-
-    def take_batch(self, *args: Any, **kwargs: Any) -> Any:
-        """The steps as arrays."""
-        begin_s = time.monotonic()
-        batch = super().take_batch(*args, **kwargs)
-        self._note(TAKE, begin_s)
-        return batch
-
-    def _note(self, code: int, begin_s: float) -> None:
-        self._recorder.add(code, begin_s, time.monotonic())
-        if len(self._recorder.pending) > _MANY:  # many calls that wait, and none that sends
-            self._recorder.write()
+    def _rest(self) -> None:
+        self._is_timed = False
+        self.__class__ = TimedDispatcher
 
     def traffic(self, num_steps: int) -> dict[str, Any]:
         """What so many steps sent by which lane since the start; leaves off the slab."""
@@ -117,6 +132,102 @@ class TimedDispatcher(StepDispatcher):
             self.__dict__.pop("_recorder", None)  # lets go of the memory
 
 
+class _Recording(TimedDispatcher):
+    """Records how one batch is sent, waited for and taken; then the next, where that is due too."""
+
+    def send_step(
+        self,
+        ids: Sequence[int],
+        actions: Any,
+        *,
+        as_batch: bool,
+        one_by_one: bool = False,
+        to_hand_out: bool = False,
+        into: tuple[Block, int] | None = None,
+    ) -> None:
+        """Begin one step of some samplers."""
+        began = self._begin(len(ids))
+        try:
+            StepDispatcher.send_step(
+                self,
+                ids,
+                actions,
+                as_batch=as_batch,
+                one_by_one=one_by_one,
+                to_hand_out=to_hand_out,
+                into=into,
+            )
+        finally:
+            if began is not None:
+                self._end_sending(*began)
+
+    def step_here(
+        self, ids: Sequence[int], actions: Any, out: StepBatch | None, copy: bool
+    ) -> StepBatch | dict[int, Any]:
+        """Send, wait and take in one, which is recorded as one."""
+        began = self._begin(len(ids))
+        try:
+            return StepDispatcher.step_here(self, ids, actions, out, copy)
+        finally:
+            if began is not None:
+                self._end_sending(*began)
+
+    def _begin(self, num_samplers: int) -> tuple[int, float] | None:
+        """Begin to time a batch that is due: its span's code and beginning. Otherwise stop."""
+        if not self._is_due:
+            self._rest()
+            return None
+        self._is_due, self._is_timed = False, True
+        sent, now_s = self._ledger.steps_sent, _clock()
+        # Steps that go as requests are recorded by the workers in any case.
+        if not self._times_every_batch and self._slab_is_reached:
+            batches = max(1.0, (sent - self._timed_at_step) / max(1, num_samplers))
+            batch_s = (now_s - self._timed_at_s) / batches
+            self._timed_at_s, self._timed_at_step = now_s, sent
+            chosen = stride(batch_s, num_samplers, self._chances.random())
+            self._time_after = sent + (chosen - 1) * num_samplers
+        if self._lane is not None:
+            self._lane.timed = TIMED
+        return sent * KINDS + SEND, now_s
+
+    def _end_sending(self, code: int, begin_s: float) -> None:
+        if self._lane is not None:
+            self._lane.timed = 0
+        # Now the workers are busy, and what is written here costs no time.
+        self._recorder.record(code, begin_s, _clock())
+
+    def wait_step(self, ids: Sequence[int], count: int, timeout_s: float | None) -> None:
+        """Wait for steps."""
+        begin_s = _clock()
+        try:
+            super().wait_step(ids, count, timeout_s)
+        finally:
+            self._note(WAIT, begin_s)
+
+    def take_outcomes(self, ids: Sequence[int]) -> dict[int, Any]:
+        """Each sampler's outcome."""
+        begin_s = _clock()
+        outcomes = super().take_outcomes(ids)
+        self._note(TAKE, begin_s)
+        return outcomes
+
+    def take_batch(
+        self, ids: Sequence[int], out: StepBatch | None, copy: bool
+    ) -> StepBatch | dict[int, Any]:
+        """The steps as arrays."""
+        begin_s = _clock()
+        batch = super().take_batch(ids, out, copy)
+        self._note(TAKE, begin_s)
+        return batch
+
+    def _note(self, kind: int, begin_s: float) -> None:
+        if not self._is_timed:  # the next batch is
+            return
+        self._recorder.add(self._ledger.steps_sent * KINDS + kind, begin_s, _clock())
+        if len(self._recorder.pending) > _MANY:  # many calls that wait, and none that sends
+            self._recorder.write()
+
+
 class Spans(NamedTuple):
     """What was recorded since ``begin_s``: the parent's spans, and each worker's."""
 
@@ -127,7 +238,7 @@ class Spans(NamedTuple):
 
     @classmethod
     def of(cls, board: Board, steps: int = STEPS_KEPT) -> Spans:
-        """The spans of the last ``steps`` steps, as far as all of them are still there."""
+        """The spans of the last ``steps`` timed steps, as far as all of them are still there."""
         parent = board.spans(-1)
         workers = [board.spans(number) for number in range(board.num_workers)]
         begin_s = 0.0
@@ -135,7 +246,8 @@ class Spans(NamedTuple):
             kept = ring.capacity - spans_a_step(ring.capacity)
             if len(spans) >= kept:  # older ones were written over
                 begin_s = max(begin_s, float(spans["begin_s"][0]))
-        sends = parent["begin_s"][(parent["code"] == SEND) & (parent["begin_s"] >= begin_s)]
+        is_send = parent["code"] % KINDS == SEND
+        sends = parent["begin_s"][is_send & (parent["begin_s"] >= begin_s)]
         if len(sends):  # whole steps only
             begin_s = float(sends[max(0, len(sends) - steps)])
         parent, *workers = [spans[spans["begin_s"] >= begin_s] for spans in (parent, *workers)]
@@ -144,7 +256,7 @@ class Spans(NamedTuple):
 
 
 def figures(board: Board, num_samplers: int) -> dict[str, Any]:
-    """Rates, latencies, shares of time and stragglers, of the steps that are kept."""
+    """Rates, latencies, shares of time and stragglers, by the timed steps that are kept."""
     spans = Spans.of(board)
     window_s = spans.end_s - spans.begin_s
     records = np.concatenate(spans.workers)
@@ -160,20 +272,27 @@ def figures(board: Board, num_samplers: int) -> dict[str, Any]:
             latency_s[i] = {"p50": p50, "p95": p95, "p99": p99}
             mean_s[i] = float(its.mean())
     usual_s = statistics.median(mean_s.values()) if mean_s else 0.0
-    in_tasks_s = float((records["end_s"] - records["begin_s"]).sum())
+    sent, parent_kinds = np.divmod(spans.parent["code"].astype(np.int64), KINDS)
+    num_timed = int(is_step.sum())
+    # A step that is out may be recorded before the parent's next span says that it was sent.
+    num_steps = max(num_timed, int(np.ptp(sent)) if len(sent) else 0)
+    # Each timed step stands for so many; of the other commands, all are there.
+    weight = num_steps / num_timed if num_timed else 1.0
+    weights = np.where(is_step, weight, 1.0)
     parent_s = {
-        kind: float((s["end_s"] - s["begin_s"]).sum())
+        kind: weight * float((s["end_s"] - s["begin_s"]).sum())
         for kind in _PARENT_SPANS
-        for s in [spans.parent[spans.parent["code"] == kind]]
+        for s in [spans.parent[parent_kinds == kind]]
     }
+    copying_s = float((weights * (records["copied_s"] - records["end_s"])).sum())
     return {
-        "steps_per_s": float(is_step.sum()) / window_s if window_s else 0.0,
+        "steps_per_s": num_steps / window_s if window_s else 0.0,
         "latency_s": latency_s,
         "time_s": {
             "window": window_s,
             "waiting": parent_s[WAIT],
-            "in_tasks": in_tasks_s,
-            "copying": float((records["copied_s"] - records["end_s"]).sum()) + parent_s[TAKE],
+            "in_tasks": float((weights * (records["end_s"] - records["begin_s"])).sum()),
+            "copying": copying_s + parent_s[TAKE],
         },
         "stragglers": sorted(
             (
@@ -187,7 +306,7 @@ def figures(board: Board, num_samplers: int) -> dict[str, Any]:
 
 
 def write_trace(board: Board, path: str | os.PathLike[str], steps: int) -> None:
-    """Write the last steps as trace-event JSON: times in us since the first of them."""
+    """Write the last timed steps as trace-event JSON: times in us since the first of them."""
     spans = Spans.of(board, steps)
     own_pid = os.getpid()
     events: list[dict[str, Any]] = []
@@ -204,7 +323,7 @@ def write_trace(board: Board, path: str | os.PathLike[str], steps: int) -> None:
     name(own_pid, None, "parent")
     name(own_pid, 0, "calls")
     for code, begin_s, end_s, _ in spans.parent.tolist():
-        span(own_pid, 0, _PARENT_SPANS[int(code)], begin_s, end_s)
+        span(own_pid, 0, _PARENT_SPANS[int(code) % KINDS], begin_s, end_s)
     for number, (pid, its) in enumerate(zip(board.pids(), spans.workers, strict=True)):
         if pid != own_pid:
             name(pid, None, f"worker {number}")

@@ -117,11 +117,12 @@ class BaseVectorSampledTasks(StepFront):
 
         Returns:
             ``steps`` of samplers, ``episodes`` ended, worker ``restarts``. With timing also, of the
-            last 1024 steps: ``steps_per_s``; ``latency_s``, for each sampler id the ``p50``,
-            ``p95`` and ``p99`` of a step in its worker; ``time_s``, the seconds of that ``window``
-            in which this process was ``waiting``, and those that all workers together were
-            ``in_tasks`` and that results were ``copying``; ``stragglers``, ids of samplers whose
-            mean step takes over twice the median's, slowest first. And since the start:
+            time since the first of the last 1024 steps that were timed: ``steps_per_s``, of all
+            steps; ``latency_s``, for each sampler id the ``p50``, ``p95`` and ``p99`` of a timed
+            step in its worker; ``time_s``, the seconds of that ``window`` in which this process was
+            ``waiting``, and those that all workers together were ``in_tasks`` and that results were
+            ``copying``, estimated by the timed steps; ``stragglers``, ids of samplers whose mean
+            timed step takes over twice the median's, slowest first. And since the start:
             ``lane_bytes``, by ``slab``, by ``notes`` (infos and what else is pickled into shared
             memory) and by ``pipe``; ``off_slab``, names of observation leaves that have no array.
         """
@@ -142,9 +143,12 @@ class BaseVectorSampledTasks(StepFront):
     def trace(self, path: str | os.PathLike[str], steps: int = 100) -> None:
         """Write a timeline of the last steps, for ui.perfetto.dev or chrome://tracing.
 
+        With ``timing=True`` it has holes where steps are short: not all of them are timed there.
+        With ``timing="all"`` they are.
+
         Args:
             path: of the JSON file, which is overwritten.
-            steps: how many of them; 1024 are kept at most.
+            steps: how many timed ones; 1024 are kept at most.
 
         Raises:
             InvalidArgument: the vector was not made with ``timing=True``.
@@ -633,7 +637,8 @@ class VectorSampledTasks(BaseVectorSampledTasks):
         start_timeout_s: seconds for the start of all workers together.
         close_grace_s: seconds that the workers have to close their tasks.
         daemon: make workers daemonic; they may then start no processes of their own.
-        timing: record how long everything takes, for :meth:`stats` and :meth:`trace`.
+        timing: record how long everything takes, for :meth:`stats` and :meth:`trace`. Where steps
+            are short, True records some of them, which slows none; "all" records every one.
         name: what ``vectasks top --name`` finds it by.
 
     Raises:
@@ -666,7 +671,7 @@ class VectorSampledTasks(BaseVectorSampledTasks):
         start_timeout_s: float | None = 300,
         close_grace_s: float = 5.0,
         daemon: bool = False,
-        timing: bool = False,
+        timing: bool | Literal["all"] = False,
         name: str | None = None,
     ) -> None:
         if max_processes is not None and max_processes < 1:
@@ -743,7 +748,7 @@ class SingleProcessVectorSampledTasks(BaseVectorSampledTasks):
         start_timeout_s: float | None = 300,
         close_grace_s: float = 5.0,
         daemon: bool = False,
-        timing: bool = False,
+        timing: bool | Literal["all"] = False,
         name: str | None = None,
     ) -> None:
         super().__init__(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import time
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vectasks import InvalidArgument, VectorClosed, VectorSampledTasks, WorkerDied
+from vectasks import (
+    InvalidArgument,
+    SingleProcessVectorSampledTasks,
+    VectorClosed,
+    VectorSampledTasks,
+    WorkerDied,
+)
+from vectasks.step_dispatch import StepDispatcher
 from vectasks.testing import ToySampler, toy_args
-from vectasks.testing.toys import GraphTask, InfoTask, SlowTask
+from vectasks.testing.toys import GraphTask, InfoTask, NestedTask, SlowTask, ToyTask
 from vectasks.workers.board import STEPS_KEPT
 
-TIMED = {"timing": True}
+TIMED = {"timing": "all"}  # for what holds of every step; True, which times some of them, is below
 
 
 def stepped(tasks: Any, steps: int, how: str = "step") -> Any:
@@ -187,3 +195,168 @@ def test_a_dead_worker_takes_nothing_with_it(processes: Any) -> None:
         with pytest.raises(WorkerDied):
             stepped(tasks, 2)
         assert set(tasks.stats()["latency_s"]) == {0, 1, 2, 3}
+
+
+# -- timing=True: where batches are short, some of them -------------------------------------------
+
+
+@pytest.fixture
+def every_fifth(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first batch is timed, and then every fifth, whatever they take."""
+    monkeypatch.setattr("vectasks.timing.stride", lambda *_: 5)
+
+
+class LongTask(ToyTask):
+    """Works for 10 ms a step."""
+
+    def move(self, action: Any) -> None:
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("how", ["step", "step_batch"])
+def test_of_short_batches_some_are_timed_and_all_are_counted(
+    every_kind: Any, how: str, every_fifth: None, tmp_path: Path
+) -> None:
+    with every_kind.toys(vector={"timing": True}) as tasks:
+        begin_s = time.monotonic()
+        stepped(tasks, 23, how)
+        took_s = time.monotonic() - begin_s
+        stats = tasks.stats()
+        tasks.trace(tmp_path / "trace.json")
+    assert len(spans(tmp_path / "trace.json", "send")) == 5  # of the batches 0, 5, 10, 15, 20
+    assert len(spans(tmp_path / "trace.json", "step")) == 5 * 4
+    assert len(spans(tmp_path / "trace.json", "take")) == 5
+    never_waits = every_kind.is_twin and how == "step_batch"
+    assert len(spans(tmp_path / "trace.json", "wait")) == (0 if never_waits else 5)
+    assert stats["steps"] == 23 * 4
+    window_s = stats["time_s"]["window"]
+    assert 0 < window_s < took_s
+    assert stats["steps_per_s"] * window_s == pytest.approx(21 * 4)  # those from 0 to 20
+
+
+def test_steps_per_s_is_what_was_done(every_kind: Any) -> None:
+    with every_kind.toys(vector={"timing": True}) as tasks:
+        stepped(tasks, 20)
+        begin_s = time.monotonic()
+        stepped(tasks, 500)
+        rate = 500 * 4 / (time.monotonic() - begin_s)
+        assert rate / 4 < tasks.stats()["steps_per_s"] < 4 * rate
+
+
+def test_shares_of_time_are_those_of_all_steps(
+    every_kind: Any, every_fifth: None, tmp_path: Path
+) -> None:
+    with every_kind.toys(vector={"timing": True}) as tasks:
+        stepped(tasks, 11)
+        tasks.next_task()
+        stepped(tasks, 10)
+        time_s = tasks.stats()["time_s"]
+        tasks.trace(tmp_path / "trace.json")
+    sums_s = {
+        name: sum(event["dur"] for event in spans(tmp_path / "trace.json", name)) / 1e6
+        for name in ("step", "copy", "wait", "take", "next_task")
+    }
+    assert min(sums_s[name] for name in ("step", "wait", "take", "next_task")) > 0
+    weight = 21 / 5  # batches a timed one; other commands are timed always
+    assert time_s["in_tasks"] == pytest.approx(weight * sums_s["step"] + sums_s["next_task"])
+    assert time_s["waiting"] == pytest.approx(weight * sums_s["wait"])
+    assert time_s["copying"] == pytest.approx(weight * (sums_s["copy"] + sums_s["take"]))
+
+
+def test_long_batches_are_all_timed(every_kind: Any, tmp_path: Path) -> None:
+    with every_kind.toys(LongTask, vector={"timing": True}) as tasks:
+        stepped(tasks, 12).trace(tmp_path / "trace.json")
+        assert tasks.stats()["time_s"]["in_tasks"] > 12 * 4 * 0.01
+    assert len(spans(tmp_path / "trace.json", "send")) == 12
+    assert len(spans(tmp_path / "trace.json", "step")) == 12 * 4
+
+
+@pytest.mark.parametrize("how", ["step", "step_batch"])
+def test_all_is_every_batch(every_kind: Any, how: str, every_fifth: None, tmp_path: Path) -> None:
+    with every_kind.toys(vector={"timing": "all"}) as tasks:
+        stepped(tasks, 23, how).trace(tmp_path / "trace.json")
+    assert len(spans(tmp_path / "trace.json", "send")) == 23
+    assert len(spans(tmp_path / "trace.json", "step")) == 23 * 4
+
+
+def test_requests_are_all_timed(kind: Any, every_fifth: None, tmp_path: Path) -> None:
+    vector = {"timing": True, "observation_transport": "pipe"}
+    with kind.toys(vector=vector) as tasks:
+        stepped(tasks, 13).trace(tmp_path / "trace.json")
+    assert len(spans(tmp_path / "trace.json", "send")) == 13
+    assert len(spans(tmp_path / "trace.json", "step")) == 13 * 4
+
+
+def test_steps_of_every_way_are_counted(make: Any, every_fifth: None) -> None:
+    tasks = make(vector={"timing": True})
+    stepped(tasks, 2)
+    tasks.command("step", [0] * 4)
+    stepped(tasks, 2, "step_batch")
+    tasks.step_at(1, 0)  # it is due: 17 steps were sent after the first batch began
+    stats = tasks.stats()
+    num_steps = stats["steps_per_s"] * stats["time_s"]["window"]
+    assert num_steps == pytest.approx(stats["steps"]) == 21
+
+
+def test_steps_by_message_are_told_too(make: Any, every_fifth: None, tmp_path: Path) -> None:
+    tasks = make(NestedTask, vector={"timing": True})
+    for _ in range(11):
+        tasks.step([space.sample() for space in tasks.action_spaces])
+    tasks.trace(tmp_path / "trace.json")
+    assert len(spans(tmp_path / "trace.json", "step")) == 3 * 4
+
+
+def test_send_and_recv_are_timed_now_and_then(make: Any, every_fifth: None, tmp_path: Path) -> None:
+    tasks = make(vector={"timing": True})
+    tasks.send([0] * 4)
+    for _ in range(20):  # 4 + 40 steps
+        batch = tasks.recv(2)
+        tasks.send([0, 0], batch.samplers)
+    tasks.recv()
+    tasks.trace(tmp_path / "trace.json")
+    stats = tasks.stats()
+    timed = len(spans(tmp_path / "trace.json", "send"))
+    assert 4 <= timed <= 6
+    assert len(spans(tmp_path / "trace.json", "step")) <= 4 + 2 * (timed - 1)
+    assert 36 <= stats["steps_per_s"] * stats["time_s"]["window"] <= 44
+
+
+def test_in_between_a_vector_does_what_one_without_timing_does(
+    make: Any, every_fifth: None
+) -> None:
+    tasks = make(vector={"timing": True})
+    dispatcher = tasks._dispatcher
+    stepped(tasks, 1)
+    assert type(dispatcher).wait_step is not StepDispatcher.wait_step
+    stepped(tasks, 2)
+    for name in ("send_step", "step_here", "wait_step", "take_batch", "take_outcomes"):
+        assert getattr(type(dispatcher), name) is getattr(StepDispatcher, name)
+
+
+def test_chance_is_the_users(make: Any) -> None:
+    tasks = make(vector={"timing": True})
+    for generator, draw in ((random, random.random), (np.random, np.random.random)):
+        generator.seed(1)
+        expected = draw()
+        generator.seed(1)
+        stepped(tasks, 20)
+        assert draw() == expected
+
+
+@pytest.mark.parametrize("timing", ["some", "", 1, 0, None, 0.5])
+@pytest.mark.parametrize("cls", [VectorSampledTasks, SingleProcessVectorSampledTasks])
+def test_other_values_are_refused(cls: Any, timing: Any) -> None:
+    with pytest.raises(InvalidArgument, match=rf"timing={timing!r} .* False, True or 'all'"):
+        cls(ToySampler, toy_args(ToyTask, 2), timing=timing)
+
+
+def test_a_step_of_nobody(make: Any) -> None:
+    tasks = make(count=2, vector={"timing": True})
+    tasks.step([0] * 2)
+    for _ in range(2):
+        tasks.pause_at(0)
+    for _ in range(3):
+        assert tasks.step([]) == []
+    tasks.resume_all()
+    assert len(tasks.step([0] * 2)) == 2
+    assert tasks.stats()["steps_per_s"] > 0

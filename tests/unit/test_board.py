@@ -56,7 +56,7 @@ def test_a_step_lasts_until_what_it_gave_is_written(
     monkeypatch.setattr(HostGroup, "step", lambda self, sampler_id, action, place=None: "given")
     group = TimedHostGroup(Recorder(board.rings[0]))
     for sampler_id in (2, 0):
-        assert group.step(sampler_id, 0) == "given"
+        assert group.timed_step(sampler_id, 0) == "given"
     group.end_steps()
     group.end_steps()  # nothing came since
     assert board.spans(0).tolist() == [(2 * KINDS, 1, 2, 3), (0, 3, 4, 5)]
@@ -73,9 +73,9 @@ def test_a_step_that_is_cut_off_is_recorded_too(
     monkeypatch.setattr(HostGroup, "step", step)
     group = TimedHostGroup(Recorder(board.rings[0]))
     for cut_off in (False, True, False):
-        group.step(0, 0)
+        group.timed_step(0, 0)
         if cut_off:
             with pytest.raises(KeyboardInterrupt):
-                group.step(1, 1)
+                group.timed_step(1, 1)
         group.end_steps()
     assert board.spans(0)["code"].tolist() == [0, 0, KINDS, 0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 import socket
@@ -11,6 +12,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,16 @@ from vectasks.testing.toys import CountingTask, ToySampler, ToyTask
 from vectasks.workers import cores, worker_lane
 from vectasks.workers.channel import Channel
 from vectasks.workers.cores import WakesOnOwnCore, current_core, polls_before_blocking
-from vectasks.workers.lane import StepExtras, Steps, is_batch, row_of
+from vectasks.workers.lane import (
+    AS_BATCH,
+    ONE_BY_ONE,
+    ROW_BITS,
+    TIMED,
+    StepExtras,
+    Steps,
+    is_batch,
+    row_of,
+)
 from vectasks.workers.layout import NOTE_BYTES, Layout
 from vectasks.workers.parent_lane import ParentLane
 from vectasks.workers.rows import WORKING_ROW
@@ -160,16 +171,36 @@ def sleepy(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_tickets() -> None:
     layout = Layout.of(SPACE, spaces.Discrete(2), np.zeros(2, np.int64), 2, 1)
     parent = ParentLane(layout)
-    tickets = [
-        parent.begin([0, 1], as_batch=batch, one_by_one=single)
-        for batch in (False, True)
-        for single in (False, True)
-    ]
-    assert len(set(tickets)) == 4
-    assert tickets == sorted(tickets)
+    block = parent.add_block(3, None)
+    last_row = block.place.first_row + 2
+    tickets = []
+    for into, row in ((None, WORKING_ROW), ((block, 2), last_row)):
+        for timed, batch, single in itertools.product((0, TIMED), (False, True), (False, True)):
+            parent.timed = timed
+            ticket = parent.begin([0, 1], as_batch=batch, one_by_one=single, into=into)
+            assert row_of(ticket) == row
+            assert is_batch(ticket) == bool(ticket & AS_BATCH) == batch
+            assert bool(ticket & ONE_BY_ONE) == single
+            assert ticket & TIMED == timed
+            # The way that it goes back is no other for being timed.
+            assert parent.desks.at(ticket) is parent.desks.at(ticket & ~TIMED)
+            tickets.append(ticket)
+    assert len(set(tickets)) == 16
+    assert tickets == sorted(tickets)  # later steps have greater ones
     assert min(tickets) > 0  # 0 is what a new slab holds
-    assert {row_of(ticket) for ticket in tickets} == {WORKING_ROW}
-    assert [is_batch(ticket) for ticket in tickets] == [False, False, True, True]
+
+
+def test_a_ticket_has_room_for_every_row_and_many_steps() -> None:
+    layout = Layout.of(SPACE, spaces.Discrete(2), np.zeros(2, np.int64), 2, 1)
+    parent = ParentLane(layout)
+    parent.timed = TIMED
+    parent.step_number = 2**38 - 2
+    place: Any = SimpleNamespace(first_row=(1 << ROW_BITS) - 1)
+    block: Any = SimpleNamespace(place=place)
+    ticket = parent.begin([0, 1], as_batch=True, one_by_one=True, into=(block, 0))
+    assert ticket == 2**63 - 1
+    assert row_of(ticket) == (1 << ROW_BITS) - 1
+    assert parent.tickets.tolist() == [ticket] * 2
 
 
 def test_polling_gives_way_to_more_workers_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:

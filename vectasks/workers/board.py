@@ -12,7 +12,8 @@ which only the owner of that process may open.
 A *span* is one thing that took time: ``(code, begin_s, end_s, copied_s)``, in seconds of
 ``time.monotonic``, which all processes of a machine share. ``code`` says whose it is and what; a
 step whose result was then written into the slab lasts until ``copied_s``. The spans of a batch's
-steps are written together: one by one they would cost more than a short step takes.
+steps are written together: one by one they would cost more than a short step takes. Where batches
+are short not all of them are timed (see ``timing``); other commands always are.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ MEMORY_NAME = "vectasks-board"
 MAGIC = b"vtboard2"
 #: The timings of so many steps are kept; older ones are written over.
 STEPS_KEPT = 1024
-#: Codes of spans are ``sampler_id * KINDS + kind``; kinds of a worker's are commands.
+#: Codes of spans are ``number * KINDS + kind``. In a worker the number is the sampler's id and the
+#: kind a command; in the parent it is how many steps of samplers had been sent when it began.
 KINDS = 32
 #: Kinds of the parent's spans.
 SEND, WAIT, TAKE = range(3)
@@ -296,13 +298,12 @@ class Board:
 
 
 class TimedHostGroup(HostGroup):
-    """Hosts whose every command is recorded."""
+    """Hosts whose every command is recorded, and every step that is asked for as a timed one."""
 
     def __init__(self, recorder: Recorder) -> None:
         super().__init__()
         self._recorder = recorder
         self._pending = recorder.pending
-        self._untimed_step = super().step
 
     def execute(self, request: Request) -> Reply:
         """Carry out one request, and record how long it took."""
@@ -313,13 +314,13 @@ class TimedHostGroup(HostGroup):
             code = request.sampler_id * KINDS + request.command
             self._recorder.record(code, begin_s, time.monotonic())
 
-    def step(self, sampler_id: int, action: Any, place: Any = None) -> Any:
+    def timed_step(self, sampler_id: int, action: Any, place: Any = None) -> Any:
         """Step one host; how long that takes, and the writing that follows, is recorded."""
         pending, begin_s = self._pending, _clock()
         if pending:
             pending.append(begin_s)  # what the step before gave has been written
         try:
-            return self._untimed_step(sampler_id, action, place)
+            return self.step(sampler_id, action, place)
         finally:
             pending += (sampler_id * KINDS, begin_s, _clock())  # Command.STEP is 0
 

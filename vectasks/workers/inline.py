@@ -12,7 +12,7 @@ from vectasks.task import RLStepResult
 from vectasks.workers.base import Unreadable, Worker
 from vectasks.workers.blocks import BlocksMoved
 from vectasks.workers.board import Recorder, Ring, TimedHostGroup
-from vectasks.workers.lane import Outcome, Steps, is_batch
+from vectasks.workers.lane import TIMED, Outcome, Steps, is_batch
 from vectasks.workers.parent_lane import ParentLane
 from vectasks.workers.slab import Extra, SlabWriter
 from vectasks.workers.worker_lane import run_step
@@ -71,15 +71,16 @@ class InlineWorker(Worker):
         lane = self._lane
         assert lane is not None
         group, writer, as_batch = self._group, lane.desks.at(ticket), is_batch(ticket)
+        step = group.timed_step if ticket & TIMED else group.step
         done = 0
         try:
             for i, action in actions.items():
                 if as_batch:
-                    extra = run_step(group, writer, i, action)
+                    extra = run_step(step, writer, i, action)
                     if extra is not None:
                         lane.keep(own(extra))
                 else:
-                    lane.give(i, _owned(group.step(i, action)))
+                    lane.give(i, _owned(step(i, action)))
                 done += 1
         except BaseException as error:
             for cut in list(actions)[done:]:
@@ -87,7 +88,8 @@ class InlineWorker(Worker):
             raise
         finally:
             lane.answer(actions, ticket)
-            group.end_steps()
+            if ticket & TIMED:
+                group.end_steps()
 
     def step_rows(
         self, ids: Sequence[int], actions: Sequence[Any], writer: SlabWriter
@@ -98,11 +100,12 @@ class InlineWorker(Worker):
         """
         group, lane = self._group, self._lane
         assert lane is not None
+        step = group.timed_step if lane.timed else group.step
         extras: list[Extra] = []
         done = 0
         try:
             for i, action in zip(ids, actions, strict=True):
-                extra = run_step(group, writer, i, action)
+                extra = run_step(step, writer, i, action)
                 if extra is not None:
                     extras.append(own(extra))
                 done += 1
@@ -112,6 +115,9 @@ class InlineWorker(Worker):
             for cut in ids[done:]:
                 lane.give(cut, Failure.of(error))
             raise
+        finally:
+            if lane.timed:
+                group.end_steps()
         return extras
 
     def receive(self) -> list[Reply | Unreadable]:

@@ -23,8 +23,8 @@ again.
 
 A *ticket* says which step it is, which row it is written to and in which form::
 
-    ticket = step number << 24 | row << 2 | (2 if samplers are announced one by one)
-             | (1 if for a StepBatch)
+    ticket = step number << 25 | row << 3 | (4 if how long it takes is to be recorded)
+             | (2 if samplers are announced one by one) | (1 if for a StepBatch)
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ from vectasks.workers.cores import yield_core
 from vectasks.workers.layout import NUM_ROWS, Layout
 from vectasks.workers.slab import Extra, Slab, SlabWriter
 
-AS_BATCH, ONE_BY_ONE = 1, 2
-ROW_BITS = 22
+AS_BATCH, ONE_BY_ONE, TIMED = 1, 2, 4
+ROW_SHIFT, ROW_BITS = 3, 22
 
 _IS_X86 = platform.machine().lower() in ("x86_64", "amd64", "i686")
 # x86 keeps stores in order; elsewhere a barrier must stand between the data and what announces it.
@@ -73,7 +73,7 @@ def words(array: NDArray[Any]) -> Any:
 
 def row_of(ticket: int) -> int:
     """The row of the slab that a ticket's step is written to."""
-    return (ticket >> 2) & ((1 << ROW_BITS) - 1)
+    return (ticket >> ROW_SHIFT) & ((1 << ROW_BITS) - 1)
 
 
 def is_batch(ticket: int) -> bool:

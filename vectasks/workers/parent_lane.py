@@ -18,6 +18,7 @@ from vectasks.workers.lane import (
     AS_BATCH,
     ONE_BY_ONE,
     ROW_BITS,
+    ROW_SHIFT,
     Attach,
     Desks,
     Fence,
@@ -70,6 +71,8 @@ class ParentLane:
         self.strict = strict
         self.slab: Slab = Slab(layout, memory)
         self.step_number: int = 0
+        #: TIMED while steps are begun whose workers are to record how long they take.
+        self.timed: int = 0
         self._rows = Rows(self.slab, self.shared)
         self._reader = SlabReader(self.slab)
         self.blocks: Blocks = Blocks()
@@ -138,8 +141,8 @@ class ParentLane:
             to_hand_out and whole and (self._batches_are_lent if as_batch else self._lists_are_lent)
         ):
             row = self._rows.next_free(self.step_number)
-        ticket = (self.step_number << ROW_BITS | row) << 2
-        ticket |= (ONE_BY_ONE if one_by_one else 0) | as_batch
+        ticket = (self.step_number << ROW_BITS | row) << ROW_SHIFT
+        ticket |= self.timed | (ONE_BY_ONE if one_by_one else 0) | as_batch
         self._set_tickets[slice(None) if whole else ids] = ticket
         self._common = ticket if whole else 0
         return ticket

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from vectasks.errors import LayoutError
@@ -15,6 +15,7 @@ from vectasks.workers.channel import Channel, unsendable
 from vectasks.workers.cores import WakesOnOwnCore, polls_before_blocking, yields_promptly
 from vectasks.workers.lane import (
     ONE_BY_ONE,
+    TIMED,
     Attach,
     Desks,
     Fence,
@@ -32,9 +33,11 @@ from vectasks.workers.slab import Extra, Slab, SlabWriter
 _FIRST_NAP_MS, _LONGEST_NAP_MS = 5, 200
 
 
-def run_step(group: HostGroup, writer: SlabWriter, sampler_id: int, action: Any) -> Extra | None:
+def run_step(
+    step: Callable[..., Any], writer: SlabWriter, sampler_id: int, action: Any
+) -> Extra | None:
     """Step one host and write what came of it; what has no place in the slab."""
-    outcome = group.step(sampler_id, action, writer.places[sampler_id])
+    outcome = step(sampler_id, action, writer.places[sampler_id])
     if isinstance(outcome, Failure):
         return writer.fail(sampler_id, outcome)
     try:
@@ -168,10 +171,11 @@ class WorkerLane:
     def _run(self, ticket: int, ids: Sequence[int], actions: Iterable[Any]) -> None:
         """Step samplers and announce them together, or one by one where that is wanted."""
         group, writer = self._group, self.desks.at(ticket)
+        step = group.timed_step if ticket & TIMED else group.step
         one_by_one = ticket & ONE_BY_ONE
         extras: list[Extra] = []
         for i, action in zip(ids, actions, strict=True):
-            extra = run_step(group, writer, i, action)
+            extra = run_step(step, writer, i, action)
             if extra is not None and not self._notes.write(extra):
                 extras.append(extra)
             if one_by_one:
@@ -182,7 +186,8 @@ class WorkerLane:
             self._announce(ticket, ids, extras)
 
     def _announce(self, ticket: int, ids: Sequence[int], extras: list[Extra]) -> None:
-        self._group.end_steps()
+        if ticket & TIMED:
+            self._group.end_steps()
         if extras:
             _send_extras(self._channel, extras)
         keep_order()
