@@ -1,13 +1,16 @@
-"""What ``timing=True`` costs: the same steps with and without it, in turn.
+"""What ``timing`` costs: the same steps without it, with ``True`` and with ``"all"``, in turn.
 
 ``python -m benchmarks.timing``, in an environment that has vectasks installed. Tasks either do
-nothing or compute for a while; rounds alternate, and the
-fastest counts: whatever else the machine does only makes them slower.
+nothing or compute for a while. What is measured in a round of a tenth of a second is the mean of
+all its steps, whether they are timed or not. Each round with timing is held against the mean of the
+rounds without it just before and after, so that whatever else the machine does meets both, and the
+median of these ratios is what timing costs. The time without it is the median, too.
 """
 
 from __future__ import annotations
 
 import functools
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -24,8 +27,9 @@ from vectasks import (
 )
 
 _NUM_SAMPLERS, _NUM_PROCESSES = 8, 2
-_ROUNDS = 40
+_TURNS = 60
 _ROUND_S = 0.1
+_TIMINGS: tuple[Any, ...] = (True, "all")
 
 
 class SpinningTask(Task[None]):
@@ -65,31 +69,42 @@ class SpinningSampler(TaskSampler[SpinningTask]):
 
 
 def measure(make: Callable[..., Any], work_s: float, clock: Callable[[], float]) -> str:
-    """What a step of all samplers takes, without and with timing."""
+    """What a step of all samplers takes without timing, and how much more with each kind of it."""
     actions = np.zeros(_NUM_SAMPLERS, np.int64)
     arguments = [{"work_s": work_s}] * _NUM_SAMPLERS
-    vectors = [make(SpinningSampler, arguments, should_log=False, timing=t) for t in (False, True)]
-    best_s = [float("inf")] * 2
+    off, *timed = (
+        make(SpinningSampler, arguments, should_log=False, timing=timing)
+        for timing in (False, *_TIMINGS)
+    )
+    ratios: list[list[float]] = [[] for _ in timed]
     try:
-        for number in range(_ROUNDS):
-            for which in (0, 1) if number % 2 else (1, 0):
-                best_s[which] = min(best_s[which], _round(vectors[which], actions, clock))
+        for vector in (off, *timed):
+            _round(vector, actions, clock)
+        off_s = [_round(off, actions, clock)]
+        for _ in range(_TURNS):
+            for vector, its_ratios in zip(timed, ratios, strict=True):
+                on_s = _round(vector, actions, clock)
+                off_s.append(_round(off, actions, clock))
+                its_ratios.append(2 * on_s / (off_s[-2] + off_s[-1]))
     finally:
-        for vector in vectors:
+        for vector in (off, *timed):
             vector.close()
-    off, on = best_s
-    return f"{off * 1e6:8.1f} us without, {on * 1e6:8.1f} us with timing: {on / off - 1:+.1%}"
+    costs = (
+        f"timing={timing!r} {statistics.median(its_ratios) - 1:+.1%}"
+        for timing, its_ratios in zip(_TIMINGS, ratios, strict=True)
+    )
+    return f"{statistics.median(off_s) * 1e6:8.1f} us without; {', '.join(costs)}"
 
 
 def _round(vector: Any, actions: Any, clock: Callable[[], float]) -> float:
-    """Seconds of the fastest ten steps of a round, each."""
-    best_s, end_s = float("inf"), time.perf_counter() + _ROUND_S
-    while time.perf_counter() < end_s:
-        begin_s = clock()
+    """Seconds of a step, the mean of all steps of a round."""
+    steps, until_s = 0, time.perf_counter() + _ROUND_S
+    begin_s = clock()
+    while time.perf_counter() < until_s:
         for _ in range(10):
             vector.step_batch(actions)
-        best_s = min(best_s, (clock() - begin_s) / 10)
-    return best_s
+        steps += 10
+    return (clock() - begin_s) / steps
 
 
 def main() -> None:
