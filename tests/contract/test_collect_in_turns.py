@@ -304,7 +304,7 @@ def test_an_observation_that_does_not_fit(quick_lane):
         assert list(caught.value.recordings) == [2]
         check_that_nothing_is_out(tasks, (2,))
         tasks.restart_at(2)
-        check_that_it_goes_on(tasks, buffer, num_splits=3)
+        check_that_it_goes_on(tasks, RolloutBuffer(tasks, 1), num_splits=3)
 
 
 class Interrupting:
