@@ -77,7 +77,7 @@ class Ledger:
 
     def __init__(self, num_samplers: int) -> None:
         self.closed = False
-        self.step_ids: list[int] | None = None  # the samplers of the step that is out
+        self.step_ids: list[int] | None = None  # the samplers whose step is out, in order
         self.sent: set[int] = (
             set()
         )  # the samplers that send() stepped and recv() has not given back
@@ -209,6 +209,15 @@ class Ledger:
     def settle_steps(self, ids: Iterable[int]) -> None:
         """Steps on the step lane have come in, and nothing is special about them."""
         self._stepping.difference_update(ids)
+
+    def begin_step(self, ids: Iterable[int]) -> None:
+        """A step of these samplers is out now, beside what is out of others."""
+        self.step_ids = list(ids) if self.step_ids is None else sorted([*self.step_ids, *ids])
+
+    def end_step(self, ids: Sequence[int]) -> None:
+        """The step of these samplers is not out any more."""
+        out = self.step_ids or ()
+        self.step_ids = sorted(set(out).difference(ids)) if len(out) > len(ids) else None
 
     def withdraw(self, request: Request) -> None:
         """The request was never sent."""

@@ -366,7 +366,7 @@ class StepDispatcher(Dispatcher):
     def take_infos(
         self, ids: Sequence[int], block: Block, index: int
     ) -> tuple[dict[int, dict[str, Any]], dict[int, Any] | None]:
-        """Take a step that was written to a block's row.
+        """Take a step of some samplers, or of all, that was written to a block's row.
 
         Returns:
             the infos that are not empty, by id; and all outcomes by id if one of them failed.
@@ -376,7 +376,11 @@ class StepDispatcher(Dispatcher):
         failed = self._put_into_row(lane, ids)
         if failed is not None:
             return {}, failed
-        self._settle_row(ids, block.slab["flags"][index] & EXHAUSTED)
+        flags = block.slab["flags"][index]
+        its = flags if len(ids) == len(flags) else flags[ids]
+        self._settle_row(ids, its & EXHAUSTED)
+        if self._ledger.step_ids is None:
+            lane.blocks.in_use = None
         return lane.take_infos(ids), None
 
     def _put_into_row(self, lane: ParentLane, ids: Sequence[int]) -> dict[int, Any] | None:

@@ -12,11 +12,20 @@ from numpy.typing import NDArray
 from vectasks.answers import REACHING, as_given
 from vectasks.arguments import checked_keywords, checked_name, checked_seed, name_and_data
 from vectasks.batch import StepBatch
-from vectasks.errors import InvalidArgument, RemoteError, SamplerUnavailable, WorkerDied
-from vectasks.front import Front
+from vectasks.errors import (
+    InvalidArgument,
+    LayoutError,
+    NothingPending,
+    RemoteError,
+    SamplerUnavailable,
+    WaitTimeout,
+    WorkerDied,
+)
+from vectasks.front import Front, logger
 from vectasks.guard import exclusive
 from vectasks.ledger import SamplerState
 from vectasks.messages import Command, StepOutcome, TaskStart
+from vectasks.recording import Recordings
 from vectasks.spaces import action_batch, dispatch_rows, prepare_action, split_actions
 from vectasks.workers.blocks import Block
 from vectasks.workers.slab import DONE
@@ -53,18 +62,21 @@ class StepFront(Front):
         as_batch: bool,
         to_hand_out: bool = False,
         into: tuple[Block, int] | None = None,
+        ids: Sequence[int] | None = None,
     ) -> list[int]:
-        """Send one action to each unpaused sampler; their ids."""
-        ids, prepared = self._ready_step(actions)
+        """Send one action to each unpaused sampler, or to each of ``ids``; their ids."""
+        ids, prepared = self._ready_step(actions, ids)
         self._dispatcher.send_step(
             ids, prepared, as_batch=as_batch, to_hand_out=to_hand_out, into=into
         )
-        self._ledger.step_ids = ids = list(ids)
-        return ids
+        self._ledger.begin_step(ids)
+        return list(ids)
 
-    def _ready_step(self, actions: Any) -> tuple[list[int], Any]:
-        """The ids of the unpaused samplers, all of which can step, and their actions."""
-        ids = self._ledger.unpaused
+    def _ready_step(
+        self, actions: Any, ids: Sequence[int] | None = None
+    ) -> tuple[Sequence[int], Any]:
+        """The unpaused samplers, or those given, all of which can step; and their actions."""
+        ids = self._ledger.unpaused if ids is None else ids
         prepared = self._prepared(ids, actions)
         self._require(Command.STEP, ids)
         return ids, prepared
@@ -218,6 +230,59 @@ class StepFront(Front):
         Raises:
             SamplerUnavailable: one is paused.
         """
+        self._require_every_sampler()
+        ids = self._begin_step(actions, as_batch=True, into=(block, index))
+        return self._finish_into(ids, block, index)
+
+    @exclusive
+    def _send_into(self, ids: Sequence[int], actions: Any, block: Block, index: int) -> None:
+        """Begin such a step of some samplers, beside those of others; :meth:`_recv_into` ends it.
+
+        Raises:
+            SamplerUnavailable: one of them cannot step; while nothing is out, one of all samplers.
+        """
+        if self._ledger.step_ids is None:
+            self._require_every_sampler()
+            self._require(Command.STEP, self._ledger.unpaused)
+        self._begin_step(actions, as_batch=True, into=(block, index), ids=ids)
+
+    @exclusive
+    def _recv_into(self, ids: Sequence[int], block: Block, index: int) -> dict[int, dict[str, Any]]:
+        """Wait for what :meth:`_send_into` began; the infos that are not empty, by sampler id."""
+        if not set(ids).issubset(self._ledger.step_ids or ()):
+            raise NothingPending(
+                f"collect: the step of samplers {list(ids)} is not out any more; the policy must "
+                "leave it to collect() to wait for steps."
+            )
+        return self._finish_into(ids, block, index)
+
+    @exclusive
+    def _drop_steps(self, error: BaseException) -> None:
+        """After an error amid steps of several groups, take in and drop those that are still out.
+
+        What it was that came too late stays out with all else, as after any step's timeout.
+
+        Raises:
+            LayoutError, TaskError, WorkerDied: a step that was out had failed, which is why
+                ``error`` says that its sampler cannot step.
+        """
+        ids = self._ledger.step_ids
+        if ids is None or (
+            isinstance(error, WaitTimeout) and not set(ids).isdisjoint(error.sampler_ids)
+        ):
+            return
+        try:
+            self._collect_step(ids, self.read_timeout)
+        except WaitTimeout:
+            logger.warning("collect: a step of samplers %s stays out; wait_step() collects it", ids)
+        except (LayoutError, RemoteError, WorkerDied) as other:
+            if isinstance(error, SamplerUnavailable):
+                raise
+            if isinstance(error, (LayoutError, RemoteError, WorkerDied)):
+                error.recordings = Recordings({**error.recordings, **other.recordings})
+
+    def _require_every_sampler(self) -> None:
+        """Refuse to step while anything is out, or a sampler is paused."""
         self._require_idle("collect")
         paused = set(range(len(self.sampler_fn_args))).difference(self._ledger.unpaused)
         if paused:
@@ -225,19 +290,23 @@ class StepFront(Front):
                 f"collect: samplers {sorted(paused)} are paused, and a rollout buffer has a column "
                 "for each; call resume_all() first."
             )
-        ids = self._begin_step(actions, as_batch=True, into=(block, index))
+
+    def _finish_into(
+        self, ids: Sequence[int], block: Block, index: int
+    ) -> dict[int, dict[str, Any]]:
         self._dispatcher.wait_step(ids, len(ids), self.read_timeout)
-        self._ledger.step_ids = None
+        self._ledger.end_step(ids)
         infos, failed = self._dispatcher.take_infos(ids, block, index)
         if failed is not None:
             self._counted(ids, failed)
         slab = block.slab
+        columns: Any = slice(None) if len(ids) == len(self.sampler_fn_args) else ids
         self._count_rows(
             ids,
-            slab["reward"][index].astype(np.float32),
-            (slab["flags"][index] & DONE) != 0,
+            slab["reward"][index, columns].astype(np.float32),
+            (slab["flags"][index, columns] & DONE) != 0,
             [infos.get(i, {}) for i in ids],
-            lambda: slab.nest(slab.row(index)),
+            lambda: slab.nest([None if a is None else a[index, columns] for a in slab.leaf_arrays]),
         )
         return infos
 

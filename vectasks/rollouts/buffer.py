@@ -12,6 +12,7 @@ in row t + 1. Row 0 holds the last row of the rollout before. ::
 
 from __future__ import annotations
 
+import operator
 import weakref
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,6 +31,8 @@ from vectasks.workers.slab import DONE, TERMINATED, TRUNCATED
 
 if TYPE_CHECKING:
     from vectasks.vector import SingleProcessVectorSampledTasks, VectorSampledTasks
+
+ALL = slice(None)  # columns: every sampler's
 
 
 class Minibatch(NamedTuple):
@@ -315,12 +318,14 @@ class RolloutBuffer:
                 self._memory[0] = 0.0
         self._mirror_row(0)
 
-    def _inputs(self, t: int) -> tuple[Any, ...]:
-        """What the policy chooses the actions of step t by."""
-        observation = self._nest([leaf[t] for leaf in self._seen_leaves])
-        return (observation,) if self._memory is None else (observation, self._memory[t])
+    def _inputs(self, t: int, columns: slice = ALL) -> tuple[Any, ...]:
+        """What the policy chooses the actions of step t by, of all samplers or of some."""
+        observation = self._nest([_part(leaf, t, columns) for leaf in self._seen_leaves])
+        if self._memory is None:
+            return (observation,)
+        return observation, _part(self._memory, t, columns)
 
-    def _keep(self, t: int, given: Any) -> NDArray[Any]:
+    def _keep(self, t: int, given: Any, columns: slice = ALL) -> NDArray[Any]:
         """Keep what the policy gave at step t; the actions, for the tasks."""
         decision = checked_decision(given)
         if ("memory" in decision) != (self._memory is not None):
@@ -330,21 +335,23 @@ class RolloutBuffer:
             )
         for name, value in decision.items():
             if name == "action":
-                self._set(self._actions, t, as_numpy(value), name)
+                _set(_part(self._actions, t, columns), as_numpy(value), name)
                 if self._is_mirrored:
-                    self._set(self._seen_actions, t, value, name)
+                    _set(_part(self._seen_actions, t, columns), value, name)
             elif name == "memory":
-                self._set(self._memory, t + 1, value, name)
+                _set(_part(self._memory, t + 1, columns), value, name)
             else:
                 if name not in self._kept:
-                    self._kept[name] = self._make_column(value, name)
-                self._set(self._kept[name], t, value, name)
-        row: NDArray[Any] = self._actions[t]
-        return row
+                    self._kept[name] = self._make_column(value, name, columns)
+                _set(_part(self._kept[name], t, columns), value, name)
+        actions: NDArray[Any] = _part(self._actions, t, columns)
+        return actions
 
-    def _finish_step(self, t: int, infos: Mapping[int, Mapping[str, Any]]) -> list[int]:
-        """See to the episodes that step t ended; the ids of their samplers."""
-        self._mirror_row(t + 1)
+    def _finish_step(
+        self, t: int, infos: Mapping[int, Mapping[str, Any]], columns: slice = ALL
+    ) -> list[int]:
+        """See to the episodes that step t of these columns ended; the ids of their samplers."""
+        self._mirror_row(t + 1, columns)
         flags = self._flags[t + 1]
         ended = [i for i in sorted(infos) if flags[i] & DONE]
         for i in ended:
@@ -371,6 +378,7 @@ class RolloutBuffer:
         if "value" in self._kept:
             self._last_values[...] = self._value(policy, *self._inputs(self.horizon))
             if self._cut_off:
+                self._cut_off.sort(key=operator.itemgetter(0, 1))  # groups take turns
                 steps, ids, observations, memories = zip(*self._cut_off, strict=True)
                 inputs = [self._stack(observations)]
                 if self._memory is not None:
@@ -396,27 +404,19 @@ class RolloutBuffer:
 
     # -- rows and columns -----------------------------------------------------------------------
 
-    def _mirror_row(self, row: int) -> None:
+    def _mirror_row(self, row: int, columns: slice = ALL) -> None:
         if self._is_mirrored:
             for mirror, array in zip(self._seen_leaves, self._leaves, strict=True):
-                self._place.mirror(mirror[row], array[row])
+                self._place.mirror(_part(mirror, row, columns), _part(array, row, columns))
 
-    def _make_column(self, value: Any, name: str) -> Any:
+    def _make_column(self, value: Any, name: str, columns: slice) -> Any:
         array = as_numpy(value)
-        if array.shape[:1] != (self.num_samplers,):
-            raise _wrong_shape(name, array.shape, (self.num_samplers, ...))
+        count = len(range(self.num_samplers)[columns])
+        if array.shape[:1] != (count,):
+            raise _wrong_shape(name, array.shape, (count, ...))
         dtype = np.float32 if array.dtype == np.float64 else array.dtype
-        return self._place.see(np.zeros((self.horizon, *array.shape), dtype))
-
-    def _set(self, column: Any, t: int, value: Any, name: str) -> None:
-        if tuple(np.shape(value)) != tuple(column.shape[1:]):
-            raise _wrong_shape(name, tuple(np.shape(value)), tuple(column.shape[1:]))
-        if isinstance(column, np.ndarray):
-            column[t] = as_numpy(value)
-        else:
-            import torch
-
-            column[t].copy_(torch.as_tensor(value))
+        shape = (self.horizon, self.num_samplers, *array.shape[1:])
+        return self._place.see(np.zeros(shape, dtype))
 
     def _take(self, column: Any, axis: int, index: Any, key: Any, copy: bool) -> Any:
         """Some of a column, in an array of its own or in the one that ``key`` names."""
@@ -428,6 +428,22 @@ class RolloutBuffer:
             if out is None:
                 out = self._scratch[key, count] = empty_like(column, shape)
         return take(column, axis, index, out)
+
+
+def _part(array: Any, row: int, columns: slice) -> Any:
+    """A row's part, as a view: of all columns, or of some."""
+    return array[row] if columns is ALL else array[row, columns]
+
+
+def _set(part: Any, value: Any, name: str) -> None:
+    if tuple(np.shape(value)) != tuple(part.shape):
+        raise _wrong_shape(name, tuple(np.shape(value)), tuple(part.shape))
+    if isinstance(part, np.ndarray):
+        part[...] = as_numpy(value)
+    else:
+        import torch
+
+        part.copy_(torch.as_tensor(value))
 
 
 def _flat(column: Any) -> Any:

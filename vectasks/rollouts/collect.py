@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from vectasks.errors import InvalidArgument
 from vectasks.rollouts.buffer import RolloutBuffer
 from vectasks.rollouts.devices import without_gradients
 from vectasks.rollouts.policy import Policy
@@ -30,26 +31,84 @@ def collect(
     tasks: VectorSampledTasks | SingleProcessVectorSampledTasks,
     policy: Policy,
     buffer: RolloutBuffer,
+    *,
+    num_splits: int = 1,
 ) -> list[EpisodeEnd]:
     """Step all samplers ``buffer.horizon`` times, and fill the buffer with what comes of it.
 
     The next rollout goes on where this one ended. If anything else stepped or changed the tasks in
     between, it goes on from what they show now, and every sampler counts as starting anew.
 
+    With ``num_splits`` groups the workers step the others while the policy looks at one. What is
+    in the buffer at last is the same, if the policy treats each sampler by itself. Each worker has
+    samplers of every group, so what the policy sees of one are every ``num_splits``-th column:
+    views [n_group, ...] with gaps between their rows. Code that needs contiguous memory copies
+    them; none is copied here but by mirrors on a device.
+
+    Args:
+        tasks: the vector. While its policy is asked, steps are out with more than one group.
+        policy: is asked for the actions of all samplers at once, or of one group.
+        buffer: is filled.
+        num_splits: so many groups take turns.
+
     Returns:
-        the episodes that ended, in the order in which they did.
+        the episodes that ended: by step, those of one step by sampler.
 
     Raises:
-        InvalidArgument: the buffer was made for another vector, or the policy gave something of
-            another shape than before.
+        InvalidArgument: the buffer was made for another vector, ``num_splits`` is not from 1 to the
+            number of samplers, or the policy gave something of another shape than before.
         SamplerUnavailable: a sampler is paused, exhausted or failed.
+        WaitTimeout: samplers are late; ``wait_step`` collects all steps that are out.
+        TaskError, LayoutError, WorkerDied: a step failed. After these, and after whatever the
+            policy raises, no step is out: those of other groups were waited for and dropped.
     """
-    ends: list[EpisodeEnd] = []
+    count = buffer.num_samplers
+    if not isinstance(num_splits, int) or not 1 <= num_splits <= count:
+        raise InvalidArgument(
+            f"collect: num_splits must be an integer from 1 to {count}, the number of samplers, "
+            f"got {num_splits!r}. Nothing was sent."
+        )
     with without_gradients(buffer.device):
         buffer._begin(tasks)
-        for t in range(buffer.horizon):
-            action = buffer._keep(t, policy(*buffer._inputs(t)))
-            infos = tasks._step_into(action, buffer._block, t + 1)
-            ends += [EpisodeEnd(t, i, infos[i]) for i in buffer._finish_step(t, infos)]
+        step_all = _in_lockstep if num_splits == 1 else _in_turns
+        ends = step_all(tasks, policy, buffer, num_splits)
         buffer._end(tasks, policy)
     return ends
+
+
+def _in_lockstep(tasks: Any, policy: Policy, buffer: RolloutBuffer, _: int) -> list[EpisodeEnd]:
+    ends: list[EpisodeEnd] = []
+    for t in range(buffer.horizon):
+        action = buffer._keep(t, policy(*buffer._inputs(t)))
+        infos = tasks._step_into(action, buffer._block, t + 1)
+        ends += [EpisodeEnd(t, i, infos[i]) for i in buffer._finish_step(t, infos)]
+    return ends
+
+
+def _in_turns(
+    tasks: Any, policy: Policy, buffer: RolloutBuffer, num_splits: int
+) -> list[EpisodeEnd]:
+    """Each group's step is out until its next turn, while the policy looks at the others."""
+    # A worker's samplers are neighbours: dealt out in turn, each group has some of every worker.
+    all_columns = [slice(first, None, num_splits) for first in range(num_splits)]
+    groups = [(list(range(buffer.num_samplers)[columns]), columns) for columns in all_columns]
+    block = buffer._block
+    ends: list[EpisodeEnd] = []
+
+    def finish(t: int, ids: list[int], columns: slice) -> None:
+        infos = tasks._recv_into(ids, block, t + 1)
+        ends.extend(EpisodeEnd(t, i, infos[i]) for i in buffer._finish_step(t, infos, columns))
+
+    try:
+        for t in range(buffer.horizon):
+            for ids, columns in groups:
+                if t > 0:
+                    finish(t - 1, ids, columns)
+                action = buffer._keep(t, policy(*buffer._inputs(t, columns)), columns)
+                tasks._send_into(ids, action, block, t + 1)
+        for group in groups:
+            finish(buffer.horizon - 1, *group)
+    except BaseException as error:
+        tasks._drop_steps(error)
+        raise
+    return sorted(ends, key=lambda end: end[:2])

@@ -55,6 +55,10 @@ class Block:
         self._writer = SlabWriter(self.slab, sampler_ids, 0, as_batch=True, strict=strict)
         self._writer_is_at = 0
 
+    def has(self, row: int) -> bool:
+        """Whether the row of this number is one of its own."""
+        return self.place.first_row <= row < self.place.first_row + self.place.num_rows
+
     def writer_at(self, index: int) -> SlabWriter:
         """The writer, at the block's row of this index (from 0)."""
         if index != self._writer_is_at:
@@ -68,7 +72,7 @@ class Blocks:
 
     def __init__(self) -> None:
         self._all: weakref.WeakSet[Block] = weakref.WeakSet()
-        #: The block of the step that is out, held so that the step can be read.
+        #: The block of the steps that are out, held so that they can be read.
         self.in_use: Block | None = None
 
     def add(self, block: Block) -> None:
@@ -90,11 +94,11 @@ class Blocks:
 
     def at(self, row: int) -> tuple[Block, int]:
         """The block that a row is in, and its index there."""
-        blocks = self._all if self.in_use is None else [self.in_use, *self._all]
-        for block in blocks:
-            first_row, num_rows, _ = block.place
-            if first_row <= row < first_row + num_rows:
-                return block, row - first_row
+        if self.in_use is not None and self.in_use.has(row):  # nearly always
+            return self.in_use, row - self.in_use.place.first_row
+        for block in self._all:
+            if block.has(row):
+                return block, row - block.place.first_row
         raise LookupError(f"no block has row {row}")
 
 

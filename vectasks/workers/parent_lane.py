@@ -292,13 +292,15 @@ class ParentLane:
         """Read these samplers' notes; those who have something on the control lane instead."""
         if not self.shared:  # nothing is under way; flags of list-returning steps are not written
             return []
-        if self._common:
-            flags = self._flags_in(row_of(self._common))
+        ticket = self._common or self._ticket_of(ids)
+        if ticket:
+            # Other samplers' flags in this row may be old, or be written just now.
+            flags = self._flags_in(row_of(ticket))
             if not flags.strip(_NOTHING_SPECIAL):
                 return []
             ids = [i for i in ids if flags[i] & EXTRA and i not in self._extras]
         # count_nonzero takes a fraction of the time of any() on so short an array.
-        elif np.count_nonzero(self.slab["flags"] & EXTRA):
+        elif self.blocks.in_use is not None or np.count_nonzero(self.slab["flags"] & EXTRA):
             ids = [i for i in ids if self.needs_extra(i)]
         else:
             return []
@@ -309,6 +311,12 @@ class ParentLane:
                 owing.append(i)
             self.keep(note)
         return owing
+
+    def _ticket_of(self, ids: Sequence[int]) -> int:
+        """The ticket that these samplers have in common; 0: they have several."""
+        tickets = self.tickets
+        ticket = int(tickets[ids[0]]) if ids else 0
+        return ticket if all(tickets[i] == ticket for i in ids) else 0
 
     def _flags_in(self, row: int) -> bytes:
         """Each sampler's flags in a row, which say whether its step was more than usual."""
@@ -342,21 +350,15 @@ class ParentLane:
 
     def _written(self, ids: Sequence[int]) -> list[Outcome]:
         extras = self._extras
-        ticket = self.tickets[ids[0]] if ids else 0
-        if ids and all(self.tickets[i] == ticket for i in ids):
-            slab, row = self._where(ticket)
-            reader = self._reader if slab is self.slab else SlabReader(slab)
-            lent = None
-            if self._is_lent_to_list(ticket) and len(ids) == self.layout.num_samplers:
-                lent = self._rows.lend(row, self.step_number, as_views=False)
-            quick = reader.outcomes(ids, row, is_batch(ticket), extras, lent)
-        else:
-            quick = [
-                self._reader.outcomes(
-                    [i], row_of(self.tickets[i]), is_batch(self.tickets[i]), extras
-                )[0]
-                for i in ids
-            ]
+        ticket = self._ticket_of(ids)
+        if not ticket:
+            return [outcome for i in ids for outcome in self._written([i])]
+        slab, row = self._where(ticket)
+        reader = self._reader if slab is self.slab else SlabReader(slab)
+        lent = None
+        if self._is_lent_to_list(ticket) and len(ids) == self.layout.num_samplers:
+            lent = self._rows.lend(row, self.step_number, as_views=False)
+        quick = reader.outcomes(ids, row, is_batch(ticket), extras, lent)
         for i in ids if extras else ():
             extras.pop(i, None)
         return quick
@@ -383,7 +385,6 @@ class ParentLane:
 
     def take_infos(self, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
         """What a step into a block gave beside what is in it: infos that are not empty, by id."""
-        self.blocks.in_use = None
         taken = [self._extras.pop(i) for i in ids if i in self._extras] if self._extras else []
         return {extra.sampler_id: dict(extra.info) for extra in taken if extra.info is not None}
 
