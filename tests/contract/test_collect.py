@@ -14,6 +14,7 @@ import pytest
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from tests.contract.collect_helpers import SPLITS, Dice, InPlace, NestedObservations
 from tests.contract.conftest import TWIN
 from vectasks import (
     COMPLETE_TASK_METRICS_KEY,
@@ -25,7 +26,6 @@ from vectasks import (
     WorkerDied,
 )
 from vectasks.rollouts import RolloutBuffer, collect
-from vectasks.task import RLStepResult
 from vectasks.testing import assert_identical
 from vectasks.testing.toys import (
     CountingTask,
@@ -42,40 +42,6 @@ from vectasks.testing.toys import (
 
 HORIZON, COUNT = 5, 4
 OPTIONS = {"max_steps": 4, "limit": 1.5}
-
-
-class NestedObservations(NestedTask):
-    """Nested observations under plain actions."""
-
-    actions = spaces.MultiDiscrete([3, 4])
-
-    def reward(self, action: Any) -> float:
-        return float(action[0] * 4 + action[1])
-
-
-class InPlace(CountingTask):
-    """Writes its observation into the array that it is given."""
-
-    def _step(self, action: Any) -> RLStepResult:
-        return super()._step(action)._replace(observation=None)
-
-    def write_observation(self, out: NDArray[Any]) -> None:
-        out[...] = self.counts()
-
-
-class Dice:
-    """A policy that acts at random, and tells what it saw."""
-
-    def __init__(self, space: Any) -> None:
-        self._space = space
-        self._space.seed(3)
-
-    def __call__(self, observation: Any) -> dict[str, Any]:
-        actions = np.stack([self._space.sample() for _ in range(COUNT)])
-        return {"action": actions, "value": np.arange(COUNT) / 2}
-
-    def value(self, observation: Any) -> NDArray[Any]:
-        return np.zeros(len(observation) if isinstance(observation, np.ndarray) else 1)
 
 
 @pytest.fixture
@@ -158,12 +124,13 @@ def _row(nest: Any, t: int) -> Any:
     return nest[t]
 
 
-def test_workers_write_where_the_user_reads(processes):
+@pytest.mark.parametrize("splits", SPLITS)
+def test_workers_write_where_the_user_reads(processes, splits):
     """No copy: what a worker writes is in the buffer's own array, which stays where it is."""
     with processes.toys(max_steps=4) as tasks:
         buffer = RolloutBuffer(tasks, HORIZON)
         address = buffer.observations.ctypes.data
-        collect(tasks, Dice(tasks.action_spaces[0]), buffer)
+        collect(tasks, Dice(tasks.action_spaces[0]), buffer, num_splits=splits)
         assert buffer.observations.ctypes.data == address
         assert buffer.observations[:, 2].tolist() == [[2, 0, t] for t in range(4)] + [[2, 1, 0]]
 
@@ -187,18 +154,19 @@ def test_two_buffers_at_once(fresh):
     assert one.observations[0, 0].tolist() == [0, 2006 // 9, 2006 % 9]
 
 
+@pytest.mark.parametrize("splits", SPLITS)
 @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="only Linux tells so")
-def test_a_buffer_that_is_let_go_leaves_nothing(processes):
+def test_a_buffer_that_is_let_go_leaves_nothing(processes, splits):
     def descriptors() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))
 
     with processes.toys(max_steps=9) as tasks:
         memory = tasks._dispatcher._memory
-        collect(tasks, Dice(tasks.action_spaces[0]), RolloutBuffer(tasks, 2))
+        collect(tasks, Dice(tasks.action_spaces[0]), RolloutBuffer(tasks, 2), num_splits=splits)
         before, blocks = descriptors(), os.fstat(memory.fd).st_blocks
         for _ in range(3):
             buffer = RolloutBuffer(tasks, 2000)
-            collect(tasks, Dice(tasks.action_spaces[0]), buffer)
+            collect(tasks, Dice(tasks.action_spaces[0]), buffer, num_splits=splits)
             assert os.fstat(memory.fd).st_blocks > blocks + 100
             kept = buffer.observations[7]
             rows = buffer._block.place
@@ -225,66 +193,70 @@ def test_arrays_outlive_buffer_and_vector(make):
     assert rewards.any()
 
 
-def test_a_step_of_ones_own_in_between_starts_afresh(make):
+@pytest.mark.parametrize("splits", SPLITS)
+def test_a_step_of_ones_own_in_between_starts_afresh(make, splits):
     tasks = make(max_steps=9)
     buffer = RolloutBuffer(tasks, 2)
     dice = Dice(tasks.action_spaces[0])
-    collect(tasks, dice, buffer)
+    collect(tasks, dice, buffer, num_splits=splits)
     tasks.attr("episode")
     tasks.get_observations()
-    collect(tasks, dice, buffer)
+    collect(tasks, dice, buffer, num_splits=splits)
     assert not buffer.episode_starts[0].any()  # looking changed nothing
     tasks.step([0] * COUNT)
-    collect(tasks, dice, buffer)
+    collect(tasks, dice, buffer, num_splits=splits)
     assert buffer.episode_starts[0].all()
     assert buffer.observations[0, :, 2].tolist() == [5] * COUNT
     tasks.next_task()
-    collect(tasks, dice, buffer)
+    collect(tasks, dice, buffer, num_splits=splits)
     assert buffer.observations[0].tolist() == [[i, 1, 0] for i in range(COUNT)]
 
 
 # -- what goes wrong -------------------------------------------------------------------------------
 
 
-def test_a_task_that_fails_fails_the_rollout_and_no_other(make):
+@pytest.mark.parametrize("splits", SPLITS)
+def test_a_task_that_fails_fails_the_rollout_and_no_other(make, splits):
     tasks = make(FailingTask, fail_step=3, max_steps=9)
     buffer = RolloutBuffer(tasks, HORIZON)
     dice = Dice(tasks.action_spaces[0])
     with pytest.raises(TaskError, match="on purpose"):
-        collect(tasks, dice, buffer)
+        collect(tasks, dice, buffer, num_splits=splits)
     with pytest.raises(InvalidArgument, match="no whole rollout"):
         buffer.returns_and_advantages()
     with pytest.raises(SamplerUnavailable, match="FAILED"):
-        collect(tasks, dice, buffer)
+        collect(tasks, dice, buffer, num_splits=splits)
     tasks.next_task_at(0)
-    collect(tasks, dice, buffer)
+    collect(tasks, dice, buffer, num_splits=splits)
     assert buffer.observations[0].tolist() == [[0, 1, 0], [1, 0, 3], [2, 0, 3], [3, 0, 3]]
 
 
-def test_a_worker_that_dies_is_told(processes):
+@pytest.mark.parametrize("splits", SPLITS)
+def test_a_worker_that_dies_is_told(processes, splits):
     with processes.toys(FailingTask, how="kill", fail_step=2, max_steps=9) as tasks:
         buffer = RolloutBuffer(tasks, HORIZON)
         with pytest.raises(WorkerDied, match="SIGKILL"):
-            collect(tasks, Dice(tasks.action_spaces[0]), buffer)
+            collect(tasks, Dice(tasks.action_spaces[0]), buffer, num_splits=splits)
         tasks.restart_at(0)
         fresh = RolloutBuffer(tasks, 1)
-        collect(tasks, Dice(tasks.action_spaces[0]), fresh)
+        collect(tasks, Dice(tasks.action_spaces[0]), fresh, num_splits=splits)
         assert fresh.observations[0].tolist() == [[0, 0, 0], [1, 0, 2], [2, 0, 2], [3, 0, 2]]
 
 
-def test_a_worker_that_is_restarted_finds_the_buffer(processes):
+@pytest.mark.parametrize("splits", SPLITS)
+def test_a_worker_that_is_restarted_finds_the_buffer(processes, splits):
     def value(observation: Any) -> NDArray[Any]:
         return observation[:, 2] + 10.0
 
     def policy(observation: Any) -> dict[str, Any]:
-        return {"action": np.zeros(COUNT, int), "value": value(observation)}
+        return {"action": np.zeros(len(observation), int), "value": value(observation)}
 
     vector = {"on_worker_death": "restart"}
     with processes.toys(CountingTask, max_steps=99, vector=vector) as tasks:
         buffer = RolloutBuffer(tasks, HORIZON)
-        collect(tasks, policy, buffer)
+        collect(tasks, policy, buffer, num_splits=splits)
         os.kill(tasks.call("pid")[1], signal.SIGKILL)
-        (end,) = collect(tasks, policy, buffer)
+        (end,) = collect(tasks, policy, buffer, num_splits=splits)
         assert (end.sampler, buffer.truncated.sum()) == (1, 1)
         assert "SIGKILL" in end.info["worker_restarted"]
         after = buffer.observations[end.step + 1 :, 1, 2]
@@ -296,33 +268,35 @@ def test_a_worker_that_is_restarted_finds_the_buffer(processes):
         assert buffer._final_values[end.step, 1] == last_known + 10.0
 
 
-def test_a_rollout_that_times_out_can_go_on(processes):
+@pytest.mark.parametrize("splits", SPLITS)
+def test_a_rollout_that_times_out_can_go_on(processes, splits):
     with processes.toys(SlowTask, delay_s=1.5, max_steps=9, vector={"read_timeout": 0.3}) as tasks:
         buffer = RolloutBuffer(tasks, 3)
         dice = Dice(tasks.action_spaces[0])
         with pytest.raises(WaitTimeout):
-            collect(tasks, dice, buffer)
+            collect(tasks, dice, buffer, num_splits=splits)
         late = tasks.wait_step(30)
         assert [result.observation.tolist() for result in late] == [[i, 0, 1] for i in range(COUNT)]
         tasks.read_timeout = 30
-        collect(tasks, dice, buffer)
+        collect(tasks, dice, buffer, num_splits=splits)
         assert buffer.observations[:, 0, 2].tolist() == [1, 2, 3]
 
 
-def test_samplers_that_cannot_step_are_named(make):
+@pytest.mark.parametrize("splits", SPLITS)
+def test_samplers_that_cannot_step_are_named(make, splits):
     tasks = make(num_tasks=1, max_steps=3)
     buffer = RolloutBuffer(tasks, 3)
     dice = Dice(tasks.action_spaces[0])
     tasks.pause_at(1)
     with pytest.raises(SamplerUnavailable, match=r"samplers \[1\] are paused.*resume_all"):
-        collect(tasks, dice, buffer)
+        collect(tasks, dice, buffer, num_splits=splits)
     tasks.resume_all()
-    ends = collect(tasks, dice, buffer)
+    ends = collect(tasks, dice, buffer, num_splits=splits)
     assert [end.info[COMPLETE_TASK_METRICS_KEY]["ep_length"] for end in ends] == [3] * COUNT
     with pytest.raises(SamplerUnavailable, match="EXHAUSTED"):
-        collect(tasks, dice, buffer)
+        collect(tasks, dice, buffer, num_splits=splits)
     tasks.reset_all()
-    collect(tasks, dice, buffer)
+    collect(tasks, dice, buffer, num_splits=splits)
     assert buffer.observations[0, :, 2].tolist() == [0] * COUNT
 
 
