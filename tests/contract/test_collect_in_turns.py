@@ -347,6 +347,27 @@ def test_a_policy_that_goes_wrong_amid_steps(quick_lane, wrong, error, turn):
         check_that_it_goes_on(tasks, buffer)
 
 
+class InterruptedTask(CountingTask):
+    """Ctrl-C comes while sampler 1 takes its second step."""
+
+    def move(self, action: Any) -> None:
+        if self.counts() == (1, 0, 2):
+            raise KeyboardInterrupt
+
+
+def test_ctrl_c_in_a_task_of_the_twin():
+    with TWIN.toys(InterruptedTask, max_steps=99) as tasks:
+        buffer = RolloutBuffer(tasks, HORIZON)
+        with pytest.raises(KeyboardInterrupt):
+            collect(tasks, Dice(tasks.action_spaces[0]), buffer, num_splits=2)
+        check_that_nothing_is_out(tasks, (1, 3))  # sampler 3's step was cut off with it
+        assert tasks.call_at(2, "counts") == (2, 0, 2)
+        tasks.reset_all()
+        short = RolloutBuffer(tasks, 1)
+        collect(tasks, Dice(tasks.action_spaces[0]), short, num_splits=2)
+        assert short.last_observation.tolist() == [[i, 0, 1] for i in range(4)]
+
+
 def test_a_policy_must_not_meddle_with_the_vector(make):
     tasks = make(max_steps=99)
     buffer = RolloutBuffer(tasks, HORIZON)

@@ -244,6 +244,56 @@ def test_ctrl_c_never_leaves_the_vector_out_of_step(start: Start, transport: str
     assert script.stdout.split() == ["1000", "True"]
 
 
+@pytest.mark.parametrize("transport", ["auto", "pipe"])
+def test_ctrl_c_amid_a_rollout_leaves_no_step_out(start: Start, transport: str) -> None:
+    # As above, while groups take turns; it may come in the policy, too.
+    script = start(f"""
+        import random
+        import time
+
+        import numpy as np
+
+        from vectasks.rollouts import RolloutBuffer, collect
+
+        class Pausing(CountingTask):
+            def move(self, action):
+                if self.step_number % 4 == 0:
+                    time.sleep(0.001)
+
+        def policy(observation):
+            return {{"action": np.zeros(len(observation), int), "value": observation[:, 0]}}
+
+        dice = random.Random(0)
+        signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        with VectorSampledTasks(
+            ToySampler,
+            toy_args(Pausing, 4, max_steps=1e9),
+            max_processes=2,
+            observation_transport={transport!r},
+            read_timeout=10,
+        ) as tasks:
+            buffer, short = RolloutBuffer(tasks, 50), RolloutBuffer(tasks, 2)
+            for _ in range(500):
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, dice.uniform(1e-6, 1e-3))
+                    while True:
+                        collect(tasks, policy, buffer, num_splits=2)
+                except KeyboardInterrupt:
+                    pass
+                assert tasks.vector_state is VectorState.IDLE
+                while SamplerState.BUSY in tasks.sampler_states.values():
+                    time.sleep(1e-4)  # it came while they were asked what they observe
+                shown = np.stack(tasks.get_observations())
+                collect(tasks, policy, short, num_splits=2)
+                for row in range(2):
+                    assert (short.observations[row] == shown + [0, 0, row]).all()
+                assert tasks.stats()["steps"] == sum(tasks.call("num_steps_taken"))
+            print("done")
+    """)
+    assert script.wait(60) == 0, script.stderr
+    assert script.stdout.split() == ["done"]
+
+
 def test_the_handler_of_ctrl_c_is_the_users(start: Start) -> None:
     told: list[int] = []
 

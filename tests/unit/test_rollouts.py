@@ -315,22 +315,23 @@ def test_minibatches_of_no_possible_size(tasks, size):
 
 
 class BigTask(CountingTask):
-    """Observes a hundred thousand bytes, always the same ones."""
+    """Observes two hundred thousand bytes, always the same ones."""
 
-    space = spaces.Box(0, 255, (100_000,), np.uint8)
-    seen = np.zeros(100_000, np.uint8)
+    space = spaces.Box(0, 255, (200_000,), np.uint8)
+    seen = np.zeros(200_000, np.uint8)
 
     def get_observations(self) -> Any:
         return self.seen
 
 
-def test_a_rollout_allocates_no_observations():
+@pytest.mark.parametrize("splits", [1, 2])
+def test_a_rollout_allocates_no_observations(splits):
     with twin(BigTask, count=2, max_steps=10**6) as tasks:
         buffer = RolloutBuffer(tasks, 8)
         decision = {"action": np.zeros(2, int), "value": np.zeros(2, np.float32)}
 
         def policy(observation: Any) -> dict[str, Any]:
-            return decision
+            return {name: value[: len(observation)] for name, value in decision.items()}
 
         addresses = set()
         tracemalloc.start()
@@ -339,15 +340,16 @@ def test_a_rollout_allocates_no_observations():
                 gc.collect()
                 before, _ = tracemalloc.get_traced_memory()
                 tracemalloc.reset_peak()
-            collect(tasks, policy, buffer)
+            collect(tasks, policy, buffer, num_splits=splits)
             returns, advantages = buffer.returns_and_advantages()
             arrays = (buffer.observations, buffer.rewards, buffer["value"], returns, advantages)
             addresses.add(tuple(array.ctypes.data for array in arrays))
         gc.collect()
         after, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        assert peak - before < 90_000  # less than one observation of one sampler
-        assert after - before < 60_000  # what the journal keeps of 80 steps, within its bound
+        assert peak - before < 180_000  # less than one observation of one sampler
+        # What the journal keeps of 80 steps, within its bound: of each group.
+        assert after - before < 60_000 * splits
         assert len(addresses) == 1
 
 
@@ -375,7 +377,25 @@ def test_tensors_are_over_the_memory_that_is_written_to(tasks):
     assert returns.tolist() == (advantages + buffer["value"]).tolist()
 
 
-def test_a_device_with_its_own_memory_gets_a_mirror(tasks, monkeypatch):
+def test_tensors_of_a_group_are_over_it_too(tasks):
+    pytest.importorskip("torch")
+    buffer = RolloutBuffer(tasks, HORIZON, device="cpu", memory_shape=(2,))
+    inputs = []
+
+    def policy(observation: Any, memory: Any) -> dict[str, Any]:
+        inputs.append((observation.data_ptr(), observation.shape, memory.data_ptr()))
+        return {"action": observation[:, 2] % 4, "value": memory[:, 0].double(), "memory": memory}
+
+    collect(tasks, policy, buffer, num_splits=2)
+    observations, memory = buffer.observations, buffer.memory
+    for turn, given in enumerate(inputs[: 2 * HORIZON]):
+        t, group = divmod(turn, 2)
+        first = observations[t, group].data_ptr(), memory[t, group].data_ptr()
+        assert given == (first[0], (2 - group, 3), first[1])
+
+
+@pytest.mark.parametrize("splits", [1, 2, 3])
+def test_a_device_with_its_own_memory_gets_a_mirror(tasks, monkeypatch, splits):
     """As on a GPU; here the mirror is on the CPU, so that it can be looked at anywhere."""
     pytest.importorskip("torch")
     plain = RolloutBuffer(tasks, HORIZON, device="cpu", memory_shape=(2,))
@@ -390,10 +410,10 @@ def test_a_device_with_its_own_memory_gets_a_mirror(tasks, monkeypatch):
             "memory": memory + 1,
         }
 
-    for buffer in (plain, mirrored):
+    for buffer, groups in ((plain, 1), (mirrored, splits)):
         tasks.reset_all()
         for _ in range(2):
-            collect(tasks, policy, buffer)
+            collect(tasks, policy, buffer, num_splits=groups)
         buffer.returns_and_advantages()
     for name in ("observations", "actions", "rewards", "dones", "truncated", "episode_starts"):
         assert getattr(plain, name).tolist() == getattr(mirrored, name).tolist(), name
