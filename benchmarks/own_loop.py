@@ -45,9 +45,9 @@ class Agent(nn.Module):
 
 
 def train(
-    tasks: Any, features: nn.Module | None, steps: int, warm_up_steps: int
+    tasks: Any, features: nn.Module | None, steps: int, warm_up_steps: int, num_splits: int
 ) -> dict[str, float]:
-    """Seconds in all and seconds in the vector, after a warm-up."""
+    """Seconds in all, and in the calls that begin and end the vector's steps; after a warm-up."""
     torch.manual_seed(0)
     space = tasks.observation_space
     agent = Agent(int(np.prod(space.shape)), int(tasks.action_spaces[0].n), features)
@@ -56,14 +56,16 @@ def train(
 
     def run(steps: int) -> None:
         for _ in range(max(1, steps // (buffer.horizon * len(tasks.sampler_ids)))):
-            collect(tasks, agent, buffer)
+            collect(tasks, agent, buffer, num_splits=num_splits)
             _update(agent, optimizer, buffer)
 
     run(warm_up_steps)
-    inside = time_calls(tasks, "_step_into")
+    calls = ["_step_into"] if num_splits == 1 else ["_send_into", "_recv_into"]
+    inside = [time_calls(tasks, call) for call in calls]
     begin = time.perf_counter()
     run(steps)
-    return {"wall_s": time.perf_counter() - begin, "vector_s": inside()}
+    wall_s = time.perf_counter() - begin
+    return {"wall_s": wall_s, "vector_s": sum(seconds() for seconds in inside)}
 
 
 def _update(agent: Agent, optimizer: torch.optim.Optimizer, buffer: RolloutBuffer) -> None:

@@ -91,8 +91,10 @@ def sb3(workload: str, vector: str, steps: int) -> dict[str, float]:
     return {"wall_s": wall_s, "vector_s": inside()}
 
 
-def own_loop(workload: str, steps: int) -> dict[str, float]:
+def own_loop(workload: str, steps: int, num_splits: int) -> dict[str, Any]:
     """PPO over ``collect`` and a ``RolloutBuffer``."""
+    if num_splits > 1 and _suggested_processes(workload) == 0:
+        return {"error": "nothing to gain in one process"}
     import torch
 
     from benchmarks.own_loop import train
@@ -101,7 +103,7 @@ def own_loop(workload: str, steps: int) -> dict[str, float]:
     with _vectasks(workload) as tasks:
         shape = tasks.observation_space.shape
         features = None if workload == "CartPole" else _convolutions(shape)
-        return train(tasks, features, steps, _WARM_UP_STEPS * NUM_ENVS)
+        return train(tasks, features, steps, _WARM_UP_STEPS * NUM_ENVS, num_splits)
 
 
 def _vectasks(workload: str) -> Any:
@@ -166,10 +168,12 @@ def main() -> None:
     """Train and write the answer."""
     job = json.loads(sys.argv[1])
     warnings.simplefilter("ignore")
+    answer: dict[str, Any]
     if job["vector"] == "plain loop":
         answer = plain_loop(job["workload"], job["steps"])
-    elif job["vector"] == "vectasks collect":
-        answer = own_loop(job["workload"], job["steps"])
+    elif job["vector"].startswith("vectasks collect"):
+        num_splits = 2 if job["vector"].endswith("2 splits") else 1
+        answer = own_loop(job["workload"], job["steps"], num_splits)
     else:
         answer = sb3(job["workload"], job["vector"], job["steps"])
     Path(job["out"]).write_text(json.dumps(answer))

@@ -19,7 +19,14 @@ from typing import Any
 from benchmarks import environments, processes, report
 
 PLAIN = "plain loop"
-VECTORS = [PLAIN, "DummyVecEnv", "SubprocVecEnv", "vectasks adapter", "vectasks collect"]
+VECTORS = [
+    PLAIN,
+    "DummyVecEnv",
+    "SubprocVecEnv",
+    "vectasks adapter",
+    "vectasks collect",
+    "vectasks collect, 2 splits",
+]
 _STEPS = {"CartPole": 65_536, "Breakout": 8_192}
 _BEGIN, _END = "<!-- training: begin -->", "<!-- training: end -->"
 
