@@ -432,11 +432,6 @@ def test_a_worker_that_is_begun_anew_amid_steps(some_process):
         check_that_nothing_is_out(tasks)
 
 
-def slow(kind: Any, sampler: int, slow_step: int = 1) -> Any:
-    options = {"delay_s": 1.5, "max_steps": 9, "slow_sampler": sampler, "slow_step": slow_step}
-    return kind.toys(SlowTask, vector={"read_timeout": 0.3}, **options)
-
-
 @pytest.mark.parametrize("transport", ["auto", "pipe"])
 @pytest.mark.parametrize("slow_step", [2, HORIZON])
 def test_all_that_is_out_after_a_timeout_is_collected(processes, caplog, transport, slow_step):
@@ -463,7 +458,7 @@ def test_all_that_is_out_after_a_timeout_is_collected(processes, caplog, transpo
 
 
 def test_an_error_while_another_group_is_late(processes, caplog):
-    with slow(processes, sampler=0) as tasks:
+    with processes.toys(SlowTask, delay_s=1.5, max_steps=9, vector={"read_timeout": 0.3}) as tasks:
         buffer = RolloutBuffer(tasks, 3)
         with pytest.raises(ZeroDivisionError):
             collect(tasks, Interrupting(2, lambda: 1 / 0), buffer, num_splits=2)

@@ -60,7 +60,8 @@ def collect(
         SamplerUnavailable: a sampler is paused, exhausted or failed.
         WaitTimeout: samplers are late; ``wait_step`` collects all steps that are out.
         TaskError, LayoutError, WorkerDied: a step failed. After these, and after whatever the
-            policy raises, no step is out: those of other groups were waited for and dropped.
+            policy raises, no step is out: those of other groups were waited for and dropped. (One
+            that takes longer than ``read_timeout`` stays out, for ``wait_step``; the log says so.)
     """
     count = buffer.num_samplers
     if not isinstance(num_splits, int) or not 1 <= num_splits <= count:

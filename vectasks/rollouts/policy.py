@@ -16,6 +16,9 @@ class Policy(Protocol):
     [num_samplers, *memory_shape], zero where an episode starts. On the buffer's ``device`` these
     are tensors (and no gradients are taken), without one numpy arrays.
 
+    With ``num_splits`` it is called with one group's at a time, and gives one row for each
+    of the group's samplers.
+
     It returns a dict: ``"action"`` [num_samplers, ...] goes to the tasks; ``"memory"`` is what it
     remembers; ``"value"`` [num_samplers] is needed for advantages; that and all else
     (``"log_prob"``, ...) is kept by its name.
