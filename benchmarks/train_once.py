@@ -71,7 +71,10 @@ def sb3(workload: str, vector: str, steps: int) -> dict[str, float]:
     else:
         from vectasks.adapters.sb3 import VecEnv
 
-        envs = VecEnv(env_fns, max_processes=_suggested_processes(workload))
+        if vector.endswith("AtariTaskSampler"):
+            envs = VecEnv(_vectasks(workload, vector))
+        else:
+            envs = VecEnv(env_fns, max_processes=_suggested_processes(workload, vector))
     model = PPO(
         "MlpPolicy" if workload == "CartPole" else "CnnPolicy",
         envs,
@@ -91,44 +94,46 @@ def sb3(workload: str, vector: str, steps: int) -> dict[str, float]:
     return {"wall_s": wall_s, "vector_s": inside()}
 
 
-def own_loop(workload: str, steps: int, num_splits: int) -> dict[str, Any]:
+def own_loop(workload: str, vector: str, steps: int) -> dict[str, float]:
     """PPO over ``collect`` and a ``RolloutBuffer``."""
-    if num_splits > 1 and _suggested_processes(workload) == 0:
-        return {"error": "nothing to gain in one process"}
     import torch
 
     from benchmarks.own_loop import train
 
     torch.set_num_threads(1)
-    with _vectasks(workload) as tasks:
+    with _vectasks(workload, vector) as tasks:
         shape = tasks.observation_space.shape
         features = None if workload == "CartPole" else _convolutions(shape)
+        num_splits = 2 if vector.endswith("2 splits") else 1
         return train(tasks, features, steps, _WARM_UP_STEPS * NUM_ENVS, num_splits)
 
 
-def _vectasks(workload: str) -> Any:
+def _vectasks(workload: str, vector: str) -> Any:
     """The twin, or as many processes as are suggested."""
     from vectasks import SingleProcessVectorSampledTasks, VectorSampledTasks
 
-    make_sampler, arguments = _samplers(workload)
-    processes = _suggested_processes(workload)
+    make_sampler, arguments = _samplers(workload, vector)
+    processes = _suggested_processes(workload, vector)
     if processes == 0:
         return SingleProcessVectorSampledTasks(make_sampler, arguments, should_log=False)
     return VectorSampledTasks(make_sampler, arguments, max_processes=processes, should_log=False)
 
 
-def _suggested_processes(workload: str) -> int:
+def _suggested_processes(workload: str, vector: str) -> int:
     from vectasks import suggest_max_processes
 
-    return suggest_max_processes(*_samplers(workload)).max_processes
+    return suggest_max_processes(*_samplers(workload, vector)).max_processes
 
 
-def _samplers(workload: str) -> tuple[Callable[..., Any], list[dict[str, Any]]]:
-    from vectasks.envs import GymnasiumTaskSampler
+def _samplers(workload: str, vector: str) -> tuple[Callable[..., Any], list[dict[str, Any]]]:
+    from vectasks.envs import AtariTaskSampler, GymnasiumTaskSampler
 
     def make_sampler(env_fn: Callable[[], Any]) -> Any:
         return GymnasiumTaskSampler(env_fn, seed_each_episode=False)
 
+    if vector.endswith("AtariTaskSampler"):  # what make_env gives, without Gymnasium
+        stacked = {"game": workload, "obs_type": "stacked", "seed_each_episode": False}
+        return AtariTaskSampler, [stacked] * NUM_ENVS
     return make_sampler, [{"env_fn": lambda: make_env(workload)}] * NUM_ENVS
 
 
@@ -168,12 +173,10 @@ def main() -> None:
     """Train and write the answer."""
     job = json.loads(sys.argv[1])
     warnings.simplefilter("ignore")
-    answer: dict[str, Any]
     if job["vector"] == "plain loop":
         answer = plain_loop(job["workload"], job["steps"])
     elif job["vector"].startswith("vectasks collect"):
-        num_splits = 2 if job["vector"].endswith("2 splits") else 1
-        answer = own_loop(job["workload"], job["steps"], num_splits)
+        answer = own_loop(job["workload"], job["vector"], job["steps"])
     else:
         answer = sb3(job["workload"], job["vector"], job["steps"])
     Path(job["out"]).write_text(json.dumps(answer))

@@ -82,7 +82,7 @@ class Ledger:
             set()
         )  # the samplers that send() stepped and recv() has not given back
         self.waiting: set[int] = set()  # done samplers that wait for the others (lockstep)
-        self.steps_sent = 0  # since the start, of samplers
+        self.steps_sent: int = 0  # since the start, of samplers
         self._condition = [SamplerState.READY] * num_samplers  # READY, EXHAUSTED or FAILED
         self._paused: set[int] = set()
         self._out: dict[int, Request] = {}

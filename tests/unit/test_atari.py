@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation
 
 from vectasks import (
     InvalidArgument,
@@ -96,6 +97,16 @@ class TestContract(TaskSamplerContract):
         return AtariTaskSampler("Pong", max_num_frames_per_episode=20 * SHORT_EPISODE)
 
 
+class TestStackedContract(TaskSamplerContract):
+    def make_task_sampler(self) -> Any:
+        return AtariTaskSampler(
+            "Pong",
+            obs_type="stacked",
+            seed_each_episode=False,
+            max_num_frames_per_episode=20 * SHORT_EPISODE,
+        )
+
+
 @pytest.mark.parametrize("obs_type", ["rgb", "grayscale"])
 def test_same_as_gymnasium_sees_it(obs_type: Any) -> None:
     env = gymnasium.make(
@@ -114,6 +125,78 @@ def test_same_as_gymnasium_sees_it(obs_type: Any) -> None:
         observation, reward, *_ = env.step(action)
         assert task.step(action)[:3] == (None, reward, False)
     env.close()
+
+
+@pytest.mark.parametrize(("frameskip", "size", "count"), [(4, 84, 4), (1, 50, 2), (2, 84, 1)])
+def test_stacked_screens_are_those_of_gymnasiums_wrappers(
+    frameskip: int, size: int, count: int
+) -> None:
+    env: Any = gymnasium.make("ALE/Breakout-v5", frameskip=1, repeat_action_probability=0.0)
+    env = AtariPreprocessing(env, noop_max=0, frame_skip=frameskip, screen_size=size)
+    env = FrameStackObservation(env, count)
+    sampler = AtariTaskSampler(
+        "Breakout",
+        obs_type="stacked",
+        frameskip=frameskip,
+        repeat_action_probability=0.0,
+        screen_size_px=size,
+        num_stacked=count,
+        noop_max=0,
+    )
+    rng = np.random.default_rng(0)
+    num_ended = 0
+    task = sampler.next_task()
+    assert (task.observation_space, task.action_space) == (env.observation_space, env.action_space)
+    observation, _ = env.reset()
+    for _ in range(900):
+        assert np.array_equal(task.get_observations(), observation)
+        action = int(rng.integers(4))
+        observation, reward, terminated, truncated, _ = env.step(action)
+        result = task.step(action)
+        assert result[:3] == (None, reward, terminated or truncated)
+        if result.done:
+            assert np.array_equal(task.get_observations(), observation)
+            assert result.info == {"terminated": terminated, "truncated": truncated}
+            num_ended += 1
+            observation, _ = env.reset()
+            task = sampler.next_task()
+    assert num_ended > 0
+    env.close()
+
+
+def test_stacked_episodes_begin_after_some_frames_of_doing_nothing() -> None:
+    frames = set()
+    sampler = AtariTaskSampler("Pong", obs_type="stacked", noop_max=3, seed=0)
+    for _ in range(12):
+        task = sampler.next_task()
+        frames.add(task.env.getEpisodeFrameNumber())
+        first = task.get_observations()
+        assert all(np.array_equal(screen, first[0]) for screen in first)
+    assert frames == {1, 2, 3}
+    at_once = AtariTaskSampler("Pong", obs_type="stacked", noop_max=0, seed=0).next_task()
+    assert at_once.env.getEpisodeFrameNumber() == 0
+
+
+def test_one_seed_for_many_episodes() -> None:
+    options = {"obs_type": "stacked", "max_num_frames_per_episode": 200, "seed": 5}
+    one, same = (AtariTaskSampler("Pong", seed_each_episode=False, **options) for _ in range(2))
+    each = AtariTaskSampler("Pong", **options)
+    assert not one.episodes_are_independent
+    assert each.episodes_are_independent
+    seeds = set()
+    for number in range(3):
+        first, second = play(one, 20), play(same, 20)
+        assert first == second
+        assert np.array_equal(*(s.last_sampled_task.get_observations() for s in (one, same)))
+        assert one.last_sampled_task.task_info["episode"] == number
+        seeds.add(one.last_sampled_task.task_info["seed"])
+    assert len(seeds) == 1
+    one.skip_task()  # begins an episode, as the emulator's random state is where it leads
+    same.next_task()
+    assert play(one, 20) == play(same, 20)
+    assert np.array_equal(*(s.last_sampled_task.get_observations() for s in (one, same)))
+    one.set_seed(6)
+    assert one.next_task().task_info["seed"] not in seeds
 
 
 @pytest.mark.parametrize("obs_type", ["rgb", "grayscale"])
@@ -139,7 +222,7 @@ def test_observations_are_owned() -> None:
     assert not np.array_equal(before, task.get_observations())
 
 
-@pytest.mark.parametrize("obs_type", ["rgb", "grayscale"])
+@pytest.mark.parametrize("obs_type", ["rgb", "grayscale", "stacked"])
 def test_same_in_processes_in_the_twin_and_not_in_place(obs_type: Any) -> None:
     kwargs = {"obs_type": obs_type, "max_num_frames_per_episode": SHORT_EPISODE}
     in_place = [{"game": "Pong", **kwargs}] * NUM_SAMPLERS
@@ -230,6 +313,9 @@ def test_names_of_games_and_their_actions() -> None:
         ({"game": "Brakeout"}, r"get_all_rom_ids\(\)"),
         ({"game": "Pong", "obs_type": "ram"}, "obs_type"),
         ({"game": "Pong", "frameskip": 0}, "frameskip"),
+        ({"game": "Pong", "obs_type": "stacked", "screen_size_px": 0}, "screen_size_px"),
+        ({"game": "Pong", "obs_type": "stacked", "num_stacked": 0}, "num_stacked"),
+        ({"game": "Pong", "obs_type": "stacked", "noop_max": -1}, "noop_max"),
     ],
 )
 def test_bad_arguments(kwargs: dict[str, Any], message: str) -> None:

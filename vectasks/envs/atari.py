@@ -16,7 +16,7 @@ __all__ = ["AtariTask", "AtariTaskSampler"]
 
 _SEED_LIMIT = 2**31
 _IMAGE_MODES = ("rgb", "rgb_array")
-_OBS_TYPES = ("rgb", "grayscale")
+_OBS_TYPES = ("rgb", "grayscale", "stacked")
 
 
 class AtariTask(Task[Any]):
@@ -115,22 +115,96 @@ class AtariTask(Task[Any]):
         return screen
 
 
+class StackedAtariTask(AtariTask):
+    """The same as agents are usually shown it: the last screens, small and in shades of grey.
+
+    Each is the brighter of a step's last two frames, pixel by pixel, since sprites may be drawn in
+    every other frame only (Mnih et al. 2015, "Human-level control through deep reinforcement
+    learning"). The same pixels as Gymnasium's ``AtariPreprocessing`` and ``FrameStackObservation``
+    give, in less time: only frames that are looked at are drawn. In the beginning all screens are
+    the first one.
+    """
+
+    def __init__(
+        self,
+        ale: Any,
+        actions: list[Any],
+        frameskip: int,
+        observation_space: spaces.Box,
+        action_space: spaces.Discrete,
+        task_info: dict[str, Any],
+    ) -> None:
+        super().__init__(ale, actions, frameskip, observation_space, action_space, task_info)
+        self._resize = require("cv2", None, "stacked Atari screens").resize
+        self._interpolation = require("cv2", None, "stacked Atari screens").INTER_AREA
+        self._draw = ale.getScreenGrayscale
+        self._last: NDArray[np.uint8] = ale.getScreenGrayscale()
+        self._before_last = np.zeros_like(self._last)
+        self._stack = np.empty(observation_space.shape, np.uint8)
+        self._stack[:] = self._small_screen()
+
+    def _step(self, action: Any) -> RLStepResult:
+        ale, joystick = self.env, self._actions[action]
+        reward = 0.0
+        for frames_left in range(self._frameskip - 1, -1, -1):
+            reward += ale.act(joystick)
+            self._terminated = ale.game_over(with_truncation=False)
+            self._truncated = ale.game_truncated()
+            if self._terminated or self._truncated:
+                break
+            if frames_left == 1:
+                self._draw(self._before_last)
+            elif frames_left == 0:
+                self._draw(self._last)
+        self._stack[:-1] = self._stack[1:]
+        self._stack[-1] = self._small_screen()
+        if not self.is_done():
+            return RLStepResult(None, reward, False, None)
+        info = {"terminated": self._terminated, "truncated": self._truncated}
+        return RLStepResult(None, reward, True, info)
+
+    def _small_screen(self) -> NDArray[np.uint8]:
+        if self._frameskip > 1:
+            np.maximum(self._last, self._before_last, out=self._last)
+        height_px, width_px = self._stack.shape[1:]
+        small: NDArray[np.uint8] = self._resize(
+            self._last, (width_px, height_px), interpolation=self._interpolation
+        )
+        return small
+
+    def write_observation(self, out: NDArray[np.uint8]) -> None:
+        """Write the screens into ``out``, an array of the observation space's shape."""
+        out[...] = self._stack
+
+    def get_observations(self) -> NDArray[np.uint8]:
+        """The last screens, the latest one last, as a new array."""
+        return self._stack.copy()
+
+
 class AtariTaskSampler(TaskSampler[AtariTask]):
     """An endless stream of episodes of one Atari game, on the emulator (``ale_py``) itself.
 
     Every episode starts from a fresh seed, drawn from a generator that ``seed`` seeds, and can so
-    be had again by itself. A task's ``task_info`` holds ``game``, ``seed`` and ``episode``
-    (counted from 0). The defaults are those of Gymnasium's ``"ALE/...-v5"``.
+    be had again by itself; for that the emulator loads the game anew, which takes many times as
+    long as a reset (see ``seed_each_episode``). A task's ``task_info`` holds ``game``, ``seed`` and
+    ``episode`` (counted from 0). The defaults are those of Gymnasium's ``"ALE/...-v5"``.
 
     Args:
         game: as in Gymnasium's ids or as the emulator calls it: ``"SpaceInvaders"``,
             ``"space_invaders"``.
-        obs_type: colours, uint8 [210, 160, 3] with most games, or shades of grey, [210, 160].
+        obs_type: "rgb", colours, uint8 [210, 160, 3] with most games; "grayscale", shades of grey,
+            [210, 160]; or "stacked", the last screens, grey and small:
+            [num_stacked, screen_size_px, screen_size_px].
         frameskip: frames that an action is held for.
         repeat_action_probability: how likely the joystick sticks where it was, at each frame.
         max_num_frames_per_episode: the episode is truncated after so many frames; 0: no limit.
         full_action_space: all 18 actions, also those that do nothing in this game.
         seed: seeds the episodes; None draws the seed from the operating system.
+        seed_each_episode: False seeds one episode and lets the following ones go on from there.
+        screen_size_px: the height and the width of a stacked screen.
+        num_stacked: how many of them.
+        noop_max: begin a stacked episode with 1 to so many frames in which nothing is done, drawn
+            by its seed; 0: none.
 
     Raises:
         InvalidArgument: the emulator has no such game; or another argument is out of its range.
@@ -141,17 +215,26 @@ class AtariTaskSampler(TaskSampler[AtariTask]):
         self,
         game: str,
         *,
-        obs_type: Literal["rgb", "grayscale"] = "rgb",
+        obs_type: Literal["rgb", "grayscale", "stacked"] = "rgb",
         frameskip: int = 4,
         repeat_action_probability: float = 0.25,
         max_num_frames_per_episode: int = 108_000,
         full_action_space: bool = False,
         seed: int | None = None,
+        seed_each_episode: bool = True,
+        screen_size_px: int = 84,
+        num_stacked: int = 4,
+        noop_max: int = 30,
     ) -> None:
         if obs_type not in _OBS_TYPES:
             raise InvalidArgument(f"obs_type must be one of {_OBS_TYPES}, got {obs_type!r}.")
         if frameskip < 1:
             raise InvalidArgument(f"frameskip must be at least 1, got {frameskip!r}.")
+        if screen_size_px < 1 or num_stacked < 1 or noop_max < 0:
+            raise InvalidArgument(
+                "screen_size_px and num_stacked must be at least 1 and noop_max at least 0, got "
+                f"{screen_size_px!r}, {num_stacked!r} and {noop_max!r}."
+            )
         ale_py = _import_ale()
         self.game: str = _rom_id(game, ale_py.roms.get_all_rom_ids())
         self._rom_path = ale_py.roms.get_rom_path(self.game)
@@ -163,7 +246,12 @@ class AtariTaskSampler(TaskSampler[AtariTask]):
         self._actions: list[Any] = (
             self._ale.getLegalActionSet() if full_action_space else self._ale.getMinimalActionSet()
         )
-        shape = (*self._ale.getScreenDims(), 3)[: 3 if obs_type == "rgb" else 2]
+        shape: tuple[int, ...] = (num_stacked, screen_size_px, screen_size_px)
+        if obs_type != "stacked":
+            shape = (*self._ale.getScreenDims(), 3)[: 3 if obs_type == "rgb" else 2]
+        self._make_task = StackedAtariTask if obs_type == "stacked" else AtariTask
+        self._noop_max = noop_max if obs_type == "stacked" else 0
+        self._noop = ale_py.Action.NOOP
         self.observation_space: spaces.Box = spaces.Box(0, 255, shape, np.uint8)
         self.action_space: spaces.Discrete = spaces.Discrete(len(self._actions))
         self._frameskip = frameskip
@@ -172,28 +260,44 @@ class AtariTaskSampler(TaskSampler[AtariTask]):
             seed = int(np.random.SeedSequence().generate_state(1)[0])
         #: What ``set_seed`` must be given to have this sampler's episodes again.
         self.initial_seed: int = seed
+        self.seed_each_episode: bool = seed_each_episode
         self._rng = np.random.default_rng(seed)
+        self._is_seeded = True  # and the next episode takes a seed from it
 
-    episodes_are_independent = True
+    @property
+    def episodes_are_independent(self) -> bool:  # type: ignore[override]
+        """Whether each episode can be had again by itself: where each has a seed of its own."""
+        return self.seed_each_episode
 
     def skip_task(self, **kwargs: Any) -> None:
-        """Count one episode and draw its seed, but load nothing."""
+        """Count one episode and draw its seed, but load nothing; without one it is begun."""
+        if not self.seed_each_episode:
+            self.next_task(**kwargs)
+            return
         self._rng.integers(_SEED_LIMIT)
         self._num_sampled += 1
 
     def next_task(self, **kwargs: Any) -> AtariTask:
         """Begin the next episode; keywords that other samplers understand are ignored."""
-        seed = int(self._rng.integers(_SEED_LIMIT))
-        self._ale.setInt("random_seed", seed)
-        self._ale.loadROM(self._rom_path)  # the emulator takes a seed only when it loads a game
+        if self.seed_each_episode or self._is_seeded:
+            self._is_seeded = False
+            self._seed = int(self._rng.integers(_SEED_LIMIT))
+            self._ale.setInt("random_seed", self._seed)
+            self._ale.loadROM(self._rom_path)  # the emulator takes a seed only when it loads a game
+            self._noop_rng = np.random.default_rng(self._seed)
         self._ale.reset_game()
-        self._last_sampled_task = AtariTask(
+        if self._noop_max:
+            for _ in range(self._noop_rng.integers(1, self._noop_max + 1)):
+                self._ale.act(self._noop)
+                if self._ale.game_over():
+                    self._ale.reset_game()
+        self._last_sampled_task = self._make_task(
             self._ale,
             self._actions,
             self._frameskip,
             self.observation_space,
             self.action_space,
-            {"game": self.game, "seed": seed, "episode": self._num_sampled},
+            {"game": self.game, "seed": self._seed, "episode": self._num_sampled},
         )
         self._num_sampled += 1
         return self._last_sampled_task
@@ -204,7 +308,7 @@ class AtariTaskSampler(TaskSampler[AtariTask]):
 
     def set_seed(self, seed: int) -> None:
         """Seed the episodes that are sampled from now on."""
-        self._rng = np.random.default_rng(seed)
+        self._rng, self._is_seeded = np.random.default_rng(seed), True
 
 
 def _import_ale() -> Any:
