@@ -12,7 +12,7 @@ from vectasks.errors import InvalidArgument
 from vectasks.extras import require
 from vectasks.task import RLStepResult, Task, TaskSampler
 
-__all__ = ["AtariTask", "AtariTaskSampler"]
+__all__ = ["AtariTask", "AtariTaskSampler", "StackedAtariTask"]
 
 _SEED_LIMIT = 2**31
 _IMAGE_MODES = ("rgb", "rgb_array")
@@ -70,6 +70,9 @@ class AtariTask(Task[Any]):
             reward += ale.act(joystick)
         self._terminated = ale.game_over(with_truncation=False)
         self._truncated = ale.game_truncated()
+        return self._result(reward)
+
+    def _result(self, reward: float) -> RLStepResult:
         if not self.is_done():
             return RLStepResult(None, reward, False, None)
         info = {"terminated": self._terminated, "truncated": self._truncated}
@@ -135,8 +138,8 @@ class StackedAtariTask(AtariTask):
         task_info: dict[str, Any],
     ) -> None:
         super().__init__(ale, actions, frameskip, observation_space, action_space, task_info)
-        self._resize = require("cv2", None, "stacked Atari screens").resize
-        self._interpolation = require("cv2", None, "stacked Atari screens").INTER_AREA
+        cv2 = require("cv2", None, "stacked Atari screens")
+        self._resize, self._interpolation = cv2.resize, cv2.INTER_AREA
         self._draw = ale.getScreenGrayscale
         self._last: NDArray[np.uint8] = ale.getScreenGrayscale()
         self._before_last = np.zeros_like(self._last)
@@ -158,10 +161,7 @@ class StackedAtariTask(AtariTask):
                 self._draw(self._last)
         self._stack[:-1] = self._stack[1:]
         self._stack[-1] = self._small_screen()
-        if not self.is_done():
-            return RLStepResult(None, reward, False, None)
-        info = {"terminated": self._terminated, "truncated": self._truncated}
-        return RLStepResult(None, reward, True, info)
+        return self._result(reward)
 
     def _small_screen(self) -> NDArray[np.uint8]:
         if self._frameskip > 1:
