@@ -125,25 +125,17 @@ class StackedAtariTask(AtariTask):
     every other frame only (Mnih et al. 2015, "Human-level control through deep reinforcement
     learning"). The same pixels as Gymnasium's ``AtariPreprocessing`` and ``FrameStackObservation``
     give, in less time: only frames that are looked at are drawn. In the beginning all screens are
-    the first one.
+    the first one. It takes what :class:`AtariTask` takes.
     """
 
-    def __init__(
-        self,
-        ale: Any,
-        actions: list[Any],
-        frameskip: int,
-        observation_space: spaces.Box,
-        action_space: spaces.Discrete,
-        task_info: dict[str, Any],
-    ) -> None:
-        super().__init__(ale, actions, frameskip, observation_space, action_space, task_info)
+    def __init__(self, ale: Any, *others: Any) -> None:
+        super().__init__(ale, *others)
         cv2 = require("cv2", None, "stacked Atari screens")
         self._resize, self._interpolation = cv2.resize, cv2.INTER_AREA
         self._draw = ale.getScreenGrayscale
         self._last: NDArray[np.uint8] = ale.getScreenGrayscale()
         self._before_last = np.zeros_like(self._last)
-        self._stack = np.empty(observation_space.shape, np.uint8)
+        self._stack = np.empty(self.observation_space.shape, np.uint8)
         self._stack[:] = self._small_screen()
 
     def _step(self, action: Any) -> RLStepResult:
