@@ -262,21 +262,21 @@ class StepDispatcher(Dispatcher):
         rows = dispatch_rows(actions)
         # Nobody can write into an array by integers taken from it.
         self.journal.steps(ids, actions if rows and type(rows[0]) is int else own(actions))
-        self._ledger.open_step(ids)
         try:
+            self._ledger.open_step(ids)
             writer = lane.desks.at(AS_BATCH)  # of the working row
             extras = worker.step_rows(ids, rows, writer)
             if not extras and out is None and len(ids) == lane.layout.num_samplers:
                 self._ledger.settle_steps(ids)
                 return lane.usual_batch()
+            lane.answer(ids, lane.begin(ids, as_batch=True))
+            for extra in extras:
+                lane.keep(extra)
+            return self.take_batch(ids, out, copy)
         except BaseException:  # Ctrl-C: no step stays out
             lane.answer(ids, lane.begin(ids, as_batch=True))
             self.take_outcomes(ids)
             raise
-        lane.answer(ids, lane.begin(ids, as_batch=True))
-        for extra in extras:
-            lane.keep(extra)
-        return self.take_batch(ids, out, copy)
 
     def wait_step(self, ids: Sequence[int], count: int, timeout_s: float | None) -> None:
         """Wait until ``count`` of these samplers' steps are done.
@@ -375,13 +375,18 @@ class StepDispatcher(Dispatcher):
         assert lane is not None
         failed = self._put_into_row(lane, ids)
         if failed is not None:
+            self.let_go_of_block()
             return {}, failed
         flags = block.slab["flags"][index]
         its = flags if len(ids) == len(flags) else flags[ids]
         self._settle_row(ids, its & EXHAUSTED)
-        if self._ledger.step_ids is None:
-            lane.blocks.in_use = None
+        self.let_go_of_block()
         return lane.take_infos(ids), None
+
+    def let_go_of_block(self) -> None:
+        """Hold the block no longer that steps were written to, once none of them is out."""
+        if self._lane is not None and self._ledger.step_ids is None:
+            self._lane.blocks.in_use = None
 
     def _put_into_row(self, lane: ParentLane, ids: Sequence[int]) -> dict[int, Any] | None:
         """Write what came another way beside what the workers wrote; all outcomes if one failed."""

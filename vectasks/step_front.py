@@ -280,6 +280,8 @@ class StepFront(Front):
                 raise
             if isinstance(error, (LayoutError, RemoteError, WorkerDied)):
                 error.recordings = Recordings({**error.recordings, **other.recordings})
+        finally:
+            self._dispatcher.let_go_of_block()
 
     def _require_every_sampler(self) -> None:
         """Refuse to step while anything is out, or a sampler is paused."""

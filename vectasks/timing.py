@@ -250,6 +250,8 @@ class Spans(NamedTuple):
         sends = parent["begin_s"][is_send & (parent["begin_s"] >= begin_s)]
         if len(sends):  # whole steps only
             begin_s = float(sends[max(0, len(sends) - steps)])
+        elif begin_s == 0.0:
+            begin_s = min((float(s["begin_s"].min()) for s in workers if len(s)), default=0.0)
         parent, *workers = [spans[spans["begin_s"] >= begin_s] for spans in (parent, *workers)]
         ends = [float(s["copied_s"].max()) for s in (parent, *workers) if len(s)]
         return cls(begin_s, max(ends, default=begin_s), parent, workers)
@@ -263,27 +265,28 @@ def figures(board: Board, num_samplers: int) -> dict[str, Any]:
     samplers, kinds = np.divmod(records["code"].astype(np.int64), KINDS)
     took_s = records["copied_s"] - records["begin_s"]
     is_step = kinds == Command.STEP
-    latency_s: dict[int, dict[str, float]] = {}
-    mean_s: dict[int, float] = {}
-    for i in range(num_samplers):
-        its = took_s[is_step & (samplers == i)]
-        if len(its):
-            p50, p95, p99 = np.percentile(its, (50, 95, 99)).tolist()
-            latency_s[i] = {"p50": p50, "p95": p95, "p99": p99}
-            mean_s[i] = float(its.mean())
-    usual_s = statistics.median(mean_s.values()) if mean_s else 0.0
     sent, parent_kinds = np.divmod(spans.parent["code"].astype(np.int64), KINDS)
     num_timed = int(is_step.sum())
     # A step that is out may be recorded before the parent's next span says that it was sent.
     num_steps = max(num_timed, int(np.ptp(sent)) if len(sent) else 0)
-    # Each timed step stands for so many; of the other commands, all are there.
-    weight = num_steps / num_timed if num_timed else 1.0
-    weights = np.where(is_step, weight, 1.0)
-    parent_s = {
-        kind: weight * float((s["end_s"] - s["begin_s"]).sum())
-        for kind in _PARENT_SPANS
-        for s in [spans.parent[parent_kinds == kind]]
-    }
+    weights, parent_weights = np.ones(len(records)), np.ones(len(sent))
+    sends = spans.parent[parent_kinds == SEND]
+    if num_steps > num_timed > 0 and len(sends):
+        step_weights, parent_weights = _stand_for(
+            sends, num_steps, records["begin_s"][is_step], spans.parent["begin_s"]
+        )
+        weights[is_step] = step_weights  # of the other commands, all are there
+    latency_s: dict[int, dict[str, float]] = {}
+    mean_s: dict[int, float] = {}
+    for i in range(num_samplers):
+        its = is_step & (samplers == i)
+        if its.any():
+            p50, p95, p99 = _percentiles(took_s[its], weights[its], (0.50, 0.95, 0.99))
+            latency_s[i] = {"p50": p50, "p95": p95, "p99": p99}
+            mean_s[i] = float(np.average(took_s[its], weights=weights[its]))
+    usual_s = statistics.median(mean_s.values()) if mean_s else 0.0
+    parent_took_s = parent_weights * (spans.parent["end_s"] - spans.parent["begin_s"])
+    parent_s = {kind: float(parent_took_s[parent_kinds == kind].sum()) for kind in _PARENT_SPANS}
     copying_s = float((weights * (records["copied_s"] - records["end_s"])).sum())
     return {
         "steps_per_s": num_steps / window_s if window_s else 0.0,
@@ -303,6 +306,43 @@ def figures(board: Board, num_samplers: int) -> dict[str, Any]:
             key=lambda i: -mean_s[i],
         ),
     }
+
+
+def _stand_for(
+    sends: NDArray[Any], num_steps: int, steps_s: NDArray[Any], parent_s: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """For how many steps each timed one stands, and each of the parent's spans for how many spans.
+
+    A timed batch stands for those that were sent until the next one was timed: short batches are
+    timed more rarely than long ones.
+
+    Args:
+        sends: the parent's spans of sending, in order.
+        num_steps: that all timed ones together stand for.
+        steps_s: when each timed step began.
+        parent_s: when each of the parent's spans began.
+    """
+    sent = sends["code"].astype(np.int64) // KINDS
+
+    def batch_of(begin_s: NDArray[Any]) -> NDArray[Any]:
+        return np.maximum(np.searchsorted(sends["begin_s"], begin_s, side="right") - 1, 0)
+
+    its_batch = batch_of(steps_s)
+    num_timed = np.maximum(np.bincount(its_batch, minlength=len(sends)), 1)
+    weights = np.append(np.diff(sent), num_timed[-1]) / num_timed
+    weights *= num_steps / max(1.0, float(weights[its_batch].sum()))
+    return weights[its_batch], weights[batch_of(parent_s)]
+
+
+def _percentiles(
+    values: NDArray[Any], weights: NDArray[Any], shares: Sequence[float]
+) -> list[float]:
+    """The least values that make up at least these shares of all, by weight."""
+    order = np.argsort(values)
+    reached = np.cumsum(weights[order])
+    places = np.searchsorted(reached, np.multiply(shares, reached[-1]))
+    found: list[float] = values[order][np.minimum(places, len(values) - 1)].tolist()
+    return found
 
 
 def write_trace(board: Board, path: str | os.PathLike[str], steps: int) -> None:

@@ -7,6 +7,7 @@ import gc
 import math
 import signal
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -367,6 +368,17 @@ def test_ctrl_c_in_a_task_of_the_twin():
         short = RolloutBuffer(tasks, 1)
         collect(tasks, Dice(tasks.action_spaces[0]), short, num_splits=2)
         assert short.last_observation.tolist() == [[i, 0, 1] for i in range(4)]
+
+
+def test_an_error_keeps_no_rollout_alive(quick_lane):
+    with quick_lane.toys(max_steps=9) as tasks:
+        buffer = RolloutBuffer(tasks, 4)
+        block = weakref.ref(buffer._block)
+        with pytest.raises(ZeroDivisionError):
+            collect(tasks, Interrupting(5, lambda: 1 / 0), buffer, num_splits=2)
+        del buffer
+        gc.collect()
+        assert block() is None
 
 
 def test_a_policy_must_not_meddle_with_the_vector(make):

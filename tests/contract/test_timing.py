@@ -252,15 +252,46 @@ def test_shares_of_time_are_those_of_all_steps(
         stepped(tasks, 10)
         time_s = tasks.stats()["time_s"]
         tasks.trace(tmp_path / "trace.json")
-    sums_s = {
-        name: sum(event["dur"] for event in spans(tmp_path / "trace.json", name)) / 1e6
-        for name in ("step", "copy", "wait", "take", "next_task")
-    }
+    last_us = spans(tmp_path / "trace.json", "send")[-1]["ts"]
+    sums_s = dict.fromkeys(("step", "copy", "wait", "take", "next_task"), 0.0)
+    for name in sums_s:
+        for event in spans(tmp_path / "trace.json", name):
+            # A timed batch stands for those until the next; other commands are timed always.
+            weight = 5 if event["ts"] < last_us and name != "next_task" else 1
+            sums_s[name] += weight * event["dur"] / 1e6
     assert min(sums_s[name] for name in ("step", "wait", "take", "next_task")) > 0
-    weight = 21 / 5  # batches a timed one; other commands are timed always
-    assert time_s["in_tasks"] == pytest.approx(weight * sums_s["step"] + sums_s["next_task"])
-    assert time_s["waiting"] == pytest.approx(weight * sums_s["wait"])
-    assert time_s["copying"] == pytest.approx(weight * (sums_s["copy"] + sums_s["take"]))
+    assert time_s["in_tasks"] == pytest.approx(sums_s["step"] + sums_s["next_task"])
+    assert time_s["waiting"] == pytest.approx(sums_s["wait"])
+    assert time_s["copying"] == pytest.approx(sums_s["copy"] + sums_s["take"])
+
+
+class TwoSpeedsTask(ToyTask):
+    """Does nothing, or waits for 2 ms where it is told to."""
+
+    def move(self, action: Any) -> None:
+        time.sleep(0.002 * action)
+
+
+def test_what_is_timed_more_often_counts_no_more(every_kind: Any) -> None:
+    with every_kind.toys(TwoSpeedsTask, vector={"timing": True}) as tasks:
+        slow_s = 0.0
+        for action in (0, 1, 0):
+            begin_s = time.monotonic()
+            while time.monotonic() - begin_s < 0.2:
+                tasks.step_batch([action] * 4)
+            slow_s += action * (time.monotonic() - begin_s)
+        time_s = tasks.stats()["time_s"]
+        workers = 1 if every_kind.is_twin else len(tasks._dispatcher.workers)
+    assert time_s["waiting"] < 1.3 * time_s["window"]
+    assert slow_s / 2 < time_s["in_tasks"] < 1.3 * workers * time_s["window"]
+
+
+def test_before_the_first_step_there_is_little_to_tell(every_kind: Any) -> None:
+    begin_s = time.monotonic()
+    with every_kind.toys(vector={"timing": True}) as tasks:
+        stats = tasks.stats()
+        assert 0 <= stats["time_s"]["window"] < time.monotonic() - begin_s
+        assert stats["steps_per_s"] == 0
 
 
 def test_long_batches_are_all_timed(every_kind: Any, tmp_path: Path) -> None:

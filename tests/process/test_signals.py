@@ -244,6 +244,35 @@ def test_ctrl_c_never_leaves_the_vector_out_of_step(start: Start, transport: str
     assert script.stdout.split() == ["1000", "True"]
 
 
+@pytest.mark.parametrize("task", ["CountingTask", "InfoTask"])
+def test_ctrl_c_leaves_no_step_out_in_the_twin(start: Start, task: str) -> None:
+    # Infos take the longer way, on which more can be cut off.
+    script = start(f"""
+        import random
+
+        from vectasks import SamplerState, SingleProcessVectorSampledTasks
+        from vectasks.testing.toys import InfoTask
+
+        dice = random.Random(0)
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        arguments = toy_args({task}, 4, max_steps=5)
+        with SingleProcessVectorSampledTasks(ToySampler, arguments, should_log=False) as tasks:
+            interrupts = 0
+            while interrupts < 1000:
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, dice.uniform(1e-6, 3e-4))
+                    while True:
+                        tasks.step_batch([0] * 4)
+                except KeyboardInterrupt:
+                    interrupts += 1
+                assert SamplerState.BUSY not in tasks.sampler_states.values()
+                tasks.reset_all()
+            print(interrupts)
+    """)
+    assert script.wait(60) == 0, script.stderr
+    assert script.stdout.split() == ["1000"]
+
+
 @pytest.mark.parametrize("transport", ["auto", "pipe"])
 def test_ctrl_c_amid_a_rollout_leaves_no_step_out(start: Start, transport: str) -> None:
     # As above, while groups take turns; it may come in the policy, too.

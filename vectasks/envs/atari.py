@@ -178,8 +178,8 @@ class AtariTaskSampler(TaskSampler[AtariTask]):
 
     Every episode starts from a fresh seed, drawn from a generator that ``seed`` seeds, and can so
     be had again by itself; for that the emulator loads the game anew, which takes many times as
-    long as a reset (see ``seed_each_episode``). A task's ``task_info`` holds ``game``, ``seed`` and
-    ``episode`` (counted from 0). The defaults are those of Gymnasium's ``"ALE/...-v5"``.
+    long as a reset (see ``seed_each_episode``). A task's ``task_info`` holds ``game``, ``seed`` (or
+    None) and ``episode`` (counted from 0). The defaults are those of Gymnasium's ``"ALE/...-v5"``.
 
     Args:
         game: as in Gymnasium's ids or as the emulator calls it: ``"SpaceInvaders"``,
@@ -271,12 +271,13 @@ class AtariTaskSampler(TaskSampler[AtariTask]):
 
     def next_task(self, **kwargs: Any) -> AtariTask:
         """Begin the next episode; keywords that other samplers understand are ignored."""
+        seed: int | None = None
         if self.seed_each_episode or self._is_seeded:
             self._is_seeded = False
-            self._seed = int(self._rng.integers(_SEED_LIMIT))
-            self._ale.setInt("random_seed", self._seed)
+            seed = int(self._rng.integers(_SEED_LIMIT))
+            self._ale.setInt("random_seed", seed)
             self._ale.loadROM(self._rom_path)  # the emulator takes a seed only when it loads a game
-            self._noop_rng = np.random.default_rng(self._seed)
+            self._noop_rng = np.random.default_rng(seed)
         self._ale.reset_game()
         if self._noop_max:
             for _ in range(self._noop_rng.integers(1, self._noop_max + 1)):
@@ -289,7 +290,7 @@ class AtariTaskSampler(TaskSampler[AtariTask]):
             self._frameskip,
             self.observation_space,
             self.action_space,
-            {"game": self.game, "seed": self._seed, "episode": self._num_sampled},
+            {"game": self.game, "seed": seed, "episode": self._num_sampled},
         )
         self._num_sampled += 1
         return self._last_sampled_task
