@@ -225,7 +225,47 @@ def test_counts(make: Any) -> None:
 # -- who owns the arrays ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("task_class", [CountingTask, ReusingTask, WideTask])
+class PlainTask(CountingTask):
+    """Its counts, and nothing in its infos."""
+
+    def info(self) -> Any:
+        return {}
+
+
+class PlainNestedTask(PlainTask):
+    """The same, nested."""
+
+    space = spaces.Dict(once=CountingTask.space, more=spaces.Tuple([CountingTask.space]))
+
+    def get_observations(self) -> Any:
+        counts = super().get_observations()
+        return {"once": counts, "more": (2 * counts,)}
+
+
+@pytest.mark.parametrize("task_class", [PlainTask, PlainNestedTask])
+def test_steps_that_give_nothing_but_arrays(every_kind: Any, task_class: Any) -> None:
+    # The twin makes batches of such steps in a shorter way.
+    with every_kind.toys(task_class, max_steps=9) as tasks:
+        for number in range(1, 4):
+            batch = tasks.step_batch([3, 2, 1, 0])
+            assert batch.reward.tolist() == [
+                3 + number / 8,
+                2 + number / 8,
+                1 + number / 8,
+                number / 8,
+            ]
+            expected = stacked(tasks.observation_space, tasks.get_observations())
+            assert_identical(batch.observation, expected)
+            assert batch.samplers.tolist() == [0, 1, 2, 3]
+            assert batch.infos == [{}] * 4
+            for name in ("terminated", "truncated", "done", "exhausted"):
+                assert not getattr(batch, name).any()
+        assert tasks.stats()["steps"] == 3 * 4
+
+
+@pytest.mark.parametrize(
+    "task_class", [CountingTask, ReusingTask, WideTask, PlainTask, PlainNestedTask]
+)
 def test_batches_never_alias(every_kind: Any, task_class: Any) -> None:
     with every_kind.toys(task_class, max_steps=3) as tasks:
         kept, copies = [], []
