@@ -255,7 +255,7 @@ def test_ctrl_c_leaves_no_step_out_in_the_twin(start: Start, task: str) -> None:
 
         dice = random.Random(0)
         signal.signal(signal.SIGALRM, signal.default_int_handler)
-        arguments = toy_args({task}, 4, max_steps=5)
+        arguments = toy_args({task}, 4, max_steps=5, step_info={{"told": 1}})
         with SingleProcessVectorSampledTasks(ToySampler, arguments, should_log=False) as tasks:
             interrupts = 0
             while interrupts < 1000:
