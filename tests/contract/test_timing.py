@@ -125,7 +125,8 @@ def test_trace_is_a_timeline_on_one_clock(every_kind: Any, tmp_path: Path) -> No
     assert len(steps) == 16
     assert not spans(path, "reset")  # before the last four steps
     assert all(event["ts"] >= 0 and event["dur"] >= 0 for event in sends + steps)
-    (slow,) = [event for event in steps if event["dur"] > 90_000]
+    slow = max(steps, key=lambda event: event["dur"])
+    assert slow["dur"] > 90_000
     assert slow["tid"] == 2  # of sampler 1
     # The step lies within the parent's sending and taking of it: one clock.
     takes = spans(path, "take")
@@ -136,8 +137,9 @@ def test_trace_is_a_timeline_on_one_clock(every_kind: Any, tmp_path: Path) -> No
     )
     assert slow["ts"] + slow["dur"] <= round_[1]["ts"] + 1
     if not every_kind.is_twin:
-        waits = [w for w in spans(path, "wait") if w["dur"] > 80_000]
-        assert len(waits) == 1
+        longest = max(spans(path, "wait"), key=lambda event: event["dur"])
+        assert longest["dur"] > 80_000
+        assert round_[0]["ts"] <= longest["ts"] <= round_[1]["ts"]
 
 
 def test_other_commands_are_in_the_trace(make: Any, tmp_path: Path) -> None:

@@ -64,6 +64,13 @@ class Script:
     def stderr(self) -> str:
         return (self.cwd / "stderr").read_text()
 
+    @property
+    def num_reports(self) -> int:
+        """Tracebacks on stderr; an exception and those that it came of are one."""
+        chained = ("During handling of the above", "The above exception was the direct cause")
+        stderr = self.stderr
+        return stderr.count("Traceback (most") - sum(stderr.count(words) for words in chained)
+
     def wait_until(self, condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
         """Fail where the condition does not come true in time, or the script ends before."""
         deadline = time.monotonic() + timeout_s
