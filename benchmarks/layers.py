@@ -19,7 +19,7 @@ from vectasks.messages import Command, Request
 from vectasks.workers.inline import InlineWorker
 from vectasks.workers.layout import Layout
 from vectasks.workers.slab import Slab, SlabWriter
-from vectasks.workers.worker_lane import run_step
+from vectasks.workers.worker_lane import run_steps
 
 _NUM_SAMPLERS = 32
 _REPEATS = 7
@@ -48,7 +48,10 @@ def _in_a_worker() -> list[tuple[str, float]]:
         ("+ the user's Task._step", _best(lambda: task._step(1))),
         ("+ Task.step: limits, counts, the return", _best(lambda: task.step(1))),
         ("+ host: the episode's end, errors", _best(lambda: group.step(0, 1))),
-        ("+ the slab: checked and written", _best(lambda: run_step(group.step, writer, 0, 1))),
+        (
+            "+ the slab: checked and written",
+            _best(lambda: run_steps(group.step, writer, [0], [1], print)),
+        ),
     ]
 
 

@@ -31,3 +31,42 @@ class StepBatch(NamedTuple):
     done: NDArray[np.bool_]
     exhausted: NDArray[np.bool_]
     infos: list[dict[str, Any]]
+
+
+class PlainStep(NamedTuple):
+    """One step of all samplers, of which a :class:`StepBatch` is made, or what a trainer wants.
+
+    In most steps no episode ends and no task has an info to give: then the dicts are empty.
+
+    Attributes:
+        observation, reward: as in a :class:`StepBatch`.
+        infos: those that are not empty, by sampler id.
+        ends: of the samplers whose episodes ended, whether each was terminated, was truncated and
+            was the last one, by sampler id.
+    """
+
+    observation: Any
+    reward: NDArray[np.float32]
+    infos: dict[int, dict[str, Any]]
+    ends: dict[int, tuple[bool, bool, bool]]
+
+    def as_batch(self) -> StepBatch:
+        """The same as a batch, whose arrays nobody shares."""
+        count = len(self.reward)
+        terminated, truncated, done, exhausted = (np.zeros(count, np.bool_) for _ in range(4))
+        for i, end in self.ends.items():
+            terminated[i], truncated[i], exhausted[i] = end
+            done[i] = True
+        infos: list[dict[str, Any]] = [{} for _ in range(count)]
+        for i, info in self.infos.items():
+            infos[i] = info
+        return StepBatch(
+            np.arange(count),
+            self.observation,
+            self.reward,
+            terminated,
+            truncated,
+            done,
+            exhausted,
+            infos,
+        )

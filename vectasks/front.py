@@ -29,6 +29,8 @@ from vectasks.ledger import Ledger
 from vectasks.messages import Command, Failure, StepOutcome
 from vectasks.restarts import Death
 from vectasks.spaces import (
+    ActionBatches,
+    action_batches,
     spaces_equal,
 )
 from vectasks.step_dispatch import StepDispatcher
@@ -96,7 +98,8 @@ class Front(Closable):
         self._start_timeout_s = start_timeout_s
         self._close_grace_s = close_grace_s
         self._guard = Guard(holds_ctrl_c=mp_ctx is not None)
-        self._shared_action_space: Any = None  # the one of all samplers, if they share one
+        self._action_batches = ActionBatches(None, check_actions)  # none, until a space is shared
+        self._steps_here = False  # whether batches are stepped at once, in this process
         self._num_steps = 0
         self._num_episodes = 0
         self._ledger = Ledger(count)
@@ -178,11 +181,11 @@ class Front(Closable):
                         f"{first}. Make them equal, or make the vector with heterogeneous=True."
                     )
             actions = self._action_spaces
-            if all(spaces_equal(space, actions[0]) for space in actions):
-                self._shared_action_space = actions[0]
+            shared = actions[0] if all(spaces_equal(one, actions[0]) for one in actions) else None
+            self._action_batches = action_batches(shared, self._check_actions)
             layout = Layout.of(
                 first,
-                self._shared_action_space,
+                shared,
                 ready[0].observation,
                 count,
                 len(self._dispatcher.workers),
@@ -191,6 +194,7 @@ class Front(Closable):
                 layout, use=self._transport != "pipe", strict=self._transport == "slab"
             )
             self._board.show_tickets(self._dispatcher.tickets_at())
+            self._steps_here = self._dispatcher.steps_here and self.auto_resample_when_done
 
     # -- the end ------------------------------------------------------------------------------
 

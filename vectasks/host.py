@@ -105,15 +105,18 @@ class TaskHost:
             return self._finished
         task = self._task
         result = task.step(action)
-        observation, reward, done, info = result
         if (
             type(result) is RLStepResult
-            and done is False
-            and type(reward) is float
-            and observation is not None
+            and result[2] is False
+            and type(result[1]) is float
+            and result[0] is not None
             and not self._keeps_all_frames
         ):
             return result  # nothing to add, as in most steps
+        if type(result) is StepOutcome:  # an adapter's environment, which has gone on by itself
+            reward = result.reward
+            return result if type(reward) is float else result._replace(reward=_as_reward(reward))
+        observation, reward, done, info = result
         if type(reward) is not float:
             reward = _as_reward(reward)
         if done is None:
@@ -147,7 +150,7 @@ class TaskHost:
             observation = self.observe()
         # Copies: the next task may live in the same arrays, and the task's own dict stays its own.
         observation = own(observation)
-        info = dict(info) if info is not None else {}
+        info = own(info if type(info) is dict else dict(info)) if info else {}
         terminated, truncated = _end_flags(task, info)
         metrics = task.metrics() if hasattr(task, "metrics") else None
         if metrics is not None and len(metrics) > 0:

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vectasks.batch import PlainStep
 from vectasks.host import HostPlan, HostReady
 from vectasks.messages import Command, Failure, StepOutcome
 from vectasks.recording import Call, Passed, RecordedFailure, Recording, Recordings
@@ -208,9 +209,32 @@ class Journal:
         seen = self._recorders and self._observations(ids, functools.partial(_row, observe()))
         self._entries.append((_RESULTS, self._key, reward.tobytes(), flags, seen))
         if 1 in flags:
-            self._ended((i, infos[k]) for k, i in enumerate(ids) if flags[k])
+            for k, i in enumerate(ids):
+                if flags[k]:
+                    self._ended(i, infos[k])
         if len(self._entries) >= self._next_look:
             self._tidy_up()
+
+    def stepped(self, ids: Sequence[int], actions: Any, step: PlainStep) -> None:
+        """Samplers were asked to step, and did; actions as for :meth:`steps`."""
+        if ids != self._ids:
+            self._ids, self._key = list(ids), tuple(ids)
+        observation, reward, infos, ends = step
+        seen = self._recorders and self._observations(ids, functools.partial(_row, observation))
+        flags = bytearray(len(ids))
+        entries, key = self._entries, self._key
+        entries.append((_STEPS, key, actions))
+        for i in ends:
+            flags[i] = 1
+        entries.append((_RESULTS, key, reward.tobytes(), bytes(flags), seen))
+        for i in ends:
+            self._ended(i, infos.get(i))
+        if len(entries) >= self._next_look:
+            self._tidy_up()
+
+    def has_steps(self, actions: Any) -> bool:
+        """Whether the last step that was written down has these very actions."""
+        return any(entry[0] == _STEPS and entry[2] is actions for entry in self._entries[-2:])
 
     def failed(self, ids: Iterable[int]) -> None:
         """The last command of some samplers raised, or their worker died."""
@@ -237,7 +261,9 @@ class Journal:
         )
         self._entries.append((_RESULTS, tuple(ids), rewards, flags, seen))
         if 1 in flags:
-            self._ended((i, results[k][3]) for k, i in enumerate(ids) if flags[k])
+            for k, i in enumerate(ids):
+                if flags[k]:
+                    self._ended(i, results[k][3])
         if len(self._entries) >= self._next_look:
             self._tidy_up()
 
@@ -254,15 +280,14 @@ class Journal:
                     return False
         return False
 
-    def _ended(self, episodes: Any) -> None:
-        for i, info in episodes:
-            info = info if isinstance(info, Mapping) else {}
-            if "worker_restarted" in info or info.get("waiting"):
-                continue
-            for recorder in self._recorders:
-                recorder._take(i)
-            if self._auto_resample:
-                self._tracks[i].begin_next_episode(self._end)
+    def _ended(self, sampler_id: int, info: Any) -> None:
+        """A sampler's step was its episode's last."""
+        if isinstance(info, Mapping) and ("worker_restarted" in info or info.get("waiting")):
+            return
+        for recorder in self._recorders:
+            recorder._take(sampler_id)
+        if self._auto_resample:
+            self._tracks[sampler_id].begin_next_episode(self._end)
 
     def _observations(self, ids: Sequence[int], observation_at: Any) -> dict[int, Any] | None:
         wanted = {i for recorder in self._recorders for i in recorder.observed}

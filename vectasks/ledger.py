@@ -87,6 +87,7 @@ class Ledger:
         self._paused: set[int] = set()
         self._out: dict[int, Request] = {}
         self._stepping: set[int] = set()  # BUSY with a step on the step lane
+        self.all_step_here: bool = False  # while all unpaused ones are BUSY in this very call
         self._seq = itertools.count(1)
         self._unpaused = list(range(num_samplers))
 
@@ -96,7 +97,7 @@ class Ledger:
         """The state of one sampler."""
         if sampler_id in self._paused:
             return SamplerState.PAUSED
-        if sampler_id in self._out or sampler_id in self._stepping:
+        if sampler_id in self._out or sampler_id in self._stepping or self.all_step_here:
             return SamplerState.BUSY
         return self._condition[sampler_id]
 
@@ -110,6 +111,7 @@ class Ledger:
         return (
             sampler_id not in self._out
             and sampler_id not in self._stepping
+            and not self.all_step_here
             and self._condition[sampler_id] is SamplerState.READY
         )
 
@@ -157,6 +159,21 @@ class Ledger:
 
     # -- what may be done ---------------------------------------------------------------------
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether any command may be given: every sampler is READY, and nothing is out."""
+        condition = self._condition
+        return condition.count(SamplerState.READY) == len(condition) and not (
+            self.closed
+            or self.step_ids is not None
+            or self.sent
+            or self.waiting
+            or self._out
+            or self._stepping
+            or self.all_step_here
+            or self._paused
+        )
+
     def require_idle(self, what: str) -> None:
         """Refuse ``what`` while the vector is closed or a step is out."""
         if self.closed:
@@ -171,7 +188,8 @@ class Ledger:
     def require(self, command: Command, ids: Iterable[int]) -> None:
         """Refuse ``command`` unless every sampler is in a state that allows it."""
         allowed = ALLOWED[command]
-        if not self._out and not self._stepping and not self._paused and self._all_ready():
+        is_busy = self._out or self._stepping or self.all_step_here
+        if not is_busy and not self._paused and self._all_ready():
             return
         for sampler_id in ids:
             state = self.state_of(sampler_id)
@@ -226,7 +244,7 @@ class Ledger:
 
     def outstanding(self, sampler_id: int) -> Request | None:
         """The request that a sampler has not answered yet."""
-        if sampler_id in self._stepping:
+        if sampler_id in self._stepping or self.all_step_here:
             return Request(0, sampler_id, Command.STEP)
         return self._out.get(sampler_id)
 

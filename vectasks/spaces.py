@@ -36,7 +36,7 @@ def own(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value.copy()
     if kind is dict:
-        return {key: own(item) for key, item in value.items()}
+        return {key: item if type(item) in _IMMUTABLE else own(item) for key, item in value.items()}
     if kind is list:
         return [own(item) for item in value]
     if isinstance(value, tuple):
@@ -150,41 +150,83 @@ def _(space: spaces.Box, action: Any) -> Any:
     return array.astype(space.dtype, copy=False)
 
 
-@singledispatch
-def action_batch(space: Any, actions: Any, count: int, check: bool) -> NDArray[Any] | None:
-    """All actions as one array [count, ...], checked together: the fast way for usual input.
+class ActionBatches:
+    """The fast way for usual input: all actions of one space as one, checked together.
 
-    None where there is no such way, or something is wrong: going through the actions one by one
+    None wherever there is no such way, or something is wrong: going through the actions one by one
     then tells what.
+
+    Args:
+        space: the space of each action.
+        check: whether actions must be in it.
     """
-    return None
 
+    def __init__(self, space: Any, check: bool) -> None:
+        self.space = space
+        self._check = check
 
-@action_batch.register
-def _(space: spaces.Discrete, actions: Any, count: int, check: bool) -> NDArray[Any] | None:
-    array = _as_array(actions)
-    if array is None or array.shape != (count,) or array.dtype.kind not in "iu":
+    def array(self, actions: Any, count: int) -> NDArray[Any] | None:
+        """As a new array [count, ...], as the slab holds it."""
         return None
-    if check and count:
-        rows = array.tolist()  # few numbers: its min and max take a fraction of an array's time
-        if min(rows) < space.start or max(rows) >= space.start + space.n:
+
+    def integers(self, actions: Any, count: int) -> list[int] | None:
+        """As a list, where each is an integer."""
+        return None
+
+
+class _Integers(ActionBatches):
+    def __init__(self, space: spaces.Discrete, check: bool) -> None:
+        super().__init__(space, check)
+        # Python's integers are compared in a fraction of the time of numpy's.
+        self._first = int(space.start)
+        self._last = int(space.start + space.n) - 1
+
+    def array(self, actions: Any, count: int) -> NDArray[Any] | None:
+        array = _as_array(actions)
+        if array is None or self.integers(array, count) is None:
             return None
-    return array.astype(np.int64)
+        return array.astype(np.int64)
+
+    def integers(self, actions: Any, count: int) -> list[int] | None:
+        array = actions if type(actions) is np.ndarray else _as_array(actions)
+        if array is None or array.shape != (count,) or array.dtype.kind not in "iu":
+            return None
+        rows: list[int] = array.tolist()
+        # Of few numbers, min and max take a fraction of an array's time.
+        if self._check and rows and (min(rows) < self._first or max(rows) > self._last):
+            return None
+        return rows
 
 
-@action_batch.register
-def _(space: spaces.Box, actions: Any, count: int, check: bool) -> NDArray[Any] | None:
-    array = _as_array(actions)
-    if array is None or array.shape != (count, *space.shape):
-        return None
-    if array.dtype.kind not in "iuf" or (array.dtype.kind == "f" and space.dtype.kind in "iu"):
-        return None
-    converted: NDArray[Any] = array.astype(space.dtype)
-    # count_nonzero takes a fraction of the time of any and all on so short an array.
-    inside = (converted >= space.low) & (converted <= space.high)
-    if check and np.count_nonzero(inside) < inside.size:
-        return None
-    return converted
+class _Boxes(ActionBatches):
+    def array(self, actions: Any, count: int) -> NDArray[Any] | None:
+        space, array = self.space, _as_array(actions)
+        if array is None or array.shape != (count, *space.shape):
+            return None
+        if array.dtype.kind not in "iuf" or (array.dtype.kind == "f" and space.dtype.kind in "iu"):
+            return None
+        converted: NDArray[Any] = array.astype(space.dtype)
+        # count_nonzero takes a fraction of the time of any and all on so short an array.
+        inside = (converted >= space.low) & (converted <= space.high)
+        if self._check and np.count_nonzero(inside) < inside.size:
+            return None
+        return converted
+
+
+@singledispatch
+def action_batches(space: Any, check: bool) -> ActionBatches:
+    """What takes all actions of a space together; made once, as it is used at every step."""
+    return ActionBatches(space, check)
+
+
+@action_batches.register
+def _(space: spaces.Discrete, check: bool) -> ActionBatches:
+    return _Integers(space, check)
+
+
+@action_batches.register
+def _(space: spaces.Box, check: bool) -> ActionBatches:
+    return _Boxes(space, check)
 
 
 def dispatch_rows(actions: Any) -> list[Any]:

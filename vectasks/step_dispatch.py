@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vectasks.batch import StepBatch
+from vectasks.batch import PlainStep, StepBatch
 from vectasks.dispatch import Dispatcher
 from vectasks.errors import ResourceLimit
 from vectasks.host import HostPlan
@@ -35,11 +35,11 @@ from vectasks.workers.base import Worker
 from vectasks.workers.blocks import Block, BlocksMoved
 from vectasks.workers.cores import current_core, own_core, polls_before_blocking, yield_core
 from vectasks.workers.inline import InlineWorker
-from vectasks.workers.lane import AS_BATCH, Steps
+from vectasks.workers.lane import Steps
 from vectasks.workers.layout import NOTE_BYTES, Layout
 from vectasks.workers.memory import SharedMemory
 from vectasks.workers.parent_lane import ParentLane
-from vectasks.workers.slab import EXHAUSTED
+from vectasks.workers.slab import EXHAUSTED, Extra
 
 _FIRST_NAP_S, _LONGEST_NAP_S = 0.005, 0.2
 
@@ -246,35 +246,61 @@ class StepDispatcher(Dispatcher):
         return self._here is not None
 
     def step_here(
-        self, ids: Sequence[int], actions: Any, out: StepBatch | None, copy: bool
-    ) -> StepBatch | dict[int, Any]:
+        self,
+        ids: Sequence[int],
+        actions: Sequence[Any],
+        written_down: Any,
+        out: StepBatch | None,
+        copy: bool,
+    ) -> PlainStep | StepBatch | dict[int, Any]:
         """Send, wait and take in one, where nothing is sent and nobody waits.
 
         Short tasks take less time than tickets, bells and notes do; and most steps give no more
         than what is in the row.
+
+        Args:
+            ids: whose; their states were checked before.
+            actions: what each task receives.
+            written_down: the same for the journal; nobody may write into it later.
+            out: write into the arrays of this batch.
+            copy: as for :meth:`take_batch`.
         """
-        lane, worker = self._lane, self._here
+        lane, worker, ledger = self._lane, self._here, self._ledger
         assert lane is not None
         assert worker is not None
         self.moves += 1
-        if self._ledger.steps_sent >= self._time_after:
+        if ledger.steps_sent >= self._time_after:
             self._time_next()
-        rows = dispatch_rows(actions)
-        # Nobody can write into an array by integers taken from it.
-        self.journal.steps(ids, actions if rows and type(rows[0]) is int else own(actions))
+        extras: list[Extra] = []
+        interrupt: BaseException | None = None
+        ledger.all_step_here = True
         try:
-            self._ledger.open_step(ids)
-            writer = lane.desks.at(AS_BATCH)  # of the working row
-            extras = worker.step_rows(ids, rows, writer)
-            if not extras and out is None and len(ids) == lane.layout.num_samplers:
-                self._ledger.settle_steps(ids)
-                return lane.usual_batch()
-            lane.answer(ids, lane.begin(ids, as_batch=True))
-            for extra in extras:
-                lane.keep(extra)
+            worker.step_rows(ids, actions, worker.working_row, extras.append)
+            is_plain = out is None and len(ids) == lane.layout.num_samplers
+            if is_plain and not (extras and any(extra.failure for extra in extras)):
+                step = lane.plain_step(extras)
+                ledger.steps_sent += len(ids)
+                for i, (_, _, exhausted) in step.ends.items():
+                    if exhausted:
+                        ledger.settle_step(i, exhausted, failed=False)
+                self.journal.stepped(ids, written_down, step)
+                return step
+        except BaseException as error:
+            interrupt = error
+        finally:
+            ledger.all_step_here = False
+        ledger.open_step(ids)
+        if interrupt is None or not self.journal.has_steps(written_down):
+            self.journal.steps(ids, written_down)
+        # As if they had been asked for.
+        lane.answer(ids, lane.begin(ids, as_batch=True))
+        for extra in extras:
+            lane.keep(extra)
+        try:
+            if interrupt is not None:
+                raise interrupt
             return self.take_batch(ids, out, copy)
-        except BaseException:  # Ctrl-C: no step stays out
-            lane.answer(ids, lane.begin(ids, as_batch=True))
+        except BaseException:  # no step stays out
             self.take_outcomes(ids)
             raise
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vectasks.answers import REACHING, as_given
 from vectasks.arguments import checked_keywords, checked_name, checked_seed, name_and_data
-from vectasks.batch import StepBatch
+from vectasks.batch import PlainStep, StepBatch
 from vectasks.errors import (
     InvalidArgument,
     LayoutError,
@@ -26,7 +26,7 @@ from vectasks.guard import exclusive
 from vectasks.ledger import SamplerState
 from vectasks.messages import Command, StepOutcome, TaskStart
 from vectasks.recording import Recordings
-from vectasks.spaces import action_batch, dispatch_rows, prepare_action, split_actions
+from vectasks.spaces import dispatch_rows, own, prepare_action, split_actions
 from vectasks.workers.blocks import Block
 from vectasks.workers.slab import DONE
 
@@ -87,13 +87,12 @@ class StepFront(Front):
         Raises:
             WrongCount: not one action a sampler. InvalidAction: an action outside its space.
         """
-        space, check = self._shared_action_space, self._check_actions
-        waiting = self._ledger.waiting
+        check, waiting = self._check_actions, self._ledger.waiting
         if not waiting:
-            batch = action_batch(space, actions, len(ids), check)
+            batch = self._action_batches.array(actions, len(ids))
             if batch is not None:
                 return batch
-        rows = split_actions(actions, space, len(ids))
+        rows = split_actions(actions, self._action_batches.space, len(ids))
         return [
             None  # the action of a waiting sampler is ignored
             if i in waiting
@@ -106,6 +105,34 @@ class StepFront(Front):
             raise InvalidArgument(
                 f"{what}: samplers of a heterogeneous vector share no arrays; use step()."
             )
+
+    def _step_here(self, actions: Any, out: StepBatch | None, copy: bool) -> PlainStep | StepBatch:
+        """Step the tasks of this process, at once; in most steps no more is to be done than this.
+
+        Every object that is looked at beside the tasks themselves counts: they are small, and what
+        a trainer does in between takes them all out of the caches.
+        """
+        ledger = self._ledger
+        ids: Sequence[int] = ledger.unpaused
+        integers: Sequence[int] | None = None
+        if out is None and ledger.is_quiet:
+            if self._board.call_came():
+                self._tell()
+            integers = self._action_batches.integers(actions, len(ids))
+        if integers is not None:
+            given = self._dispatcher.step_here(ids, integers, integers, out, copy)
+        else:
+            self._require_idle("step_batch")
+            if out is not None:
+                self._dispatcher.check_out(out, len(ids))
+            ids, prepared = self._ready_step(actions)
+            rows = dispatch_rows(prepared)  # which tasks may write into
+            given = self._dispatcher.step_here(ids, rows, own(prepared), out, copy)
+        if isinstance(given, PlainStep):
+            self._num_steps += len(ids)
+            self._num_episodes += len(given.ends)
+            return given
+        return self._counted(ids, given)
 
     def _counted(self, ids: Sequence[int], batch: StepBatch | dict[int, Any]) -> StepBatch:
         """The batch, whose steps are counted; or the error of a step that failed."""

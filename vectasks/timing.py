@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vectasks.batch import StepBatch
+from vectasks.batch import PlainStep, StepBatch
 from vectasks.messages import Command, Failure
 from vectasks.step_dispatch import StepDispatcher
 from vectasks.workers.blocks import Block
@@ -162,12 +162,17 @@ class _Recording(TimedDispatcher):
                 self._end_sending(*began)
 
     def step_here(
-        self, ids: Sequence[int], actions: Any, out: StepBatch | None, copy: bool
-    ) -> StepBatch | dict[int, Any]:
+        self,
+        ids: Sequence[int],
+        actions: Sequence[Any],
+        written_down: Any,
+        out: StepBatch | None,
+        copy: bool,
+    ) -> PlainStep | StepBatch | dict[int, Any]:
         """Send, wait and take in one, which is recorded as one."""
         began = self._begin(len(ids))
         try:
-            return StepDispatcher.step_here(self, ids, actions, out, copy)
+            return StepDispatcher.step_here(self, ids, actions, written_down, out, copy)
         finally:
             if began is not None:
                 self._end_sending(*began)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vectasks.answers import as_given
 from vectasks.arguments import checked_name, checked_seed, command_named, one_each
-from vectasks.batch import StepBatch
+from vectasks.batch import PlainStep, StepBatch
 from vectasks.errors import InvalidArgument, NothingPending, SamplerIndexError
 from vectasks.guard import also_named, exclusive
 from vectasks.journal import EpisodeRecorder
@@ -236,13 +236,27 @@ class BaseVectorSampledTasks(StepFront):
             LayoutError: an observation does not fit its space, or a reward is a list; its sampler
                 is FAILED, the others went on.
         """
+        batch = self._step_batch(actions, out, copy)
+        return batch.as_batch() if isinstance(batch, PlainStep) else batch
+
+    def _step_for_trainer(self, actions: Any) -> PlainStep | StepBatch:
+        """The same for adapters, which make what their trainer wants of a plain step."""
+        guard = self._guard
+        guard.enter("step")  # in fewer steps than exclusive() takes
+        try:
+            if self._steps_here:
+                return self._step_here(actions, None, True)
+            return self._step_batch(actions, None, True)
+        finally:
+            guard.leave()
+
+    def _step_batch(self, actions: Any, out: StepBatch | None, copy: bool) -> PlainStep | StepBatch:
+        if self._steps_here:
+            return self._step_here(actions, out, copy)
         self._require_idle("step_batch")
         self._require_batches("step_batch")
         if out is not None:
             self._dispatcher.check_out(out, len(self._ledger.unpaused))
-        if self.auto_resample_when_done and self._dispatcher.steps_here:
-            ids, prepared = self._ready_step(actions)
-            return self._counted(ids, self._dispatcher.step_here(ids, prepared, out, copy))
         ids = self._begin_step(
             actions,
             as_batch=self.auto_resample_when_done,

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 import gymnasium
 import numpy as np
@@ -40,13 +40,9 @@ from vectasks.vector import (
 from vectasks.workers.layout import leaves, pick
 from vectasks.workers.process import DEFAULT_START_METHOD
 
-
-class Ended(NamedTuple):
-    """What the info of an episode's last step holds."""
-
-    observation: Any
-    info: dict[str, Any]
-    reset_info: dict[str, Any]
+#: What the info of an episode's last step holds: the last observation, the environment's own info,
+#: and that of the reset that followed.
+Ended: TypeAlias = tuple[Any, dict[str, Any], dict[str, Any]]
 
 
 class GivenTasks:
@@ -164,14 +160,14 @@ class GivenTasks:
                 f"The observations do not fit {space}: {_misfit(space, observations)}"
             ) from error
 
-    def ended(self, batch: StepBatch, row: int) -> Ended:
-        """Take the info of a step that ended an episode apart."""
-        info = dict(batch.infos[row])
+    def ended(self, info: dict[str, Any], observation: Any, row: int) -> Ended:
+        """Take the info of a step that ended an episode apart; ``observation`` is the batch's."""
+        info = dict(info)
         if "final_observation" not in info:
             # Its worker was begun anew: what the episode showed last is lost, so the next one's
             # first observation stands in for it.
-            return Ended(own(_rows(batch.observation, row)), info, {})
-        return Ended(info.pop("final_observation"), info, {})
+            return own(_rows(observation, row)), info, {}
+        return info.pop("final_observation"), info, {}
 
     # -- for trainers that want to see the last observation first ---------------------------------
 
@@ -183,7 +179,8 @@ class GivenTasks:
         observation = batch.observation
         if np.count_nonzero(batch.done):
             rows = np.flatnonzero(batch.done)
-            last = self.batch([self.ended(batch, row).observation for row in rows.tolist()])
+            ended = [self.ended(batch.infos[row], observation, row) for row in rows.tolist()]
+            last = self.batch([final for final, _, _ in ended])
             self.over, self._held_rows = batch.done, rows
             self._held = _rows(observation, rows)
             observation = replaced(observation, rows, last)
@@ -380,10 +377,9 @@ class MadeEnvs(GivenTasks):
     def _begin(self, starts: Sequence[Mapping[str, Any]], chosen: Sequence[int]) -> list[Any]:
         return self._command(Command.NEXT_TASK, {i: {"start": dict(starts[i])} for i in chosen})
 
-    def ended(self, batch: StepBatch, row: int) -> Ended:
+    def ended(self, info: dict[str, Any], observation: Any, row: int) -> Ended:
         """Take the info of a step that ended an episode apart."""
-        info = batch.infos[row]
-        return Ended(info["final_observation"], info[ENDED], info.get(BEGUN, {}))
+        return info["final_observation"], info[ENDED], info.get(BEGUN, {})
 
     def describe(self) -> list[dict[str, Any]]:
         """Metadata, render mode and observation space of each."""

@@ -10,6 +10,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from vectasks.messages import StepOutcome
 from vectasks.spaces import own
 from vectasks.task import RLStepResult, result_of
 
@@ -18,6 +19,22 @@ ENDED, BEGUN = "__ENDED__", "__BEGUN__"
 
 # The environments that are in use in this process, as functions may give the same one twice.
 _IN_USE: set[int] = set()
+
+
+_MAX_SCALARS = 1024
+
+
+class _Scalars(dict[int, Any]):
+    """Integers as numpy's scalars of a dtype, which are looked up sooner than made."""
+
+    def __init__(self, dtype: Any) -> None:
+        self._kind = np.dtype(dtype).type
+
+    def __missing__(self, integer: int) -> Any:
+        scalar = self._kind(integer)
+        if len(self) < _MAX_SCALARS:
+            self[integer] = scalar
+        return scalar
 
 
 class Episodes:
@@ -59,7 +76,7 @@ class Episodes:
         self._is_closed = False
         # A trainer's environments get numpy's integers, and some rely on it.
         discrete = isinstance(self.action_space, spaces.Discrete)
-        self._as_action = np.dtype(self.action_space.dtype).type if discrete else None
+        self._scalars = _Scalars(self.action_space.dtype) if discrete else None
         # Stands for an observation, and is shown to nobody; drawn from a copy, because drawing
         # changes a space.
         self._observation = copy.deepcopy(space).sample()
@@ -71,24 +88,28 @@ class Episodes:
             self._begin(start)
         return self
 
-    def step(self, action: Any) -> RLStepResult:
+    def step(self, action: Any) -> RLStepResult | StepOutcome:
         """Step the environment: observation, reward, whether it ended, info."""
         if self._is_over:
             self._begin({})
             return RLStepResult(self._observation, 0.0, False, self.reset_info)
-        if self._as_action is not None:
-            action = self._as_action(action)
+        if self._scalars is not None:
+            action = self._scalars[action]
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._observation = observation
         if not (terminated or truncated):
             return result_of((observation, reward, False, info))
+        terminated, truncated = bool(terminated), bool(truncated)
         self._is_over = True
-        info = {ENDED: info, "terminated": bool(terminated), "truncated": bool(truncated)}
-        if self._same_step:
-            observation = own(observation)  # the environment may reset the very same array
-            self._begin({})
-            info[BEGUN] = self.reset_info
-        return RLStepResult(observation, reward, True, info)
+        if not self._same_step:
+            info = {ENDED: info, "terminated": terminated, "truncated": truncated}
+            return RLStepResult(observation, reward, True, info)
+        # At once what a host makes of a last step and a next task, which are one here. Copies:
+        # the environment may reset the very same objects.
+        last = {ENDED: own(info), "final_observation": own(observation)}
+        self._begin({})
+        last[BEGUN] = own(self.reset_info)
+        return StepOutcome(self._observation, reward, True, last, terminated, truncated, False)
 
     def _begin(self, start: dict[str, Any]) -> None:
         self._observation, self.reset_info = self.env.reset(**start)

@@ -329,12 +329,11 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             done = batch.done.tolist()
             for index, info in enumerate(batch.infos):
                 if done[index]:
-                    ended = self._envs.ended(batch, index)
-                    info = ended.info
+                    last, info, reset_info = self._envs.ended(info, batch.observation, index)
                     if self.autoreset_mode is AutoresetMode.SAME_STEP:
-                        final = {"final_obs": ended.observation, "final_info": info}
+                        final = {"final_obs": last, "final_info": info}
                         infos = self._add_info(infos, final, index)
-                        info = ended.reset_info
+                        info = reset_info
                 if info:
                     infos = self._add_info(infos, info, index)
             if self._is_disabled:

@@ -107,8 +107,22 @@ class VecEnv(BaseVecEnv):
             RuntimeError: ``reset`` was not called.
             ValueError: there is not one action an environment; nothing was sent.
         """
-        self._require_ready()
-        return self._result(self._envs.vector.step_batch(actions))
+        if not self._is_ready:
+            self._require_ready()
+        step = self._envs.vector._step_for_trainer(actions)
+        if isinstance(step, StepBatch):
+            return self._result(step)
+        observation, reward, told, ends = step
+        done = np.zeros(self.num_envs, np.bool_)
+        infos: list[dict[str, Any]] = [{"TimeLimit.truncated": False} for _ in range(self.num_envs)]
+        for i in told:
+            if i in ends:
+                terminated, truncated, _ = ends[i]
+                done[i] = True
+                infos[i] = self._last_info(told[i], observation, i, truncated and not terminated)
+            else:
+                infos[i] = {**told[i], "TimeLimit.truncated": False}
+        return observation, reward, done, infos
 
     def step_async(self, actions: Any) -> None:
         """Begin a step, which :meth:`step_wait` ends."""
@@ -130,14 +144,20 @@ class VecEnv(BaseVecEnv):
         # A list's items are looked at in a fraction of the time of so short an array's.
         for i, is_done in enumerate(batch.done.tolist()):
             if is_done:
-                ended = self._envs.ended(batch, i)
-                infos[i] = {
-                    **ended.info,
-                    "terminal_observation": ended.observation,
-                    "TimeLimit.truncated": bool(batch.truncated[i] and not batch.terminated[i]),
-                }
-                self.reset_infos[i] = ended.reset_info
+                is_cut = bool(batch.truncated[i] and not batch.terminated[i])
+                infos[i] = self._last_info(infos[i], batch.observation, i, is_cut)
         return batch.observation, batch.reward, batch.done, infos
+
+    def _last_info(
+        self, info: dict[str, Any], observation: Any, index: int, is_cut: bool
+    ) -> dict[str, Any]:
+        """The info of an environment whose episode ended, as trainers want it."""
+        last, info, self.reset_infos[index] = self._envs.ended(info, observation, index)
+        return {
+            **info,
+            "terminal_observation": last,
+            "TimeLimit.truncated": is_cut,
+        }
 
     # -- reaching in ------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from vectasks.host import HostGroup
@@ -12,10 +12,12 @@ from vectasks.task import RLStepResult
 from vectasks.workers.base import Unreadable, Worker
 from vectasks.workers.blocks import BlocksMoved
 from vectasks.workers.board import Recorder, Ring, TimedHostGroup
-from vectasks.workers.lane import TIMED, Outcome, Steps, is_batch
+from vectasks.workers.lane import AS_BATCH, Outcome, Steps, is_batch
 from vectasks.workers.parent_lane import ParentLane
-from vectasks.workers.slab import Extra, SlabWriter
-from vectasks.workers.worker_lane import run_step
+from vectasks.workers.slab import DONE, Extra, SlabWriter
+from vectasks.workers.worker_lane import run_steps
+
+_NO_OTHERS = list(Extra(0)[2:])
 
 Parcel: TypeAlias = list[Request] | Steps | BlocksMoved
 
@@ -65,60 +67,65 @@ class InlineWorker(Worker):
     def attach(self, lane: ParentLane) -> None:
         """Write batches into the slab."""
         self._lane = lane
+        self.working_row: SlabWriter = lane.desks.at(AS_BATCH)
 
     def _step(self, actions: Mapping[int, Any], ticket: int) -> None:
         """Step now. Ctrl-C passes through; what it cut off is answered as failed."""
-        lane = self._lane
+        lane, ids = self._lane, list(actions)
         assert lane is not None
-        group, writer, as_batch = self._group, lane.desks.at(ticket), is_batch(ticket)
-        step = group.timed_step if ticket & TIMED else group.step
-        done = 0
         try:
-            for i, action in actions.items():
-                if as_batch:
-                    extra = run_step(step, writer, i, action)
-                    if extra is not None:
-                        lane.keep(own(extra))
-                else:
-                    lane.give(i, _owned(step(i, action)))
-                done += 1
-        except BaseException as error:
-            for cut in list(actions)[done:]:
-                lane.give(cut, Failure.of(error))
-            raise
+            if is_batch(ticket):
+                self.step_rows(ids, actions.values(), lane.desks.at(ticket), lane.keep)
+            else:
+                self._step_rowless(lane, ids, actions.values())
         finally:
-            lane.answer(actions, ticket)
-            if ticket & TIMED:
-                group.end_steps()
+            lane.answer(ids, ticket)
 
     def step_rows(
-        self, ids: Sequence[int], actions: Sequence[Any], writer: SlabWriter
-    ) -> list[Extra]:
-        """Step samplers and write what came of it to a row; what has no place there.
+        self,
+        ids: Sequence[int],
+        actions: Iterable[Any],
+        writer: SlabWriter,
+        keep: Callable[[Extra], object],
+    ) -> None:
+        """Step samplers and write what came of it to a row; ``keep`` gets what has no place there.
 
-        Ctrl-C passes through; the lane is given what came before it, and what it cut off as failed.
+        Ctrl-C passes through; what it cut off is kept as failed.
         """
         group, lane = self._group, self._lane
         assert lane is not None
         step = group.timed_step if lane.timed else group.step
-        extras: list[Extra] = []
-        done = 0
+        flags = writer.flags
+
+        def keep_owned(extra: Extra) -> None:
+            sampler_id, info, *others = extra
+            if others != _NO_OTHERS:
+                extra = own(extra)
+            elif not flags[sampler_id] & DONE:  # the host has made that of an episode's end
+                extra = Extra(sampler_id, own(info))
+            keep(extra)
+
+        try:
+            run_steps(step, writer, ids, actions, keep_owned)
+        finally:
+            if lane.timed:
+                group.end_steps()
+
+    def _step_rowless(self, lane: ParentLane, ids: Sequence[int], actions: Iterable[Any]) -> None:
+        """Step samplers, and hand what came of it to the lane as it is."""
+        group, num_done = self._group, 0
+        step = group.timed_step if lane.timed else group.step
         try:
             for i, action in zip(ids, actions, strict=True):
-                extra = run_step(step, writer, i, action)
-                if extra is not None:
-                    extras.append(own(extra))
-                done += 1
+                lane.give(i, _owned(step(i, action)))
+                num_done += 1
         except BaseException as error:
-            for extra in extras:
-                lane.keep(extra)
-            for cut in ids[done:]:
+            for cut in ids[num_done:]:
                 lane.give(cut, Failure.of(error))
             raise
         finally:
             if lane.timed:
                 group.end_steps()
-        return extras
 
     def receive(self) -> list[Reply | Unreadable]:
         """The replies since the last time."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vectasks.batch import StepBatch
+from vectasks.batch import PlainStep, StepBatch
 from vectasks.errors import InvalidArgument, LayoutError
 from vectasks.messages import Failure
 from vectasks.workers.blocks import Block, BlockPlace, Blocks, shared_block_memory
@@ -93,6 +93,8 @@ class ParentLane:
         self._flags = [memoryview(self.slab["flags"][row]) for row in range(NUM_ROWS)]
         self.fence: Fence = Fence()
         self._working_row = self.slab.row(WORKING_ROW)
+        self._working_flags = self._flags[WORKING_ROW]
+        self._only_array = None if layout.containers else self._working_row[0]
         self._working_reward = self.slab["reward"][WORKING_ROW]
         tickets = np.zeros(layout.num_samplers, np.int64)
         self._set_tickets = tickets
@@ -388,20 +390,23 @@ class ParentLane:
         taken = [self._extras.pop(i) for i in ids if i in self._extras] if self._extras else []
         return {extra.sampler_id: dict(extra.info) for extra in taken if extra.info is not None}
 
-    def usual_batch(self) -> StepBatch:
-        """A step of all that was written to the working row, and nothing was special about."""
-        count = self.layout.num_samplers
-        terminated, truncated, done, exhausted = (np.zeros(count, np.bool_) for _ in range(4))
-        return StepBatch(
-            self._id_array.copy(),
-            self.slab.nest([None if a is None else a.copy() for a in self._working_row]),
-            self._working_reward.astype(np.float32),
-            terminated,
-            truncated,
-            done,
-            exhausted,
-            [{} for _ in range(count)],
-        )
+    def plain_step(self, extras: Iterable[Extra]) -> PlainStep:
+        """A step of all that was written to the working row; none failed, and extras are owned."""
+        if self._only_array is not None:
+            observation = self._only_array.copy()
+        else:
+            observation = self.slab.nest(
+                [None if a is None else a.copy() for a in self._working_row]
+            )
+        infos: dict[int, dict[str, Any]] = {}
+        ends: dict[int, tuple[bool, bool, bool]] = {}
+        for extra in extras:  # one of every sampler whose episode ended
+            i, flags = extra.sampler_id, self._working_flags[extra.sampler_id]
+            if extra.info is not None:
+                infos[i] = extra.info if type(extra.info) is dict else dict(extra.info)
+            if flags & DONE:
+                ends[i] = bool(flags & TERMINATED), bool(flags & TRUNCATED), bool(flags & EXHAUSTED)
+        return PlainStep(observation, self._working_reward.astype(np.float32), infos, ends)
 
     def batch(self, ids: Sequence[int], out: StepBatch | None, copy: bool) -> StepBatch:
         """The steps of some samplers as arrays.

@@ -140,21 +140,25 @@ class SlabWriter:
         self._can_be_in_place = all(leaf.dtype is not None for leaf in layout.leaves) and (
             as_batch or all(form is np.ndarray for form in layout.forms)
         )
-        self.move_to(row)
-        # Of the one leaf, if it usually is an array: looked at in every step.
+        # Of the one leaf, if it usually is an array; otherwise what no array has.
         is_array = not layout.containers and layout.forms[0] is np.ndarray
-        self._usual_dtype = layout.leaves[0].dtype if is_array else None
-        self._usual_shape = layout.leaves[0].shape if is_array else None
+        self.usual_dtype: Any = layout.leaves[0].dtype if is_array else None
+        self.usual_shape: tuple[int, ...] | None = layout.leaves[0].shape if is_array else None
+        self.move_to(row)
 
     def move_to(self, row: int) -> None:
         """Write into this row from now on."""
         slab = self._slab
-        self._flags: Any = memoryview(slab["flags"][row])
-        self._reward: Any = memoryview(slab["reward"][row])
+        self.flags: Any = memoryview(slab["flags"][row])
+        self.rewards: Any = memoryview(slab["reward"][row])
         #: A view for each leaf, by sampler.
         self._views: dict[int, list[Any]] = {
             i: [None if array is None else array[row, i, ...] for array in slab.leaf_arrays]
             for i in self._sampler_ids
+        }
+        #: By sampler: the view of the first leaf, which :func:`run_steps` writes by itself.
+        self.usual_views: dict[int, Any] = {
+            i: views[0] for i, views in self._views.items() if views
         }
         #: By sampler: the arrays that a task may write its observation into, nested as the space.
         self.places: dict[int, Any] = {
@@ -175,20 +179,16 @@ class SlabWriter:
             observation, reward, _, info, terminated, truncated, exhausted = outcome
             flags = DONE | (TERMINATED if terminated else 0) | (TRUNCATED if truncated else 0)
             flags |= EXHAUSTED if exhausted else 0
-        if (
-            type(observation) is np.ndarray
-            and observation.dtype == self._usual_dtype
-            and observation.shape == self._usual_shape
-        ):
-            self._views[sampler_id][0][...] = observation
-            if not flags and type(reward) is float and type(info) is dict and not info:
-                self._reward[sampler_id] = reward
-                self._flags[sampler_id] = EMPTY_INFO
-                return None  # nothing else, as in most steps
-        elif flags & EXHAUSTED:
+        if flags & EXHAUSTED:
             for view in self._views[sampler_id]:
                 if view is not None:
                     view[...] = 0
+        elif (
+            type(observation) is np.ndarray
+            and observation.dtype == self.usual_dtype
+            and observation.shape == self.usual_shape
+        ):
+            self.usual_views[sampler_id][...] = observation
         elif observation is not IN_PLACE:
             views = self._views[sampler_id]
             if structure_fits(observation, self._layout.containers, in_order=not self._as_batch):
@@ -198,7 +198,7 @@ class SlabWriter:
             else:
                 whole = (observation,)
         if type(reward) is float:
-            self._reward[sampler_id] = reward
+            self.rewards[sampler_id] = reward
         elif self._as_batch:
             raise LayoutError(
                 f"the step gave a list of {len(reward)} rewards, and a StepBatch holds one a "
@@ -210,14 +210,14 @@ class SlabWriter:
             flags |= EMPTY_INFO
             info = None
         if info is None and several is None and not off and whole is None:
-            self._flags[sampler_id] = flags
+            self.flags[sampler_id] = flags
             return None
-        self._flags[sampler_id] = flags | EXTRA
+        self.flags[sampler_id] = flags | EXTRA
         return Extra(sampler_id, info, several, off or None, whole)
 
     def fail(self, sampler_id: int, failure: Failure) -> Extra:
         """Write that the step failed."""
-        self._flags[sampler_id] = EXTRA
+        self.flags[sampler_id] = EXTRA
         return Extra(sampler_id, failure=failure)
 
     def _write_leaves(self, views: Sequence[Any], observation: Any) -> dict[int, Any] | None:

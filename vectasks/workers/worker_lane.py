@@ -6,10 +6,13 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from numpy import ndarray
+
 from vectasks.errors import LayoutError
 from vectasks.host import HostGroup
 from vectasks.messages import Failure
 from vectasks.spaces import dispatch_rows
+from vectasks.task import RLStepResult
 from vectasks.workers.blocks import Block, Blocks, BlocksMoved
 from vectasks.workers.channel import Channel, unsendable
 from vectasks.workers.cores import WakesOnOwnCore, polls_before_blocking, yields_promptly
@@ -28,22 +31,64 @@ from vectasks.workers.lane import (
 from vectasks.workers.layout import NUM_ROWS
 from vectasks.workers.memory import SharedMemory
 from vectasks.workers.notes import Notes
-from vectasks.workers.slab import Extra, Slab, SlabWriter
+from vectasks.workers.slab import EMPTY_INFO, Extra, Slab, SlabWriter
 
 _FIRST_NAP_MS, _LONGEST_NAP_MS = 5, 200
 
 
-def run_step(
-    step: Callable[..., Any], writer: SlabWriter, sampler_id: int, action: Any
-) -> Extra | None:
-    """Step one host and write what came of it; what has no place in the slab."""
-    outcome = step(sampler_id, action, writer.places[sampler_id])
-    if isinstance(outcome, Failure):
-        return writer.fail(sampler_id, outcome)
+def run_steps(
+    step: Callable[..., Any],
+    writer: SlabWriter,
+    ids: Sequence[int],
+    actions: Iterable[Any],
+    keep: Callable[[Extra], object],
+) -> None:
+    """Step hosts, one after another, and write at once what came of it.
+
+    Args:
+        step: steps one.
+        writer: of the row.
+        ids: whose.
+        actions: one for each.
+        keep: is given what has no place in the slab, before the next step. Should Ctrl-C or an exit
+            pass through, it is told of the rest that they failed.
+    """
+    places, num_done = writer.places, 0
+    views, dtype, shape = writer.usual_views, writer.usual_dtype, writer.usual_shape
+    rewards, flags = writer.rewards, writer.flags
     try:
-        return writer.write(sampler_id, outcome)
-    except LayoutError as error:
-        return writer.fail(sampler_id, Failure.of(error))
+        for i, action in zip(ids, actions, strict=True):
+            outcome = step(i, action, places[i])
+            if type(outcome) is RLStepResult:
+                observation, reward, _, info = outcome
+                if (
+                    type(observation) is ndarray
+                    and observation.dtype is dtype
+                    and observation.shape == shape
+                    and type(reward) is float
+                    and type(info) is dict
+                    and not info
+                ):  # nothing else, as in most steps
+                    views[i][...] = observation
+                    rewards[i] = reward
+                    flags[i] = EMPTY_INFO
+                    num_done += 1
+                    continue
+            extra: Extra | None
+            try:
+                if isinstance(outcome, Failure):
+                    extra = writer.fail(i, outcome)
+                else:
+                    extra = writer.write(i, outcome)
+            except LayoutError as error:
+                extra = writer.fail(i, Failure.of(error))
+            if extra is not None:
+                keep(extra)
+            num_done += 1
+    except BaseException as error:
+        for cut in ids[num_done:]:
+            keep(writer.fail(cut, Failure.of(error)))
+        raise
 
 
 class WorkerLane:
@@ -172,18 +217,21 @@ class WorkerLane:
         """Step samplers and announce them together, or one by one where that is wanted."""
         group, writer = self._group, self.desks.at(ticket)
         step = group.timed_step if ticket & TIMED else group.step
-        one_by_one = ticket & ONE_BY_ONE
         extras: list[Extra] = []
-        for i, action in zip(ids, actions, strict=True):
-            extra = run_step(step, writer, i, action)
-            if extra is not None and not self._notes.write(extra):
+
+        def keep(extra: Extra) -> None:
+            if not self._notes.write(extra):
                 extras.append(extra)
-            if one_by_one:
-                self._answered_at[i] = time.monotonic()
-                self._announce(ticket, [i], extras)
-                extras = []
-        if not one_by_one:
+
+        if not ticket & ONE_BY_ONE:
+            run_steps(step, writer, ids, actions, keep)
             self._announce(ticket, ids, extras)
+            return
+        for i, action in zip(ids, actions, strict=True):
+            run_steps(step, writer, [i], [action], keep)
+            self._answered_at[i] = time.monotonic()
+            self._announce(ticket, [i], extras)
+            extras.clear()
 
     def _announce(self, ticket: int, ids: Sequence[int], extras: list[Extra]) -> None:
         if ticket & TIMED:
