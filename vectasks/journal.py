@@ -171,7 +171,7 @@ class Journal:
 
         Args:
             ids: whose.
-            actions: an array [n, ...] or a list of n; nobody may write into it later.
+            actions: an array [n, ...] or a sequence of n; nobody may write into it later.
         """
         if ids != self._ids:
             self._ids, self._key = list(ids), tuple(ids)
@@ -210,8 +210,8 @@ class Journal:
         self._entries.append((_RESULTS, self._key, reward.tobytes(), flags, seen))
         if 1 in flags:
             for k, i in enumerate(ids):
-                if flags[k]:
-                    self._ended(i, infos[k])
+                if flags[k] and _is_end(infos[k]):
+                    self._ended(i)
         if len(self._entries) >= self._next_look:
             self._tidy_up()
 
@@ -219,16 +219,14 @@ class Journal:
         """Samplers were asked to step, and did; actions as for :meth:`steps`."""
         if ids != self._ids:
             self._ids, self._key = list(ids), tuple(ids)
-        observation, reward, infos, ends = step
+        observation, reward, _, ends = step
         seen = self._recorders and self._observations(ids, functools.partial(_row, observation))
-        flags = bytearray(len(ids))
+        flags = bytes([i in ends for i in ids]) if ends else bytes(len(ids))
         entries, key = self._entries, self._key
         entries.append((_STEPS, key, actions))
+        entries.append((_RESULTS, key, reward.tobytes(), flags, seen))
         for i in ends:
-            flags[i] = 1
-        entries.append((_RESULTS, key, reward.tobytes(), bytes(flags), seen))
-        for i in ends:
-            self._ended(i, infos.get(i))
+            self._ended(i)
         if len(entries) >= self._next_look:
             self._tidy_up()
 
@@ -262,8 +260,8 @@ class Journal:
         self._entries.append((_RESULTS, tuple(ids), rewards, flags, seen))
         if 1 in flags:
             for k, i in enumerate(ids):
-                if flags[k]:
-                    self._ended(i, results[k][3])
+                if flags[k] and _is_end(results[k][3]):
+                    self._ended(i)
         if len(self._entries) >= self._next_look:
             self._tidy_up()
 
@@ -280,10 +278,8 @@ class Journal:
                     return False
         return False
 
-    def _ended(self, sampler_id: int, info: Any) -> None:
+    def _ended(self, sampler_id: int) -> None:
         """A sampler's step was its episode's last."""
-        if isinstance(info, Mapping) and ("worker_restarted" in info or info.get("waiting")):
-            return
         for recorder in self._recorders:
             recorder._take(sampler_id)
         if self._auto_resample:
@@ -472,12 +468,22 @@ def _size_bytes(entry: tuple[Any, ...]) -> int:
     size = _ENTRY_BYTES
     if entry[0] == _STEPS:
         actions = entry[2]
-        size += actions.nbytes if isinstance(actions, np.ndarray) else _nested_bytes(actions)
+        if isinstance(actions, np.ndarray):
+            size += actions.nbytes
+        elif len(actions) > 0 and type(actions[0]) is int:
+            size += 8 * len(actions)
+        else:
+            size += _nested_bytes(actions)
     elif entry[0] == _RESULTS:
         size += 5 * len(entry[1]) + (_nested_bytes(entry[4]) if entry[4] else 0)
     elif entry[0] == _CALL:
         size += _nested_bytes(entry[3])
     return size
+
+
+def _is_end(info: Any) -> bool:
+    """Whether a step that is done ended an episode, and not its worker or the wait for others."""
+    return not isinstance(info, Mapping) or not ("worker_restarted" in info or info.get("waiting"))
 
 
 def _nested_bytes(value: Any) -> int:

@@ -120,7 +120,8 @@ class StepFront(Front):
                 self._tell()
             integers = self._action_batches.integers(actions, len(ids))
         if integers is not None:
-            given = self._dispatcher.step_here(ids, integers, integers, out, copy)
+            # A tuple of integers is nothing that the garbage collector has to look at for long.
+            given = self._dispatcher.step_here(ids, integers, tuple(integers), out, copy)
         else:
             self._require_idle("step_batch")
             if out is not None:

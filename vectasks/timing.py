@@ -272,10 +272,15 @@ def figures(board: Board, num_samplers: int) -> dict[str, Any]:
     is_step = kinds == Command.STEP
     sent, parent_kinds = np.divmod(spans.parent["code"].astype(np.int64), KINDS)
     num_timed = int(is_step.sum())
-    # A step that is out may be recorded before the parent's next span says that it was sent.
-    num_steps = max(num_timed, int(np.ptp(sent)) if len(sent) else 0)
     weights, parent_weights = np.ones(len(records)), np.ones(len(sent))
     sends = spans.parent[parent_kinds == SEND]
+    num_steps = num_timed
+    if len(sends):
+        # What was sent last is counted where its steps were recorded: no span may follow it.
+        last_begin_s = float(sends["begin_s"][-1])
+        num_last = int((is_step & (records["begin_s"] >= last_begin_s)).sum())
+        num_before = int(sent[parent_kinds == SEND][-1] - sent[0])
+        num_steps = max(num_timed, num_before + num_last)
     if num_steps > num_timed > 0 and len(sends):
         step_weights, parent_weights = _stand_for(
             sends, num_steps, records["begin_s"][is_step], spans.parent["begin_s"]
