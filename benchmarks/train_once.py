@@ -21,6 +21,7 @@ from benchmarks.stopwatch import time_calls
 
 NUM_ENVS = 8
 _WARM_UP_STEPS = 64  # of each environment
+_TURN_STEPS = 1024  # of all environments together: one of PPO's rollouts
 
 
 def make_env(workload: str) -> gymnasium.Env[Any, Any]:
@@ -58,6 +59,39 @@ def plain_loop(workload: str, steps: int) -> dict[str, float]:
 
 def sb3(workload: str, vector: str, steps: int) -> dict[str, float]:
     """SB3's PPO over a vector of its own or of ours."""
+    model = _sb3_model(workload, vector)
+    inside = time_calls(model.env, "step")
+    begin = time.perf_counter()
+    model.learn(steps)
+    wall_s = time.perf_counter() - begin
+    model.env.close()
+    return {"wall_s": wall_s, "vector_s": inside()}
+
+
+def sb3_in_turns(workload: str, steps: int) -> dict[str, Any]:
+    """SB3's PPO over DummyVecEnv and over our adapter in turns, so that both see the same machine.
+
+    Returns:
+        of each turn of ``_TURN_STEPS``, how many times as long as DummyVecEnv the adapter took.
+        With one seed both learn the same, so that the same episodes end.
+    """
+    vectors = ("DummyVecEnv", "vectasks adapter")
+    models = [(vector, _sb3_model(workload, vector)) for vector in vectors]
+    ratios = []
+    for turn in range(steps // _TURN_STEPS):
+        wall_s = {}
+        for vector, model in models if turn % 2 else reversed(models):
+            begin = time.perf_counter()
+            model.learn(_TURN_STEPS, reset_num_timesteps=False)
+            wall_s[vector] = time.perf_counter() - begin
+        ratios.append(wall_s["vectasks adapter"] / wall_s["DummyVecEnv"])
+    for _, model in models:
+        model.env.close()
+    return {"ratios": ratios}
+
+
+def _sb3_model(workload: str, vector: str) -> Any:
+    """SB3's PPO, warmed up."""
     import torch
     from stable_baselines3 import PPO
     from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
@@ -86,12 +120,7 @@ def sb3(workload: str, vector: str, steps: int) -> dict[str, float]:
         device="cpu",
     )
     model.learn(_WARM_UP_STEPS * NUM_ENVS)
-    inside = time_calls(model.env, "step")
-    begin = time.perf_counter()
-    model.learn(steps)
-    wall_s = time.perf_counter() - begin
-    envs.close()
-    return {"wall_s": wall_s, "vector_s": inside()}
+    return model
 
 
 def own_loop(workload: str, vector: str, steps: int) -> dict[str, float]:
@@ -174,9 +203,11 @@ def main() -> None:
     job = json.loads(sys.argv[1])
     warnings.simplefilter("ignore")
     if job["vector"] == "plain loop":
-        answer = plain_loop(job["workload"], job["steps"])
+        answer: dict[str, Any] = plain_loop(job["workload"], job["steps"])
     elif job["vector"].startswith("vectasks collect"):
         answer = own_loop(job["workload"], job["vector"], job["steps"])
+    elif job["vector"] == "in turns":
+        answer = sb3_in_turns(job["workload"], job["steps"])
     else:
         answer = sb3(job["workload"], job["vector"], job["steps"])
     Path(job["out"]).write_text(json.dumps(answer))

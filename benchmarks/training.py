@@ -41,17 +41,25 @@ def main() -> None:
     parser.add_argument("--env-dir", type=Path, default=environments.DEFAULT_DIR)
     parser.add_argument("--out", type=Path, default=Path("build", "training.json"))
     parser.add_argument("--docs", type=Path, metavar="PAGE", help="put the table into this page")
+    parser.add_argument(
+        "--in-turns",
+        action="store_true",
+        help="instead, PPO on CartPole over DummyVecEnv and over our adapter, turn by turn",
+    )
     options = parser.parse_args()
     missing = environments.prepare(["sb3"], options.env_dir, again=False)
     if missing:
         sys.exit(f"SB3 could not be installed: {missing['sb3']}")
+    python = environments.python_of(options.env_dir, "sb3")
+    if options.in_turns:
+        sys.stdout.write(_in_turns(python, options.repeats) + "\n")
+        return
     runs = [
         {"workload": workload, "vector": vector, "steps": steps}
         for _ in range(options.repeats)
         for workload, steps in _STEPS.items()
         for vector in VECTORS[workload]
     ]
-    python = environments.python_of(options.env_dir, "sb3")
     measured = []
     for number, run in enumerate(runs, 1):
         answer = processes.answer_of(python, "benchmarks.train_once", run)
@@ -65,6 +73,22 @@ def main() -> None:
     sys.stdout.write(text + "\n")
     if options.docs is not None:
         report.write_between(options.docs, text, _BEGIN, _END)
+
+
+def _in_turns(python: Path, repeats: int) -> str:
+    """How much longer SB3 takes to train over our adapter than over its DummyVecEnv, in words."""
+    job = {"workload": "CartPole", "vector": "in turns", "steps": _STEPS["CartPole"]}
+    ratios: list[float] = []
+    for _ in range(repeats):
+        answer = processes.answer_of(python, "benchmarks.train_once", job)
+        if "ratios" not in answer:
+            sys.exit(f"It could not be measured: {answer['error']}")
+        ratios += answer["ratios"]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return (
+        f"CartPole, our adapter : DummyVecEnv, {len(ratios)} trainings of either in turns: "
+        f"{middle:.3f} (median; quartiles {low:.3f} and {high:.3f})"
+    )
 
 
 def render(measured: list[dict[str, Any]], cores: int) -> str:

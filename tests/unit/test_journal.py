@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from vectasks.batch import PlainStep
 from vectasks.host import HostPlan, HostReady
 from vectasks.journal import Journal
 from vectasks.messages import Command, StepOutcome
@@ -18,10 +19,26 @@ INDEPENDENT = HostReady(None, None, None, episodes_are_independent=True)
 IDS = [0, 1]
 
 
+WAYS = ("apart", "together")
+
+
+@pytest.fixture(autouse=True, params=WAYS)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How a step is written down: its actions and what came of it, apart or together."""
+    monkeypatch.setitem(globals(), "_way", request.param)
+
+
+_way = ""
+
+
 def step(journal: Journal, action: int, ended: tuple[int, ...] = ()) -> None:
+    reward = np.full(2, action, np.float32)
+    if _way == "together":
+        ends = dict.fromkeys(ended, (True, False, False))
+        journal.stepped(IDS, (action, action), PlainStep(None, reward, {}, ends))
+        return
     journal.steps(IDS, np.full(2, action))
-    done = np.isin(IDS, ended)
-    journal.batch_came(IDS, np.full(2, action, np.float32), done.tobytes(), [{}, {}], lambda: None)
+    journal.batch_came(IDS, reward, np.isin(IDS, ended).tobytes(), [{}, {}], lambda: None)
 
 
 def steps(journal: Journal, count: int, episode: int, **options: Any) -> None:
