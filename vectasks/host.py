@@ -114,6 +114,8 @@ class TaskHost:
         ):
             return result  # nothing to add, as in most steps
         if type(result) is StepOutcome:  # an adapter's environment, which has gone on by itself
+            if self._keeps_final_frame:
+                result.info[FINAL_FRAME] = own(task.render("rgb"))
             reward = result.reward
             return result if type(reward) is float else result._replace(reward=_as_reward(reward))
         observation, reward, done, info = result

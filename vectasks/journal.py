@@ -143,6 +143,7 @@ class Journal:
         self._num_bytes = 0
         self._num_weighed = 0
         self._next_look = _LOOK_EVERY
+        self._last_actions: Any = None
         self._ids: Sequence[int] = ()
         self._key: tuple[int, ...] = ()
         self._recorders: tuple[EpisodeRecorder, ...] = ()
@@ -171,10 +172,12 @@ class Journal:
 
         Args:
             ids: whose.
-            actions: an array [n, ...] or a sequence of n; nobody may write into it later.
+            actions: an array [n, ...], a tuple of n integers or a list of n others; nobody may
+                write into it later.
         """
         if ids != self._ids:
             self._ids, self._key = list(ids), tuple(ids)
+        self._last_actions = actions
         self._entries.append((_STEPS, self._key, actions))
 
     def asked(self, sampler_id: int, command: Command, data: Any) -> None:
@@ -223,6 +226,7 @@ class Journal:
         seen = self._recorders and self._observations(ids, functools.partial(_row, observation))
         flags = bytes([i in ends for i in ids]) if ends else bytes(len(ids))
         entries, key = self._entries, self._key
+        self._last_actions = actions  # just before, so that Ctrl-C cannot come in between
         entries.append((_STEPS, key, actions))
         entries.append((_RESULTS, key, reward.tobytes(), flags, seen))
         for i in ends:
@@ -231,8 +235,8 @@ class Journal:
             self._tidy_up()
 
     def has_steps(self, actions: Any) -> bool:
-        """Whether the last step that was written down has these very actions."""
-        return any(entry[0] == _STEPS and entry[2] is actions for entry in self._entries[-2:])
+        """Whether the step that was written down last is that of these very actions."""
+        return self._last_actions is actions
 
     def failed(self, ids: Iterable[int]) -> None:
         """The last command of some samplers raised, or their worker died."""
@@ -470,7 +474,7 @@ def _size_bytes(entry: tuple[Any, ...]) -> int:
         actions = entry[2]
         if isinstance(actions, np.ndarray):
             size += actions.nbytes
-        elif len(actions) > 0 and type(actions[0]) is int:
+        elif type(actions) is tuple:  # integers
             size += 8 * len(actions)
         else:
             size += _nested_bytes(actions)

@@ -87,7 +87,9 @@ class Ledger:
         self._paused: set[int] = set()
         self._out: dict[int, Request] = {}
         self._stepping: set[int] = set()  # BUSY with a step on the step lane
-        self.all_step_here: bool = False  # while all unpaused ones are BUSY in this very call
+        self.stepping_here: Sequence[
+            int
+        ] = ()  # BUSY with a step in this process, in this very call
         self._seq = itertools.count(1)
         self._unpaused = list(range(num_samplers))
 
@@ -97,9 +99,12 @@ class Ledger:
         """The state of one sampler."""
         if sampler_id in self._paused:
             return SamplerState.PAUSED
-        if sampler_id in self._out or sampler_id in self._stepping or self.all_step_here:
+        if sampler_id in self._out or self._is_stepping(sampler_id):
             return SamplerState.BUSY
         return self._condition[sampler_id]
+
+    def _is_stepping(self, sampler_id: int) -> bool:
+        return sampler_id in self._stepping or sampler_id in self.stepping_here
 
     @property
     def has_requests_out(self) -> bool:
@@ -110,8 +115,7 @@ class Ledger:
         """Whether it has a task that can be rendered, paused or not."""
         return (
             sampler_id not in self._out
-            and sampler_id not in self._stepping
-            and not self.all_step_here
+            and not self._is_stepping(sampler_id)
             and self._condition[sampler_id] is SamplerState.READY
         )
 
@@ -170,7 +174,7 @@ class Ledger:
             or self.waiting
             or self._out
             or self._stepping
-            or self.all_step_here
+            or self.stepping_here
             or self._paused
         )
 
@@ -188,7 +192,7 @@ class Ledger:
     def require(self, command: Command, ids: Iterable[int]) -> None:
         """Refuse ``command`` unless every sampler is in a state that allows it."""
         allowed = ALLOWED[command]
-        is_busy = self._out or self._stepping or self.all_step_here
+        is_busy = self._out or self._stepping or self.stepping_here
         if not is_busy and not self._paused and self._all_ready():
             return
         for sampler_id in ids:
@@ -244,7 +248,7 @@ class Ledger:
 
     def outstanding(self, sampler_id: int) -> Request | None:
         """The request that a sampler has not answered yet."""
-        if sampler_id in self._stepping or self.all_step_here:
+        if self._is_stepping(sampler_id):
             return Request(0, sampler_id, Command.STEP)
         return self._out.get(sampler_id)
 
@@ -273,6 +277,7 @@ class Ledger:
         """Its worker died, or its task raised."""
         self._out.pop(sampler_id, None)
         self._stepping.discard(sampler_id)
+        self.stepping_here = [i for i in self.stepping_here if i != sampler_id]
         self._condition[sampler_id] = SamplerState.FAILED
         self.waiting.discard(sampler_id)
 

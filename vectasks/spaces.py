@@ -151,10 +151,10 @@ def _(space: spaces.Box, action: Any) -> Any:
 
 
 class ActionBatches:
-    """The fast way for usual input: all actions of one space as one, checked together.
+    """Converts and checks all actions of one space together, which is the fast way.
 
-    None wherever there is no such way, or something is wrong: going through the actions one by one
-    then tells what.
+    Gives None where it cannot, or something is wrong: going through the actions one by one then
+    tells what.
 
     Args:
         space: the space of each action.

@@ -272,37 +272,36 @@ class StepDispatcher(Dispatcher):
         if ledger.steps_sent >= self._time_after:
             self._time_next()
         extras: list[Extra] = []
-        interrupt: BaseException | None = None
-        ledger.all_step_here = True
         try:
+            ledger.stepping_here = ids
+            ledger.steps_sent += len(ids)
             worker.step_rows(ids, actions, worker.working_row, extras.append)
             is_plain = out is None and len(ids) == lane.layout.num_samplers
             if is_plain and not (extras and any(extra.failure for extra in extras)):
                 step = lane.plain_step(extras)
-                ledger.steps_sent += len(ids)
                 for i, (_, _, exhausted) in step.ends.items():
                     if exhausted:
                         ledger.settle_step(i, exhausted, failed=False)
                 self.journal.stepped(ids, written_down, step)
                 return step
-        except BaseException as error:
-            interrupt = error
-        finally:
-            ledger.all_step_here = False
-        ledger.open_step(ids)
-        if interrupt is None or not self.journal.has_steps(written_down):
-            self.journal.steps(ids, written_down)
-        # As if they had been asked for.
-        lane.answer(ids, lane.begin(ids, as_batch=True))
-        for extra in extras:
-            lane.keep(extra)
-        try:
-            if interrupt is not None:
-                raise interrupt
+            self._bring_in(lane, ids, written_down, extras)
             return self.take_batch(ids, out, copy)
-        except BaseException:  # no step stays out
+        except BaseException:  # Ctrl-C: no step stays out
+            self._bring_in(lane, ids, written_down, extras)
             self.take_outcomes(ids)
             raise
+        finally:
+            ledger.stepping_here = ()
+
+    def _bring_in(
+        self, lane: ParentLane, ids: Sequence[int], written_down: Any, extras: Iterable[Extra]
+    ) -> None:
+        """Announce steps as if they had been asked for; does no more where Ctrl-C had it begun."""
+        if not self.journal.has_steps(written_down):
+            self.journal.steps(ids, written_down)
+        for extra in extras:
+            lane.keep(extra)
+        lane.answer(ids, lane.begin(ids, as_batch=True))
 
     def wait_step(self, ids: Sequence[int], count: int, timeout_s: float | None) -> None:
         """Wait until ``count`` of these samplers' steps are done.

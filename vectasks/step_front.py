@@ -107,10 +107,10 @@ class StepFront(Front):
             )
 
     def _step_here(self, actions: Any, out: StepBatch | None, copy: bool) -> PlainStep | StepBatch:
-        """Step the tasks of this process, at once; in most steps no more is to be done than this.
+        """Step the tasks of this process, at once.
 
-        Every object that is looked at beside the tasks themselves counts: they are small, and what
-        a trainer does in between takes them all out of the caches.
+        What is looked at before a usual step is kept to few objects: a trainer takes all of them
+        out of the caches in between, and tasks may take no more time than that costs.
         """
         ledger = self._ledger
         ids: Sequence[int] = ledger.unpaused
@@ -120,14 +120,14 @@ class StepFront(Front):
                 self._tell()
             integers = self._action_batches.integers(actions, len(ids))
         if integers is not None:
-            # A tuple of integers is nothing that the garbage collector has to look at for long.
-            given = self._dispatcher.step_here(ids, integers, tuple(integers), out, copy)
+            # A tuple, because the garbage collector looks at a list of integers again and again.
+            given = self._dispatcher.step_here(ids, integers, tuple(integers), None, True)
         else:
             self._require_idle("step_batch")
             if out is not None:
                 self._dispatcher.check_out(out, len(ids))
             ids, prepared = self._ready_step(actions)
-            rows = dispatch_rows(prepared)  # which tasks may write into
+            rows = dispatch_rows(prepared)  # tasks may write into them, so the journal gets a copy
             given = self._dispatcher.step_here(ids, rows, own(prepared), out, copy)
         if isinstance(given, PlainStep):
             self._num_steps += len(ids)

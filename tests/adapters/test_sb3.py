@@ -17,6 +17,7 @@ from gymnasium import spaces
 from space_env import SPACES, SpaceEnv
 
 from vectasks import SingleProcessVectorSampledTasks, VectorSampledTasks
+from vectasks.debug.replay import Replay
 from vectasks.envs import GymnasiumTaskSampler
 from vectasks.testing.toys import CountingTask, ToySampler, toy_args
 
@@ -331,3 +332,21 @@ def test_a_vector_in_lockstep_cannot_be_served(opened: Any) -> None:
     with pytest.raises(ValueError, match="auto_resample_when_done=True"):
         VecEnv(tasks)
     tasks.close()
+
+
+def test_a_replay_of_an_environment_shows_frames(opened: Any) -> None:
+    ours = opened(envs_of(render_mode="rgb_array"))
+    ours.seed(1)
+    ours.reset()
+    with ours._envs.vector.record_episodes() as recorder:
+        for _ in range(9):
+            ours.step(np.zeros(3, int))
+    assert len(recorder.recordings) >= 3
+    for recording in recorder.recordings:
+        frames: list[Any] = []
+        with Replay(recording) as replay:
+            outcome = replay.run(on_frame=frames.append)
+        assert outcome.divergence is None
+        assert outcome.error is None
+        assert len(frames) == outcome.num_steps + 1
+        assert {frame.shape for frame in frames} == {(4, 6, 3)}

@@ -18,10 +18,11 @@ from vectasks import (
     InvalidArgument,
     NothingPending,
     SamplerIndexError,
+    SamplerState,
     SingleProcessVectorSampledTasks,
     UsageError,
 )
-from vectasks.testing.toys import ToyTask
+from vectasks.testing.toys import ToySampler, ToyTask, toy_args
 
 #: Every method that sends something or changes something, with arguments that fit four toys.
 CALLS: dict[str, Callable[[Any], Any]] = {
@@ -188,3 +189,17 @@ def test_a_vector_cannot_be_duplicated(make: Any, duplicate: Callable[[Any], Any
     with pytest.raises(TypeError, match="holds processes and cannot be pickled; pickle what"):
         duplicate(vector)
     assert len(vector.step([0, 0])) == 2
+
+
+def test_the_twin_is_restarted_from_within_a_step() -> None:
+    class RestartingTask(ToyTask):
+        def move(self, action: Any) -> None:
+            if action == 3:
+                tasks.restart_at(0)
+
+    with SingleProcessVectorSampledTasks(
+        ToySampler, toy_args(RestartingTask, 3, max_steps=9), should_log=False
+    ) as tasks:
+        tasks.step_batch([0, 3, 0])
+        assert set(tasks.sampler_states.values()) == {SamplerState.READY}
+        assert len(tasks.step_batch([0, 0, 0]).reward) == 3

@@ -245,9 +245,10 @@ def test_ctrl_c_never_leaves_the_vector_out_of_step(start: Start, transport: str
     assert script.stdout.split() == ["1000", "True"]
 
 
+@pytest.mark.parametrize("way", ["all", "some", "out"])
 @pytest.mark.parametrize("task", ["CountingTask", "InfoTask"])
-def test_ctrl_c_leaves_no_step_out_in_the_twin(start: Start, task: str) -> None:
-    # Infos take the longer way, on which more can be cut off.
+def test_ctrl_c_leaves_no_step_out_in_the_twin(start: Start, task: str, way: str) -> None:
+    # Steps of some samplers, and those into given arrays, take a longer way than others.
     script = start(f"""
         import random
 
@@ -258,12 +259,15 @@ def test_ctrl_c_leaves_no_step_out_in_the_twin(start: Start, task: str) -> None:
         signal.signal(signal.SIGALRM, signal.default_int_handler)
         arguments = toy_args({task}, 4, max_steps=5, step_info={{"told": 1}})
         with SingleProcessVectorSampledTasks(ToySampler, arguments, should_log=False) as tasks:
+            out = tasks.step_batch([0] * 4) if {way!r} == "out" else None
+            if {way!r} == "some":
+                tasks.pause_at(1)
             interrupts = 0
             while interrupts < 1000:
                 try:
                     signal.setitimer(signal.ITIMER_REAL, dice.uniform(1e-6, 3e-4))
                     while True:
-                        tasks.step_batch([0] * 4)
+                        tasks.step_batch([0] * tasks.num_unpaused_tasks, out=out)
                 except KeyboardInterrupt:
                     interrupts += 1
                 assert SamplerState.BUSY not in tasks.sampler_states.values()
@@ -372,3 +376,27 @@ def test_ctrl_c_passes_through_the_twin() -> None:
             if tasks.sampler_states[index] is SamplerState.FAILED:
                 tasks.next_task_at(index)
         assert len(tasks.step([0] * 3)) == 3
+
+
+@pytest.mark.parametrize("where", ["before it is written down", "after"])
+def test_ctrl_c_writes_a_step_of_the_twin_down_once(
+    monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def interrupted(*_: object) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    with SingleProcessVectorSampledTasks(
+        ToySampler, toy_args(ToyTask, 3, max_steps=9), should_log=False
+    ) as tasks:
+        tasks.step_batch([1] * 3)
+        if where == "after":
+            monkeypatch.setattr(tasks._journal, "_next_look", 0)
+            monkeypatch.setattr(tasks._journal, "_tidy_up", interrupted)
+        else:
+            monkeypatch.setattr(tasks._dispatcher._lane, "plain_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            tasks.step_batch([2] * 3)
+        tasks.step_batch([3] * 3)
+        assert set(tasks.sampler_states.values()) == {SamplerState.READY}
+        assert [tasks.recording_at(i).actions for i in range(3)] == [[1, 2, 3]] * 3

@@ -20,7 +20,6 @@ ENDED, BEGUN = "__ENDED__", "__BEGUN__"
 # The environments that are in use in this process, as functions may give the same one twice.
 _IN_USE: set[int] = set()
 
-
 _MAX_SCALARS = 1024
 
 

@@ -121,7 +121,8 @@ class VecEnv(BaseVecEnv):
                 done[i] = True
                 infos[i] = self._last_info(told[i], observation, i, truncated and not terminated)
             else:
-                infos[i] = {**told[i], "TimeLimit.truncated": False}
+                infos[i] = told[i]
+                infos[i]["TimeLimit.truncated"] = False
         return observation, reward, done, infos
 
     def step_async(self, actions: Any) -> None:

@@ -101,7 +101,7 @@ class InlineWorker(Worker):
             sampler_id, info, *others = extra
             if others != _NO_OTHERS:
                 extra = own(extra)
-            elif not flags[sampler_id] & DONE:  # the host has made that of an episode's end
+            elif not flags[sampler_id] & DONE:  # an episode's last info is owned already
                 extra = Extra(sampler_id, own(info))
             keep(extra)
 

@@ -400,7 +400,7 @@ class ParentLane:
             )
         infos: dict[int, dict[str, Any]] = {}
         ends: dict[int, tuple[bool, bool, bool]] = {}
-        for extra in extras:  # one of every sampler whose episode ended
+        for extra in extras:  # the last step of an episode always has an info, and so an extra
             i, flags = extra.sampler_id, self._working_flags[extra.sampler_id]
             if extra.info is not None:
                 infos[i] = extra.info if type(extra.info) is dict else dict(extra.info)

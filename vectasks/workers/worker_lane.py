@@ -50,8 +50,8 @@ def run_steps(
         writer: of the row.
         ids: whose.
         actions: one for each.
-        keep: is given what has no place in the slab, before the next step. Should Ctrl-C or an exit
-            pass through, it is told of the rest that they failed.
+        keep: is given what has no place in the slab, before the next step; where Ctrl-C or an exit
+            passes through, also that the steps which were not made failed.
     """
     places, num_done = writer.places, 0
     views, dtype, shape = writer.usual_views, writer.usual_dtype, writer.usual_shape
