@@ -87,9 +87,7 @@ class Ledger:
         self._paused: set[int] = set()
         self._out: dict[int, Request] = {}
         self._stepping: set[int] = set()  # BUSY with a step on the step lane
-        self.stepping_here: Sequence[
-            int
-        ] = ()  # BUSY with a step in this process, in this very call
+        self.stepping_here: Sequence[int] = ()  # BUSY with a step that is made in this very call
         self._seq = itertools.count(1)
         self._unpaused = list(range(num_samplers))
 
