@@ -25,6 +25,7 @@ for _signum, _handler in (
         signal.signal(_signum, _handler)
 
 _PATIENCE_S = 5.0  # a child that was killed takes a moment to be reaped
+_SLOW_TIMEOUT_S = 900  # against hangs; machines differ by a factor of four in how long they take
 _FAILED = pytest.StashKey[bool]()
 
 
@@ -124,6 +125,12 @@ def _watched(request: pytest.FixtureRequest) -> Iterator[None]:
         gc.collect()  # a vector in a reference cycle is closed by the collector
         if not _wait_until(is_clean):
             pytest.fail(f"left behind: {Holdings.now().added_to(before)}", pytrace=False)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(_SLOW_TIMEOUT_S))
 
 
 @pytest.hookimpl(wrapper=True)

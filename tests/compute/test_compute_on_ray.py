@@ -11,7 +11,6 @@ SCRIPT = Path(__file__).with_name("ray_script.py")
 
 
 @pytest.mark.slow  # Ray alone takes seconds to come up
-@pytest.mark.timeout(200)
 @needs_ray
 def test_compute_and_batches_on_ray(tmp_path: Path) -> None:
     run_on_ray(SCRIPT, tmp_path, tmp_path / "output", timeout_s=180)

@@ -351,7 +351,6 @@ def _begin_script(directory: Path, num_jobs: int) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_killed_at_random_moments(tmp_path: Path) -> None:
     """Twenty times SIGKILL: the manifest can be read, and no finished job is run again."""
     num_jobs, rng = 4000, np.random.default_rng(0)

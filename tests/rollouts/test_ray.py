@@ -20,7 +20,6 @@ SCENARIOS = [
 
 pytestmark = [
     pytest.mark.slow,  # the cluster alone takes seconds to come up
-    pytest.mark.timeout(300),
     needs_ray,
 ]
 

@@ -15,7 +15,7 @@ from vectasks import SamplerState, VectorSampledTasks
 from vectasks.testing import toy_args
 from vectasks.testing.toys import CountingTask, ToySampler
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.slow
 
 KILLS = 100
 COUNT, WORKERS = 8, 4

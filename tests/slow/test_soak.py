@@ -27,7 +27,7 @@ from vectasks.journal import MAX_BYTES
 from vectasks.testing import assert_identical, toy_args
 from vectasks.testing.toys import RandomWalk, ReusingTask, ToySampler, ToyTask
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.slow
 
 MIB = 2**20
 
