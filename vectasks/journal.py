@@ -44,8 +44,8 @@ _ENTRY_BYTES = 200  # of an entry's objects, beside what its arrays hold
 
 _RESULT_TYPES = frozenset({RLStepResult, StepOutcome})
 
-# Kinds of entries. Plain tuples, since two are made a step: (kind, ids, ...).
-_STEPS, _RESULTS, _CALL, _FAILED = range(4)
+# Kinds of entries. Plain tuples, since one or two are made a step: (kind, ids, ...).
+_STEPS, _RESULTS, _STEPPED, _CALL, _FAILED = range(5)
 
 _STARTS = frozenset({Command.NEXT_TASK, Command.RESET})
 # Of the sampler, not of its task: they count for later episodes too.
@@ -146,6 +146,8 @@ class Journal:
         self._last_actions: Any = None
         self._ids: Sequence[int] = ()
         self._key: tuple[int, ...] = ()
+        self._all = tuple(range(len(plans)))
+        self._no_ends = bytes(len(plans))
         self._recorders: tuple[EpisodeRecorder, ...] = ()
         #: What was going on when a worker died that was begun anew; of each sampler the last.
         self.interruptions: Recordings = Recordings()
@@ -218,17 +220,17 @@ class Journal:
         if len(self._entries) >= self._next_look:
             self._tidy_up()
 
-    def stepped(self, ids: Sequence[int], actions: Any, step: PlainStep) -> None:
-        """Samplers were asked to step, and did; actions as for :meth:`steps`."""
-        if ids != self._ids:
-            self._ids, self._key = list(ids), tuple(ids)
+    def stepped(self, actions: Any, step: PlainStep) -> None:
+        """All samplers were asked to step, and did; actions as for :meth:`steps`."""
         observation, reward, _, ends = step
-        seen = self._recorders and self._observations(ids, functools.partial(_row, observation))
-        flags = bytes([i in ends for i in ids]) if ends else bytes(len(ids))
-        entries, key = self._entries, self._key
+        flags, seen = self._no_ends, None
+        if ends:
+            flags = bytes([i in ends for i in self._all])
+        if self._recorders:
+            seen = self._observations(self._all, functools.partial(_row, observation))
+        entries, rewards = self._entries, reward.tobytes()
         self._last_actions = actions  # just before, so that Ctrl-C cannot come in between
-        entries.append((_STEPS, key, actions))
-        entries.append((_RESULTS, key, reward.tobytes(), flags, seen))
+        entries.append((_STEPPED, self._all, actions, rewards, flags, seen))
         for i in ends:
             self._ended(i)
         if len(entries) >= self._next_look:
@@ -278,7 +280,7 @@ class Journal:
             if sampler_id in entry[1]:
                 if entry[0] == _CALL and entry[2] is Command.SEED:
                     return True
-                if entry[0] == _STEPS:
+                if entry[0] in (_STEPS, _STEPPED):
                     return False
         return False
 
@@ -338,13 +340,13 @@ class Journal:
             if column < 0:
                 continue
             kind = entry[0]
-            if kind == _STEPS:
+            if kind in (_STEPS, _STEPPED):
                 (action,) = dispatch_rows(entry[2][column : column + 1])
                 calls.append(Call(Command.STEP, own(action)))
                 is_out = True
-            elif kind == _RESULTS:
+            if kind in (_RESULTS, _STEPPED):
                 if is_out:
-                    _, _, rewards, flags, seen = entry
+                    rewards, flags, seen = entry[-3:]
                     reward = (
                         rewards[column]
                         if isinstance(rewards, list)
@@ -359,7 +361,7 @@ class Journal:
             elif kind == _CALL:
                 calls.append(Call(entry[2], entry[3]))
                 is_out = False
-            elif calls:
+            elif kind == _FAILED and calls:
                 calls[-1] = calls[-1]._replace(failed=True)
                 is_out = False
         return calls
@@ -470,7 +472,7 @@ def _row(observation: Any, k: int) -> Any:
 def _size_bytes(entry: tuple[Any, ...]) -> int:
     """About how much memory an entry holds."""
     size = _ENTRY_BYTES
-    if entry[0] == _STEPS:
+    if entry[0] in (_STEPS, _STEPPED):
         actions = entry[2]
         if isinstance(actions, np.ndarray):
             size += actions.nbytes
@@ -478,9 +480,9 @@ def _size_bytes(entry: tuple[Any, ...]) -> int:
             size += 8 * len(actions)
         else:
             size += _nested_bytes(actions)
-    elif entry[0] == _RESULTS:
-        size += 5 * len(entry[1]) + (_nested_bytes(entry[4]) if entry[4] else 0)
-    elif entry[0] == _CALL:
+    if entry[0] in (_RESULTS, _STEPPED):
+        size += 5 * len(entry[1]) + (_nested_bytes(entry[-1]) if entry[-1] else 0)
+    if entry[0] == _CALL:
         size += _nested_bytes(entry[3])
     return size
 

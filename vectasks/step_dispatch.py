@@ -282,7 +282,7 @@ class StepDispatcher(Dispatcher):
                 for i, (_, _, exhausted) in step.ends.items():
                     if exhausted:
                         ledger.settle_step(i, exhausted, failed=False)
-                self.journal.stepped(ids, written_down, step)
+                self.journal.stepped(written_down, step)
                 return step
             self._bring_in(lane, ids, written_down, extras)
             return self.take_batch(ids, out, copy)

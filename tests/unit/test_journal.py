@@ -35,7 +35,7 @@ def step(journal: Journal, action: int, ended: tuple[int, ...] = ()) -> None:
     reward = np.full(2, action, np.float32)
     if _way == "together":
         ends = dict.fromkeys(ended, (True, False, False))
-        journal.stepped(IDS, (action, action), PlainStep(None, reward, {}, ends))
+        journal.stepped((action, action), PlainStep(None, reward, {}, ends))
         return
     journal.steps(IDS, np.full(2, action))
     journal.batch_came(IDS, reward, np.isin(IDS, ended).tobytes(), [{}, {}], lambda: None)
@@ -162,5 +162,5 @@ def test_rewards_of_any_form(reward: Any) -> None:
 def test_actions_of_several_kinds_are_weighed() -> None:
     journal = Journal([PLAN] * 2, max_bytes=8_000_000)
     for _ in range(5_000):  # 40 MB
-        journal.stepped(IDS, [1, np.zeros(1_000)], PlainStep(None, np.zeros(2, np.float32), {}, {}))
+        journal.stepped([1, np.zeros(1_000)], PlainStep(None, np.zeros(2, np.float32), {}, {}))
     assert journal.recording(0).gap == "the beginning of the episode"

@@ -154,11 +154,8 @@ class VecEnv(BaseVecEnv):
     ) -> dict[str, Any]:
         """The info of an environment whose episode ended, as trainers want it."""
         last, info, self.reset_infos[index] = self._envs.ended(info, observation, index)
-        return {
-            **info,
-            "terminal_observation": last,
-            "TimeLimit.truncated": is_cut,
-        }
+        info["terminal_observation"], info["TimeLimit.truncated"] = last, is_cut
+        return info
 
     # -- reaching in ------------------------------------------------------------------------------
 

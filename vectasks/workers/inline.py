@@ -17,7 +17,7 @@ from vectasks.workers.parent_lane import ParentLane
 from vectasks.workers.slab import DONE, Extra, SlabWriter
 from vectasks.workers.worker_lane import run_steps
 
-_NO_OTHERS = list(Extra(0)[2:])
+_NO_OTHERS = Extra(0)[2:]
 
 Parcel: TypeAlias = list[Request] | Steps | BlocksMoved
 
@@ -98,11 +98,9 @@ class InlineWorker(Worker):
         flags = writer.flags
 
         def keep_owned(extra: Extra) -> None:
-            sampler_id, info, *others = extra
-            if others != _NO_OTHERS:
+            # An episode's last info is owned already.
+            if not flags[extra[0]] & DONE or extra[2:] != _NO_OTHERS:
                 extra = own(extra)
-            elif not flags[sampler_id] & DONE:  # an episode's last info is owned already
-                extra = Extra(sampler_id, own(info))
             keep(extra)
 
         try:
