@@ -50,7 +50,7 @@ def _in_a_worker() -> list[tuple[str, float]]:
         ("+ host: the episode's end, errors", _best(lambda: group.step(0, 1))),
         (
             "+ the slab: checked and written",
-            _best(lambda: run_steps(group.step, writer, [0], [1], print)),
+            _best(lambda: run_steps(group, False, writer, [0], [1], print)),
         ),
     ]
 

@@ -73,19 +73,29 @@ def sb3_in_turns(workload: str, steps: int) -> dict[str, Any]:
 
     Returns:
         of each turn of ``_TURN_STEPS``, how many times as long as DummyVecEnv the adapter took.
-        With one seed both learn the same, so that the same episodes end.
+        With the same random numbers both learn the same, so that the same episodes end.
     """
-    vectors = ("DummyVecEnv", "vectasks adapter")
-    models = [(vector, _sb3_model(workload, vector)) for vector in vectors]
+    import torch
+
+    models, numbers = {}, {}
+    for vector in ("DummyVecEnv", "vectasks adapter"):
+        models[vector] = _sb3_model(workload, vector)
+        numbers[vector] = torch.get_rng_state(), np.random.get_state()
     ratios = []
     for turn in range(steps // _TURN_STEPS):
         wall_s = {}
-        for vector, model in models if turn % 2 else reversed(models):
+        for vector in models if turn % 2 else reversed(models):
+            torch.set_rng_state(numbers[vector][0])
+            np.random.set_state(numbers[vector][1])
             begin = time.perf_counter()
-            model.learn(_TURN_STEPS, reset_num_timesteps=False)
+            models[vector].learn(_TURN_STEPS, reset_num_timesteps=False)
             wall_s[vector] = time.perf_counter() - begin
+            numbers[vector] = torch.get_rng_state(), np.random.get_state()
         ratios.append(wall_s["vectasks adapter"] / wall_s["DummyVecEnv"])
-    for _, model in models:
+    learned = [list(model.policy.parameters()) for model in models.values()]
+    if not all(map(torch.equal, *learned)):
+        raise RuntimeError("the two did not learn the same")
+    for model in models.values():
         model.env.close()
     return {"ratios": ratios}
 

@@ -67,7 +67,8 @@ class TaskHost:
         self._auto_resample = plan.auto_resample_when_done
         self._callback = _callback(plan.callback_sensors)
         self.keep_frames(plan.keep_frames)
-        self._task: Any = None
+        #: The current task; None where the sampler is exhausted.
+        self.task: Any = None
         self._finished: StepOutcome | None = None  # set while a done task waits for its mates
         self._sampler = _make_sampler(plan)
         try:
@@ -103,8 +104,11 @@ class TaskHost:
         """
         if self._finished is not None:
             return self._finished
-        task = self._task
-        result = task.step(action)
+        return self.outcome_of(self.task.step(action), place)
+
+    def outcome_of(self, result: Any, place: Any = None) -> RLStepResult | StepOutcome:
+        """What comes of a step of the task that gave ``result``; ``place`` as for :meth:`step`."""
+        task = self.task
         if (
             type(result) is RLStepResult
             and result[2] is False
@@ -133,11 +137,11 @@ class TaskHost:
 
     def _observe_into(self, place: Any, method: str) -> Any:
         """The observation of a task that returned None for it, which in-place tasks may do."""
-        if not hasattr(self._task, "write_observation"):
-            raise _no_observation(self._task, method)
+        if not hasattr(self.task, "write_observation"):
+            raise _no_observation(self.task, method)
         if place is None:
             return self.observe()
-        self._task.write_observation(place)
+        self.task.write_observation(place)
         return IN_PLACE
 
     def _finish(
@@ -176,7 +180,7 @@ class TaskHost:
         """Go on to the sampler's next task; exhausted where there is none."""
         task = self._sampler.next_task(**(arguments or {}))
         self._finished = None
-        self._task = task
+        self.task = task
         if task is None:
             return TaskStart(None, exhausted=True)
         if place is not None and hasattr(task, "write_observation"):
@@ -185,11 +189,11 @@ class TaskHost:
 
     def observe(self, _: None = None) -> Any:
         """The current task's observation; None where the sampler is exhausted."""
-        if self._task is None:
+        if self.task is None:
             return None
-        observation = self._task.get_observations()
+        observation = self.task.get_observations()
         if observation is None:
-            raise _no_observation(self._task, "get_observations")
+            raise _no_observation(self.task, "get_observations")
         return observation
 
     def reset(self, _: None = None) -> TaskStart:
@@ -209,11 +213,6 @@ class TaskHost:
     # -- looking and reaching into the task and the sampler ------------------------------------
 
     @property
-    def task(self) -> Any:
-        """The current task; None where the sampler is exhausted."""
-        return self._task
-
-    @property
     def sampler(self) -> Any:
         """The sampler."""
         return self._sampler
@@ -223,19 +222,19 @@ class TaskHost:
         args, kwargs = arguments if arguments is not None else ((), {})
         if not args and "mode" not in kwargs:
             args = ("rgb",)
-        return self._task.render(*args, **kwargs)
+        return self.task.render(*args, **kwargs)
 
     def call(self, name_and_args: Any) -> Any:
         """Call a method of the task by name."""
-        return _call(self._task, name_and_args)
+        return _call(self.task, name_and_args)
 
     def attr(self, name: str) -> Any:
         """An attribute of the task."""
-        return getattr(self._task, name)
+        return getattr(self.task, name)
 
     def set_attr(self, name_and_value: tuple[str, Any]) -> None:
         """Set an attribute of the task."""
-        setattr(self._task, *name_and_value)
+        setattr(self.task, *name_and_value)
 
     def call_sampler(self, name_and_args: Any) -> Any:
         """Call a method of the sampler by name."""
@@ -254,7 +253,7 @@ class TaskHost:
         return self._space("action_space")
 
     def _space(self, name: str) -> Any:
-        space = getattr(self._task, name, None)
+        space = getattr(self.task, name, None)
         return getattr(self._sampler, name, None) if space is None else space
 
     def keep_frames(self, which: str) -> None:
@@ -268,11 +267,13 @@ class TaskHost:
             raise ValueError(f"keep_frames: {which!r} is unknown; use 'none', 'final' or 'all'.")
         self._keeps_final_frame = which != "none"
         self._keeps_all_frames = which == "all"
+        #: Whether nothing is added to what a step of the task gave that ended no episode.
+        self.is_plain: bool = self._auto_resample and not self._keeps_all_frames
 
     def close(self) -> list[Failure]:
         """Close the task and the sampler; what either raises is returned, not raised."""
         failures = []
-        for closable in (self._task, self._sampler):
+        for closable in (self.task, self._sampler):
             try:
                 if closable is not None and hasattr(closable, "close"):
                     closable.close()
@@ -280,7 +281,7 @@ class TaskHost:
                 raise
             except BaseException as error:  # user code; sys.exit() ends nothing that is ending
                 failures.append(Failure.of(error))
-        self._task = None
+        self.task = None
         return failures
 
     METHODS: ClassVar[dict[Command, Callable[[TaskHost, Any], Any]]] = {
@@ -305,7 +306,7 @@ class HostGroup:
     """The hosts of one worker, by sampler id."""
 
     def __init__(self) -> None:
-        self._hosts: dict[int, TaskHost] = {}
+        self.hosts: dict[int, TaskHost] = {}
 
     def execute(self, request: Request) -> Reply:
         """Carry out one request. What the user's code raises comes back as a Failure.
@@ -316,7 +317,7 @@ class HostGroup:
             if request.command is Command.SETUP:
                 value: Any = self._set_up(request.sampler_id, request.data)
             else:
-                host = self._hosts.get(request.sampler_id)
+                host = self.hosts.get(request.sampler_id)
                 if host is None:
                     raise RuntimeError("this sampler could not be made; try restart_at().")
                 value = TaskHost.METHODS[request.command](host, request.data)
@@ -331,7 +332,7 @@ class HostGroup:
     ) -> RLStepResult | StepOutcome | Failure:
         """Step one host; the step lane's way to what ``execute`` does for a STEP request."""
         try:
-            return self._hosts[sampler_id].step(action, place)
+            return self.hosts[sampler_id].step(action, place)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # user code
@@ -347,19 +348,19 @@ class HostGroup:
         """Called when all that timed steps gave has been written, before it is announced."""
 
     def _set_up(self, sampler_id: int, plan: HostPlan) -> HostReady:
-        if sampler_id in self._hosts:
-            self._hosts.pop(sampler_id).close()
-        host = self._hosts[sampler_id] = TaskHost(plan)
-        return _share_spaces(host.ready, (other.ready for other in self._hosts.values()))
+        if sampler_id in self.hosts:
+            self.hosts.pop(sampler_id).close()
+        host = self.hosts[sampler_id] = TaskHost(plan)
+        return _share_spaces(host.ready, (other.ready for other in self.hosts.values()))
 
     def close(self) -> list[tuple[int, Failure]]:
         """Close every host; what their tasks and samplers raised, with the sampler's id."""
         failures = [
             (sampler_id, failure)
-            for sampler_id, host in self._hosts.items()
+            for sampler_id, host in self.hosts.items()
             for failure in host.close()
         ]
-        self._hosts.clear()
+        self.hosts.clear()
         return failures
 
 

@@ -51,6 +51,7 @@ class StubGroup:
     """Steps that tell their sampler and action; infos and failures where they are asked for."""
 
     def __init__(self) -> None:
+        self.hosts: dict[int, Any] = {}  # none that could be asked without us
         self.stepped: list[tuple[int, Any]] = []
         self.infos: dict[int, Any] = {}
         self.failing: set[int] = set()

@@ -94,7 +94,6 @@ class InlineWorker(Worker):
         """
         group, lane = self._group, self._lane
         assert lane is not None
-        step = group.timed_step if lane.timed else group.step
         flags = writer.flags
 
         def keep_owned(extra: Extra) -> None:
@@ -104,7 +103,7 @@ class InlineWorker(Worker):
             keep(extra)
 
         try:
-            run_steps(step, writer, ids, actions, keep_owned)
+            run_steps(group, bool(lane.timed), writer, ids, actions, keep_owned)
         finally:
             if lane.timed:
                 group.end_steps()

@@ -65,7 +65,10 @@ _WORDS = {
     "X": "has just ended",
 }
 #: What calls the user's code, in a vector's worker and in a pool's.
-_FLOORS = (host.__file__, str(Path(__file__).with_name("objects.py")))
+_FLOORS = (
+    host.__file__,
+    *(str(Path(__file__).with_name(name)) for name in ("worker_lane.py", "objects.py")),
+)
 _UNTOLD = (
     "has not told its stack: it is still starting, or its task closed the descriptor or replaced "
     f"the handler of {_SIGNAL.name}" + ", or is in native code" * _BETWEEN_INSTRUCTIONS

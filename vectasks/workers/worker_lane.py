@@ -37,7 +37,8 @@ _FIRST_NAP_MS, _LONGEST_NAP_MS = 5, 200
 
 
 def run_steps(
-    step: Callable[..., Any],
+    group: HostGroup,
+    timed: bool,
     writer: SlabWriter,
     ids: Sequence[int],
     actions: Iterable[Any],
@@ -46,34 +47,48 @@ def run_steps(
     """Step hosts, one after another, and write at once what came of it.
 
     Args:
-        step: steps one.
+        group: the hosts.
+        timed: record how long each takes.
         writer: of the row.
         ids: whose.
         actions: one for each.
         keep: is given what has no place in the slab, before the next step; where Ctrl-C or an exit
             passes through, also that the steps which were not made failed.
     """
+    step, hosts = (group.timed_step, {}) if timed else (group.step, group.hosts)
     places, num_done = writer.places, 0
     views, dtype, shape = writer.usual_views, writer.usual_dtype, writer.usual_shape
     rewards, flags = writer.rewards, writer.flags
     try:
         for i, action in zip(ids, actions, strict=True):
-            outcome = step(i, action, places[i])
-            if type(outcome) is RLStepResult:
-                observation, reward, _, info = outcome
-                if (
-                    type(observation) is ndarray
-                    and observation.dtype is dtype
-                    and observation.shape == shape
-                    and type(reward) is float
-                    and type(info) is dict
-                    and not info
-                ):  # nothing else, as in most steps
-                    views[i][...] = observation
-                    rewards[i] = reward
-                    flags[i] = EMPTY_INFO
-                    num_done += 1
-                    continue
+            host = hosts.get(i)
+            try:
+                if host is None or not host.is_plain:
+                    host, outcome = None, step(i, action, places[i])
+                else:
+                    outcome = host.task.step(action)
+                if type(outcome) is RLStepResult:
+                    observation, reward, done, info = outcome
+                    if (
+                        done is False
+                        and type(observation) is ndarray
+                        and observation.dtype is dtype
+                        and observation.shape == shape
+                        and type(reward) is float
+                        and type(info) is dict
+                        and not info
+                    ):  # nothing else, as in most steps
+                        views[i][...] = observation
+                        rewards[i] = reward
+                        flags[i] = EMPTY_INFO
+                        num_done += 1
+                        continue
+                if host is not None:
+                    outcome = host.outcome_of(outcome, places[i])
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:  # user code
+                outcome = Failure.of(error)
             extra: Extra | None
             try:
                 if isinstance(outcome, Failure):
@@ -215,8 +230,7 @@ class WorkerLane:
 
     def _run(self, ticket: int, ids: Sequence[int], actions: Iterable[Any]) -> None:
         """Step samplers and announce them together, or one by one where that is wanted."""
-        group, writer = self._group, self.desks.at(ticket)
-        step = group.timed_step if ticket & TIMED else group.step
+        group, writer, timed = self._group, self.desks.at(ticket), bool(ticket & TIMED)
         extras: list[Extra] = []
 
         def keep(extra: Extra) -> None:
@@ -224,11 +238,11 @@ class WorkerLane:
                 extras.append(extra)
 
         if not ticket & ONE_BY_ONE:
-            run_steps(step, writer, ids, actions, keep)
+            run_steps(group, timed, writer, ids, actions, keep)
             self._announce(ticket, ids, extras)
             return
         for i, action in zip(ids, actions, strict=True):
-            run_steps(step, writer, [i], [action], keep)
+            run_steps(group, timed, writer, [i], [action], keep)
             self._answered_at[i] = time.monotonic()
             self._announce(ticket, [i], extras)
             extras.clear()
