@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,3 +72,9 @@ class PlainStep(NamedTuple):
             exhausted,
             infos,
         )
+
+
+#: ``PlainStep(*fields)`` of a tuple of the fields, in less time.
+plain_step_of: Callable[[tuple[Any, Any, Any, Any]], PlainStep] = functools.partial(
+    tuple.__new__, PlainStep
+)

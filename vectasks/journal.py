@@ -224,15 +224,15 @@ class Journal:
         """All samplers were asked to step, and did; actions as for :meth:`steps`."""
         observation, reward, _, ends = step
         flags, seen = self._no_ends, None
-        if ends:
+        if ends or self._recorders:
             flags = bytes([i in ends for i in self._all])
-        if self._recorders:
             seen = self._observations(self._all, functools.partial(_row, observation))
         entries, rewards = self._entries, reward.tobytes()
         self._last_actions = actions  # just before, so that Ctrl-C cannot come in between
         entries.append((_STEPPED, self._all, actions, rewards, flags, seen))
-        for i in ends:
-            self._ended(i)
+        if ends:
+            for i in ends:
+                self._ended(i)
         if len(entries) >= self._next_look:
             self._tidy_up()
 

@@ -40,6 +40,7 @@ from vectasks.workers.layout import NOTE_BYTES, Layout
 from vectasks.workers.memory import SharedMemory
 from vectasks.workers.parent_lane import ParentLane
 from vectasks.workers.slab import EXHAUSTED, Extra
+from vectasks.workers.worker_lane import run_steps
 
 _FIRST_NAP_S, _LONGEST_NAP_S = 0.005, 0.2
 
@@ -275,7 +276,8 @@ class StepDispatcher(Dispatcher):
         try:
             ledger.stepping_here = ids
             ledger.steps_sent += len(ids)
-            worker.step_rows(ids, actions, worker.working_row, extras.append)
+            timed, row = bool(lane.timed), worker.working_row
+            run_steps(worker.group, timed, row, ids, actions, extras.append, owned=True)
             is_plain = out is None and len(ids) == lane.layout.num_samplers
             if is_plain and not (extras and any(extra.failure for extra in extras)):
                 step = lane.plain_step(extras)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from vectasks.host import HostGroup
@@ -14,10 +14,8 @@ from vectasks.workers.blocks import BlocksMoved
 from vectasks.workers.board import Recorder, Ring, TimedHostGroup
 from vectasks.workers.lane import AS_BATCH, Outcome, Steps, is_batch
 from vectasks.workers.parent_lane import ParentLane
-from vectasks.workers.slab import DONE, Extra, SlabWriter
+from vectasks.workers.slab import SlabWriter
 from vectasks.workers.worker_lane import run_steps
-
-_NO_OTHERS = Extra(0)[2:]
 
 Parcel: TypeAlias = list[Request] | Steps | BlocksMoved
 
@@ -27,14 +25,14 @@ class InlineWorker(Worker):
 
     def __init__(self, number: int, sampler_ids: Sequence[int]) -> None:
         super().__init__(number, sampler_ids)
-        self._group: HostGroup = HostGroup()
+        self.group: HostGroup = HostGroup()
         self._replies: list[Reply | Unreadable] = []
         self._failures: list[tuple[int, Failure]] = []
         self._lane: ParentLane | None = None
 
     def record_spans(self, ring: Ring) -> None:
         """Record how long everything takes."""
-        self._group = TimedHostGroup(Recorder(ring))
+        self.group = TimedHostGroup(Recorder(ring))
 
     def start(self) -> None:
         """Nothing to begin: this process is running."""
@@ -54,7 +52,7 @@ class InlineWorker(Worker):
         """Carry requests out. Ctrl-C passes through; what it cut off is answered as failed."""
         for position, request in enumerate(requests):
             try:
-                reply = self._group.execute(request)
+                reply = self.group.execute(request)
                 # Owned, as what another process sends is: a task may write into its arrays again.
                 self._replies.append(reply._replace(value=own(reply.value)))
             except BaseException as error:
@@ -75,42 +73,16 @@ class InlineWorker(Worker):
         assert lane is not None
         try:
             if is_batch(ticket):
-                self.step_rows(ids, actions.values(), lane.desks.at(ticket), lane.keep)
+                writer, timed = lane.desks.at(ticket), bool(lane.timed)
+                run_steps(self.group, timed, writer, ids, actions.values(), lane.keep, owned=True)
             else:
                 self._step_rowless(lane, ids, actions.values())
         finally:
             lane.answer(ids, ticket)
 
-    def step_rows(
-        self,
-        ids: Sequence[int],
-        actions: Iterable[Any],
-        writer: SlabWriter,
-        keep: Callable[[Extra], object],
-    ) -> None:
-        """Step samplers and write what came of it to a row; ``keep`` gets what has no place there.
-
-        Ctrl-C passes through; what it cut off is kept as failed.
-        """
-        group, lane = self._group, self._lane
-        assert lane is not None
-        flags = writer.flags
-
-        def keep_owned(extra: Extra) -> None:
-            # An episode's last info is owned already.
-            if not flags[extra[0]] & DONE or extra[2:] != _NO_OTHERS:
-                extra = own(extra)
-            keep(extra)
-
-        try:
-            run_steps(group, bool(lane.timed), writer, ids, actions, keep_owned)
-        finally:
-            if lane.timed:
-                group.end_steps()
-
     def _step_rowless(self, lane: ParentLane, ids: Sequence[int], actions: Iterable[Any]) -> None:
         """Step samplers, and hand what came of it to the lane as it is."""
-        group, num_done = self._group, 0
+        group, num_done = self.group, 0
         step = group.timed_step if lane.timed else group.step
         try:
             for i, action in zip(ids, actions, strict=True):
@@ -135,7 +107,7 @@ class InlineWorker(Worker):
 
     def ask_to_end(self) -> None:
         """Close every task and sampler, now."""
-        self._failures += self._group.close()
+        self._failures += self.group.close()
 
     def has_ended(self) -> bool:
         """It ended when it was asked to."""

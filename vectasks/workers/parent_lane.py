@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vectasks.batch import PlainStep, StepBatch
+from vectasks.batch import PlainStep, StepBatch, plain_step_of
 from vectasks.errors import InvalidArgument, LayoutError
 from vectasks.messages import Failure
 from vectasks.workers.blocks import Block, BlockPlace, Blocks, shared_block_memory
@@ -390,7 +390,7 @@ class ParentLane:
         taken = [self._extras.pop(i) for i in ids if i in self._extras] if self._extras else []
         return {extra.sampler_id: dict(extra.info) for extra in taken if extra.info is not None}
 
-    def plain_step(self, extras: Iterable[Extra]) -> PlainStep:
+    def plain_step(self, extras: Sequence[Extra]) -> PlainStep:
         """A step of all that was written to the working row; none failed, and extras are owned."""
         if self._only_array is not None:
             observation = self._only_array.copy()
@@ -398,6 +398,9 @@ class ParentLane:
             observation = self.slab.nest(
                 [None if a is None else a.copy() for a in self._working_row]
             )
+        reward = self._working_reward.astype(np.float32)
+        if not extras:
+            return plain_step_of((observation, reward, {}, {}))
         infos: dict[int, dict[str, Any]] = {}
         ends: dict[int, tuple[bool, bool, bool]] = {}
         for extra in extras:  # the last step of an episode always has an info, and so an extra
@@ -406,7 +409,7 @@ class ParentLane:
                 infos[i] = extra.info if type(extra.info) is dict else dict(extra.info)
             if flags & DONE:
                 ends[i] = bool(flags & TERMINATED), bool(flags & TRUNCATED), bool(flags & EXHAUSTED)
-        return PlainStep(observation, self._working_reward.astype(np.float32), infos, ends)
+        return PlainStep(observation, reward, infos, ends)
 
     def batch(self, ids: Sequence[int], out: StepBatch | None, copy: bool) -> StepBatch:
         """The steps of some samplers as arrays.

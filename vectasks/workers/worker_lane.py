@@ -11,7 +11,7 @@ from numpy import ndarray
 from vectasks.errors import LayoutError
 from vectasks.host import HostGroup
 from vectasks.messages import Failure
-from vectasks.spaces import dispatch_rows
+from vectasks.spaces import dispatch_rows, own
 from vectasks.task import RLStepResult
 from vectasks.workers.blocks import Block, Blocks, BlocksMoved
 from vectasks.workers.channel import Channel, unsendable
@@ -31,9 +31,10 @@ from vectasks.workers.lane import (
 from vectasks.workers.layout import NUM_ROWS
 from vectasks.workers.memory import SharedMemory
 from vectasks.workers.notes import Notes
-from vectasks.workers.slab import EMPTY_INFO, Extra, Slab, SlabWriter
+from vectasks.workers.slab import DONE, EMPTY_INFO, Extra, Slab, SlabWriter
 
 _FIRST_NAP_MS, _LONGEST_NAP_MS = 5, 200
+_NO_OTHERS = Extra(0)[2:]  # nothing but an info
 
 
 def run_steps(
@@ -43,6 +44,7 @@ def run_steps(
     ids: Sequence[int],
     actions: Iterable[Any],
     keep: Callable[[Extra], object],
+    owned: bool = False,
 ) -> None:
     """Step hosts, one after another, and write at once what came of it.
 
@@ -54,6 +56,7 @@ def run_steps(
         actions: one for each.
         keep: is given what has no place in the slab, before the next step; where Ctrl-C or an exit
             passes through, also that the steps which were not made failed.
+        owned: copy that before, because tasks of this process may write into it.
     """
     step, hosts = (group.timed_step, {}) if timed else (group.step, group.hosts)
     places, num_done = writer.places, 0
@@ -98,12 +101,17 @@ def run_steps(
             except LayoutError as error:
                 extra = writer.fail(i, Failure.of(error))
             if extra is not None:
+                if owned and (not flags[i] & DONE or extra[2:] != _NO_OTHERS):
+                    extra = own(extra)  # but for an episode's last info, which is owned already
                 keep(extra)
             num_done += 1
     except BaseException as error:
         for cut in ids[num_done:]:
             keep(writer.fail(cut, Failure.of(error)))
         raise
+    finally:
+        if timed:
+            group.end_steps()
 
 
 class WorkerLane:
@@ -248,8 +256,6 @@ class WorkerLane:
             extras.clear()
 
     def _announce(self, ticket: int, ids: Sequence[int], extras: list[Extra]) -> None:
-        if ticket & TIMED:
-            self._group.end_steps()
         if extras:
             _send_extras(self._channel, extras)
         keep_order()
