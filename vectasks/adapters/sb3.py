@@ -154,8 +154,11 @@ class VecEnv(BaseVecEnv):
     ) -> dict[str, Any]:
         """The info of an environment whose episode ended, as trainers want it."""
         last, info, self.reset_infos[index] = self._envs.ended(info, observation, index)
-        info["terminal_observation"], info["TimeLimit.truncated"] = last, is_cut
-        return info
+        return {
+            **info,
+            "terminal_observation": last,
+            "TimeLimit.truncated": is_cut,
+        }
 
     # -- reaching in ------------------------------------------------------------------------------
 
