@@ -110,6 +110,27 @@ def test_dtypes_and_shapes(make: Any) -> None:
         assert_identical(batch.observation[key], part)
 
 
+def test_frames_come_with_the_infos_of_whom_they_are_asked(make: Any) -> None:
+    class UsualTask(CountingTask):
+        def _step(self, action: Any) -> Any:
+            return super()._step(action)._replace(info={})
+
+    tasks = make(UsualTask, count=3, max_steps=3)
+    tasks.command("keep_frames", ["all", "final", "none"])
+    for number in (1, 2):
+        of_all, of_final, of_none = tasks.step_batch([0] * 3).infos
+        assert of_all.keys() == {"frame"}
+        assert_identical(of_all["frame"], tasks.command_at(0, "render"))
+        assert of_all["frame"][0, 0].tolist() == [0, 0, 20 * number]
+        assert of_final == of_none == {}
+    of_all, of_final, of_none = tasks.step_batch([0] * 3).infos
+    assert of_all["final_frame"][0, 0].tolist() == [0, 0, 60]
+    assert of_final["final_frame"][0, 0].tolist() == [20, 0, 60]
+    assert "final_frame" not in of_none
+    tasks.command("keep_frames", ["none"] * 3)
+    assert tasks.step_batch([0] * 3).infos == [{}] * 3
+
+
 def test_terminated_and_truncated(make: Any) -> None:
     tasks = make(RandomWalk, count=4, max_steps=6, limit=2.0)
     seen = set()

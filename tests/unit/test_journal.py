@@ -9,7 +9,7 @@ import pytest
 
 from vectasks.batch import PlainStep
 from vectasks.host import HostPlan, HostReady
-from vectasks.journal import Journal
+from vectasks.journal import EpisodeRecorder, Journal
 from vectasks.messages import Command, StepOutcome
 from vectasks.recording import Passed
 from vectasks.task import RLStepResult
@@ -164,3 +164,14 @@ def test_actions_of_several_kinds_are_weighed() -> None:
     for _ in range(5_000):  # 40 MB
         journal.stepped([1, np.zeros(1_000)], PlainStep(None, np.zeros(2, np.float32), {}, {}))
     assert journal.recording(0).gap == "the beginning of the episode"
+
+
+def test_observations_of_a_recorder_are_weighed() -> None:
+    journal = Journal([PLAN] * 2, max_bytes=8_000_000)
+    observation, reward = np.zeros((2, 1_000)), np.zeros(2, np.float32)
+    with EpisodeRecorder(journal, IDS, observations=True, max_episodes=None):
+        for _ in range(5_000):  # 80 MB
+            journal.stepped((1, 1), PlainStep(observation, reward, {}, {}))
+    recording = journal.recording(0)
+    assert recording.gap == "the beginning of the episode"
+    assert recording.calls[-1].observation.shape == (1_000,)
