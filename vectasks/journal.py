@@ -223,16 +223,15 @@ class Journal:
     def stepped(self, actions: Any, step: PlainStep) -> None:
         """All samplers were asked to step, and did; actions as for :meth:`steps`."""
         observation, reward, _, ends = step
-        flags, seen = self._no_ends, None
-        if ends or self._recorders:
-            flags = bytes([i in ends for i in self._all])
-            seen = self._observations(self._all, functools.partial(_row, observation))
+        flags = bytes([i in ends for i in self._all]) if ends else self._no_ends
+        seen = self._recorders and self._observations(
+            self._all, functools.partial(_row, observation)
+        )
         entries, rewards = self._entries, reward.tobytes()
         self._last_actions = actions  # just before, so that Ctrl-C cannot come in between
         entries.append((_STEPPED, self._all, actions, rewards, flags, seen))
-        if ends:
-            for i in ends:
-                self._ended(i)
+        for i in ends:
+            self._ended(i)
         if len(entries) >= self._next_look:
             self._tidy_up()
 

@@ -68,7 +68,7 @@ def run_steps(
             try:
                 if host is None or not host.is_plain:
                     host, outcome = None, step(i, action, places[i])
-                else:
+                else:  # a frame less than asking the host, and usual results are looked at once
                     outcome = host.task.step(action)
                 if type(outcome) is RLStepResult:
                     observation, reward, done, info = outcome
