@@ -104,6 +104,7 @@ def _sb3_model(workload: str, vector: str) -> Any:
     """SB3's PPO, warmed up."""
     import torch
     from stable_baselines3 import PPO
+    from stable_baselines3.common.logger import Logger
     from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
     torch.set_num_threads(1)
@@ -129,6 +130,8 @@ def _sb3_model(workload: str, vector: str) -> Any:
         seed=0,
         device="cpu",
     )
+    # One of its own would make a folder at every learn(), and leave it.
+    model.set_logger(Logger(folder=None, output_formats=[]))
     model.learn(_WARM_UP_STEPS * NUM_ENVS)
     return model
 
