@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -72,9 +70,3 @@ class PlainStep(NamedTuple):
             exhausted,
             infos,
         )
-
-
-#: ``PlainStep(*fields)`` of a tuple of the fields, in less time.
-plain_step_of: Callable[[tuple[Any, Any, Any, Any]], PlainStep] = functools.partial(
-    tuple.__new__, PlainStep
-)

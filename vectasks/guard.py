@@ -151,6 +151,8 @@ class Guard:
         self._holds_ctrl_c = holds_ctrl_c
         self._lock = threading.RLock()
         self._pid = _own_pid
+        #: So many calls came in, those within others too.
+        self.num_calls: int = 0
 
     def enter(self, name: str) -> None:
         """Begin the call ``name``, if it may begin; :meth:`leave` ends it."""
@@ -159,10 +161,11 @@ class Guard:
                 f"{name}: this vector belongs to process {self._pid}, and this is a fork of it "
                 f"({_own_pid}): make a new vector here."
             )
-        if not self._lock.acquire(blocking=False):
+        if not self._lock.acquire(False):
             raise AlreadyPending(
                 f"{name}: another thread is using this vector; one thread at a time may."
             )
+        self.num_calls += 1
         if self._holds_ctrl_c:
             ctrl_c.hold()
 

@@ -40,6 +40,7 @@ __all__ = ["EpisodeRecorder"]
 MAX_BYTES = 16 * 2**20
 _LOOK_EVERY = 4096  # entries between two looks at what can be dropped
 _MAX_PASSED = 100_000
+_PACKED_BYTES = 48  # of a packed step's object, and its place in the list
 _ENTRY_BYTES = 200  # of an entry's objects, beside what its arrays hold
 
 _RESULT_TYPES = frozenset({RLStepResult, StepOutcome})
@@ -135,7 +136,7 @@ class Journal:
     """
 
     def __init__(self, plans: Sequence[HostPlan], max_bytes: int = MAX_BYTES) -> None:
-        self._entries: list[tuple[Any, ...]] = []
+        self._entries: list[tuple[Any, ...] | bytes] = []
         self._dropped = 0  # positions count from the very first entry
         self._tracks = [_Track(plan, 0) for plan in plans]
         self._auto_resample = plans[0].auto_resample_when_done
@@ -221,19 +222,37 @@ class Journal:
             self._tidy_up()
 
     def stepped(self, actions: Any, step: PlainStep) -> None:
-        """All samplers were asked to step, and did; actions as for :meth:`steps`."""
+        """All samplers were asked to step, and did; actions as for :meth:`steps`.
+
+        An object that is kept costs a trainer more than making it does, and one that the garbage
+        collector looks at more still: most steps are packed into one ``bytes``.
+        """
         observation, reward, _, ends = step
-        flags = bytes([i in ends for i in self._all]) if ends else self._no_ends
+        flags = bytes(map(ends.__contains__, self._all)) if ends else self._no_ends
         seen = self._recorders and self._observations(
             self._all, functools.partial(_row, observation)
         )
         entries, rewards = self._entries, reward.tobytes()
+        entry: tuple[Any, ...] | bytes | None = None
+        try:
+            if type(actions) is tuple and not seen:
+                entry = bytes(actions) + flags + rewards
+        except ValueError:  # a large integer
+            entry = None
+        if entry is None:
+            entry = (_STEPPED, self._all, actions, rewards, flags, seen)
         self._last_actions = actions  # just before, so that Ctrl-C cannot come in between
-        entries.append((_STEPPED, self._all, actions, rewards, flags, seen))
+        entries.append(entry)
         for i in ends:
             self._ended(i)
         if len(entries) >= self._next_look:
             self._tidy_up()
+
+    def _unpacked(self, entry: tuple[Any, ...] | bytes) -> tuple[Any, ...]:
+        if not isinstance(entry, bytes):
+            return entry
+        n = len(self._all)
+        return _STEPPED, self._all, tuple(entry[:n]), entry[2 * n :], entry[n : 2 * n], None
 
     def has_steps(self, actions: Any) -> bool:
         """Whether the step that was written down last is that of these very actions."""
@@ -275,7 +294,7 @@ class Journal:
         track = self._tracks[sampler_id]
         if not any(item.command is Command.SEED for item in track.since):
             return False
-        for entry in reversed(self._entries):
+        for entry in map(self._unpacked, reversed(self._entries)):
             if sampler_id in entry[1]:
                 if entry[0] == _CALL and entry[2] is Command.SEED:
                     return True
@@ -332,7 +351,7 @@ class Journal:
         key: tuple[int, ...] = ()
         column = -1
         is_out = False  # a step whose answer has not been met yet
-        for entry in self._entries[max(0, start - self._dropped) :]:
+        for entry in map(self._unpacked, self._entries[max(0, start - self._dropped) :]):
             if entry[1] is not key:
                 key = entry[1]
                 column = key.index(sampler_id) if sampler_id in key else -1
@@ -468,8 +487,10 @@ def _row(observation: Any, k: int) -> Any:
     return map_leaves(operator.itemgetter(k), observation)
 
 
-def _size_bytes(entry: tuple[Any, ...]) -> int:
+def _size_bytes(entry: tuple[Any, ...] | bytes) -> int:
     """About how much memory an entry holds."""
+    if isinstance(entry, bytes):
+        return _PACKED_BYTES + len(entry)
     size = _ENTRY_BYTES
     if entry[0] in (_STEPS, _STEPPED):
         actions = entry[2]

@@ -279,9 +279,9 @@ class StepDispatcher(Dispatcher):
             timed, row = bool(lane.timed), worker.working_row
             run_steps(worker.group, timed, row, ids, actions, extras.append, owned=True)
             is_plain = out is None and len(ids) == lane.layout.num_samplers
-            if is_plain and not (extras and any(extra.failure for extra in extras)):
-                step = lane.plain_step(extras)
-                for i, (_, _, exhausted) in step.ends.items():
+            step = lane.plain_step(extras) if is_plain else None
+            if step is not None:
+                for i, (_, _, exhausted) in step.ends.items() if step.ends else ():
                     if exhausted:
                         ledger.settle_step(i, exhausted, failed=False)
                 self.journal.stepped(written_down, step)

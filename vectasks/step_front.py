@@ -54,6 +54,8 @@ class StepFront(Front):
     """
 
     _joint: _JointResample | None = None
+    #: The number of the next call: nothing has changed before it since a usual step.
+    _call_after_usual_step = 0
 
     def _begin_step(
         self,
@@ -112,15 +114,14 @@ class StepFront(Front):
         What is looked at before a usual step is kept to few objects: a trainer takes all of them
         out of the caches in between, and tasks may take no more time than that costs.
         """
-        ledger = self._ledger
+        ledger, call = self._ledger, self._guard.num_calls
         ids: Sequence[int] = ledger.unpaused
         integers: Sequence[int] | None = None
-        if out is None and ledger.is_quiet:
+        if out is None and (call == self._call_after_usual_step or ledger.is_quiet):
             if self._board.call_came():
                 self._tell()
             integers = self._action_batches.integers(actions, len(ids))
         if integers is not None:
-            # A tuple, because the garbage collector looks at a list of integers again and again.
             given = self._dispatcher.step_here(ids, integers, tuple(integers), None, True)
         else:
             self._require_idle("step_batch")
@@ -132,6 +133,7 @@ class StepFront(Front):
         if isinstance(given, PlainStep):
             self._num_steps += len(ids)
             self._num_episodes += len(given.ends)
+            self._call_after_usual_step = call + 1
             return given
         return self._counted(ids, given)
 

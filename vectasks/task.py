@@ -8,9 +8,8 @@ protocols say what vectasks uses, and classes of AllenAct's shape satisfy them a
 from __future__ import annotations
 
 import abc
-import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
 
 import numpy as np
@@ -59,12 +58,6 @@ class RLStepResult(NamedTuple):
             self.done if other.done is None else other.done,
             info,
         )
-
-
-#: ``RLStepResult(*fields)`` of a tuple of the fields, in half the time: for every step of a task.
-result_of: Callable[[tuple[Any, Any, Any, Any]], RLStepResult] = functools.partial(
-    tuple.__new__, RLStepResult
-)
 
 
 class TaskLike(Protocol):

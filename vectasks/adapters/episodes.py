@@ -12,7 +12,7 @@ from gymnasium import spaces
 
 from vectasks.messages import StepOutcome
 from vectasks.spaces import own
-from vectasks.task import RLStepResult, result_of
+from vectasks.task import RLStepResult
 
 # In the info of a step that ends an episode: the environment's own info, and that of the reset.
 ENDED, BEGUN = "__ENDED__", "__BEGUN__"
@@ -97,7 +97,8 @@ class Episodes:
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._observation = observation
         if not (terminated or truncated):
-            return result_of((observation, reward, False, info))
+            # As the constructor, in half the time.
+            return tuple.__new__(RLStepResult, (observation, reward, False, info))
         terminated, truncated = bool(terminated), bool(truncated)
         self._is_over = True
         if not self._same_step:

@@ -154,11 +154,9 @@ class VecEnv(BaseVecEnv):
     ) -> dict[str, Any]:
         """The info of an environment whose episode ended, as trainers want it."""
         last, info, self.reset_infos[index] = self._envs.ended(info, observation, index)
-        return {
-            **info,
-            "terminal_observation": last,
-            "TimeLimit.truncated": is_cut,
-        }
+        info["terminal_observation"] = last
+        info["TimeLimit.truncated"] = is_cut
+        return info
 
     # -- reaching in ------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vectasks.batch import PlainStep, StepBatch, plain_step_of
+from vectasks.batch import PlainStep, StepBatch
 from vectasks.errors import InvalidArgument, LayoutError
 from vectasks.messages import Failure
 from vectasks.workers.blocks import Block, BlockPlace, Blocks, shared_block_memory
@@ -53,6 +53,11 @@ _BITS = np.array(
         for bit in (TERMINATED, TRUNCATED, DONE, EXHAUSTED)
     ]
 )
+# The same for one sampler, as a PlainStep has it.
+_ENDS = [
+    (bool(flags & TERMINATED), bool(flags & TRUNCATED), bool(flags & EXHAUSTED))
+    for flags in range(256)
+]
 
 
 class ParentLane:
@@ -390,8 +395,8 @@ class ParentLane:
         taken = [self._extras.pop(i) for i in ids if i in self._extras] if self._extras else []
         return {extra.sampler_id: dict(extra.info) for extra in taken if extra.info is not None}
 
-    def plain_step(self, extras: Sequence[Extra]) -> PlainStep:
-        """A step of all that was written to the working row; none failed, and extras are owned."""
+    def plain_step(self, extras: Sequence[Extra]) -> PlainStep | None:
+        """A step of all, written to the working row; None if one failed. The extras are owned."""
         if self._only_array is not None:
             observation = self._only_array.copy()
         else:
@@ -400,15 +405,18 @@ class ParentLane:
             )
         reward = self._working_reward.astype(np.float32)
         if not extras:
-            return plain_step_of((observation, reward, {}, {}))
+            return tuple.__new__(PlainStep, (observation, reward, {}, {}))  # as PlainStep(...)
         infos: dict[int, dict[str, Any]] = {}
         ends: dict[int, tuple[bool, bool, bool]] = {}
-        for extra in extras:  # the last step of an episode always has an info, and so an extra
-            i, flags = extra.sampler_id, self._working_flags[extra.sampler_id]
-            if extra.info is not None:
-                infos[i] = extra.info if type(extra.info) is dict else dict(extra.info)
-            if flags & DONE:
-                ends[i] = bool(flags & TERMINATED), bool(flags & TRUNCATED), bool(flags & EXHAUSTED)
+        all_flags = self._working_flags
+        for i, info, _, _, _, failure in extras:
+            if failure is not None:
+                return None
+            if info is not None:
+                infos[i] = info if type(info) is dict else dict(info)
+            flags = all_flags[i]
+            if flags & DONE:  # the last step of an episode always has an info, and so an extra
+                ends[i] = _ENDS[flags]
         return PlainStep(observation, reward, infos, ends)
 
     def batch(self, ids: Sequence[int], out: StepBatch | None, copy: bool) -> StepBatch:
