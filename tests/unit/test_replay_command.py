@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import pty
@@ -132,29 +131,21 @@ def test_a_death_is_had_again_or_stopped_before(tmp_path: Path) -> None:
     assert "(Pdb) 2" in stopped.stdout
 
 
-def opened_for_a_reader(fifo: Path) -> int:
-    """The descriptor of a fifo's writing end, once somebody is about to read from it."""
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
-        except OSError as error:
-            if error.errno != errno.ENXIO:
-                raise
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_ctrl_c_opens_the_debugger_where_it_hangs(tmp_path: Path) -> None:
-    fifo = tmp_path / "fifo"
+    replays, hangs = tmp_path / "replays", tmp_path / "hangs"
+
+    def hang() -> None:
+        hangs.touch()
+        while True:  # not in a call into the kernel, before which Ctrl-C can be missed
+            pass
 
     class HangingTask(CountingTask):
         def move(self, action: Any) -> None:
-            if fifo.exists() and self.step_number == 2:
-                fifo.read_text()
+            if replays.exists() and self.step_number == 2:
+                hang()
 
     path = recorded(tmp_path / "hang.vt", HangingTask)
-    os.mkfifo(fifo)
+    replays.touch()
     process = subprocess.Popen(
         [sys.executable, "-m", "vectasks", "replay", str(path), "--pdb"],
         stdin=subprocess.PIPE,
@@ -164,13 +155,15 @@ def test_ctrl_c_opens_the_debugger_where_it_hangs(tmp_path: Path) -> None:
     assert process.stdin is not None
     process.stdin.write("c\n")  # it stands before the last step
     process.stdin.flush()
-    writer = opened_for_a_reader(fifo)
+    deadline = time.monotonic() + 30
+    while not hangs.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate("w\nq\n", timeout=30)
-    os.close(writer)
     assert process.returncode == 1
     assert "interrupted; where it was" in out
-    assert "move()\n-> fifo.read_text()" in out
+    assert "move()\n-> hang()" in out
 
 
 def test_another_end_than_recorded(
