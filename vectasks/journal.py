@@ -228,7 +228,11 @@ class Journal:
         collector looks at more still: most steps are packed into one ``bytes``.
         """
         observation, reward, _, ends = step
-        flags = bytes(map(ends.__contains__, self._all)) if ends else self._no_ends
+        flags: bytes | bytearray = self._no_ends
+        if ends:
+            flags = bytearray(flags)
+            for i in ends:
+                flags[i] = 1
         seen = self._recorders and self._observations(
             self._all, functools.partial(_row, observation)
         )

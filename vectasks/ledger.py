@@ -89,7 +89,8 @@ class Ledger:
         self._stepping: set[int] = set()  # BUSY with a step on the step lane
         self.stepping_here: Sequence[int] = ()  # BUSY with a step that is made in this very call
         self._seq = itertools.count(1)
-        self._unpaused = list(range(num_samplers))
+        #: Ids of the unpaused samplers, in order; positions in it are the users' indices.
+        self.unpaused: list[int] = list(range(num_samplers))
 
     # -- states -------------------------------------------------------------------------------
 
@@ -129,14 +130,9 @@ class Ledger:
             return VectorState.CLOSED
         if self.step_ids is not None or self.sent:
             return VectorState.STEPPING
-        if any(self._condition[i] is SamplerState.FAILED for i in self._unpaused):
+        if any(self._condition[i] is SamplerState.FAILED for i in self.unpaused):
             return VectorState.BROKEN
         return VectorState.IDLE
-
-    @property
-    def unpaused(self) -> list[int]:
-        """Ids of the unpaused samplers, in order; positions in it are the users' indices."""
-        return self._unpaused
 
     def id_at(self, sampler_index: Any) -> int:
         """The id of the sampler at an index.
@@ -150,14 +146,14 @@ class Ledger:
             raise SamplerIndexError(
                 f"sampler_index must be an integer, got {sampler_index!r}."
             ) from None
-        if not 0 <= index < len(self._unpaused):
+        if not 0 <= index < len(self.unpaused):
             raise SamplerIndexError(
-                f"sampler_index {index} is out of range: {len(self._unpaused)} samplers are "
-                f"unpaused, so it must be from 0 to {len(self._unpaused) - 1}."
-                if self._unpaused
+                f"sampler_index {index} is out of range: {len(self.unpaused)} samplers are "
+                f"unpaused, so it must be from 0 to {len(self.unpaused) - 1}."
+                if self.unpaused
                 else f"sampler_index {index} is out of range: every sampler is paused."
             )
-        return self._unpaused[index]
+        return self.unpaused[index]
 
     # -- what may be done ---------------------------------------------------------------------
 
@@ -292,9 +288,9 @@ class Ledger:
                 f"pause_at: sampler {sampler_id} is BUSY: {_REMEDY[SamplerState.BUSY]}."
             )
         self._paused.add(sampler_id)
-        self._unpaused = [i for i in self._unpaused if i != sampler_id]
+        self.unpaused = [i for i in self.unpaused if i != sampler_id]
 
     def resume_all(self) -> None:
         """Bring every paused sampler back, in the original order."""
         self._paused.clear()
-        self._unpaused = list(range(len(self._condition)))
+        self.unpaused = list(range(len(self._condition)))

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from vectasks.errors import InvalidAction, InvalidArgument, WrongCount
 
+_INT64 = np.dtype(np.int64)
 _IMMUTABLE = frozenset({type(None), bool, int, float, complex, str, bytes})
 
 
@@ -189,9 +190,11 @@ class _Integers(ActionBatches):
 
     def integers(self, actions: Any, count: int) -> list[int] | None:
         array = actions if type(actions) is np.ndarray else _as_array(actions)
-        if array is None or array.shape != (count,) or array.dtype.kind not in "iu":
+        if array is None or not (array.dtype is _INT64 or array.dtype.kind in "iu"):
             return None
         rows: list[int] = array.tolist()
+        if type(rows) is not list or len(rows) != count or (rows and type(rows[0]) is not int):
+            return None  # of another shape, which itself takes longer to look at
         # Of few numbers, min and max take a fraction of an array's time.
         if self._check and rows and (min(rows) < self._first or max(rows) > self._last):
             return None

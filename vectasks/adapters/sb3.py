@@ -79,6 +79,8 @@ class VecEnv(BaseVecEnv):
         except BaseException:
             self._envs.vector.close()
             raise
+        self._no_done: NDArray[np.bool_] = np.zeros(self.num_envs, np.bool_)
+        self._usual_infos: list[dict[str, Any]] = [{"TimeLimit.truncated": False}] * self.num_envs
         # What records videos reads the frame rate from it.
         self.metadata: dict[str, Any] = {**told[0]["metadata"], **self.metadata}
 
@@ -113,8 +115,9 @@ class VecEnv(BaseVecEnv):
         if isinstance(step, StepBatch):
             return self._result(step)
         observation, reward, told, ends = step
-        done = np.zeros(self.num_envs, np.bool_)
-        infos: list[dict[str, Any]] = [{"TimeLimit.truncated": False} for _ in range(self.num_envs)]
+        # Copies take a fraction of the time of new ones, after a policy that had the caches.
+        done = self._no_done.copy()
+        infos: list[dict[str, Any]] = list(map(dict.copy, self._usual_infos))
         for i in told:
             if i in ends:
                 terminated, truncated, _ = ends[i]

@@ -404,8 +404,6 @@ class ParentLane:
                 [None if a is None else a.copy() for a in self._working_row]
             )
         reward = self._working_reward.astype(np.float32)
-        if not extras:
-            return tuple.__new__(PlainStep, (observation, reward, {}, {}))  # as PlainStep(...)
         infos: dict[int, dict[str, Any]] = {}
         ends: dict[int, tuple[bool, bool, bool]] = {}
         all_flags = self._working_flags
@@ -417,7 +415,8 @@ class ParentLane:
             flags = all_flags[i]
             if flags & DONE:  # the last step of an episode always has an info, and so an extra
                 ends[i] = _ENDS[flags]
-        return PlainStep(observation, reward, infos, ends)
+        # As the constructor, in half the time.
+        return tuple.__new__(PlainStep, (observation, reward, infos, ends))
 
     def batch(self, ids: Sequence[int], out: StepBatch | None, copy: bool) -> StepBatch:
         """The steps of some samplers as arrays.
