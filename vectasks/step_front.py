@@ -133,7 +133,8 @@ class StepFront(Front):
         if isinstance(given, PlainStep):
             self._num_steps += len(ids)
             self._num_episodes += len(given.ends)
-            self._call_after_usual_step = call + 1
+            if not given.ends:  # in which a sampler may be exhausted
+                self._call_after_usual_step = call + 1
             return given
         return self._counted(ids, given)
 

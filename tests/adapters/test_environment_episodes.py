@@ -77,7 +77,7 @@ def test_a_reset_that_fails_is_made_again(episodes: Any) -> None:
         episodes.step(0)
     result = episodes.step(0)  # begins the next episode
     assert (result.observation.tolist(), result.reward, result.done) == ([100], 0.0, False)
-    assert episodes.step(0).observation.tolist() == [101]
+    assert episodes.step(0)[0].tolist() == [101]
 
 
 def test_actions_are_numpys_integers_of_which_some_are_kept(episodes: Any) -> None:

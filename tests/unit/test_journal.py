@@ -175,3 +175,38 @@ def test_observations_of_a_recorder_are_weighed() -> None:
     recording = journal.recording(0)
     assert recording.gap == "the beginning of the episode"
     assert recording.calls[-1].observation.shape == (1_000,)
+
+
+def test_steps_with_integers_of_any_size_are_read_as_they_were() -> None:
+    actions = [(0, 255), (256, 1), (-1, 3), (7, 2**40), (5, 6)]
+    journal = Journal([PLAN] * 2)
+    for k, pair in enumerate(actions):
+        reward = np.array([k + 0.5, -k], np.float32)
+        ends = {1: (True, False, False)} if k == 3 else {}
+        journal.stepped(pair, PlainStep(None, reward, {}, ends))
+    for i, rewards in ((0, [0.5, 1.5, 2.5, 3.5, 4.5]), (1, [0.0, -1.0, -2.0, -3.0, -4.0])):
+        calls = journal.recording(i).calls
+        assert [(call.data, call.reward) for call in calls] == list(
+            zip([pair[i] for pair in actions], rewards, strict=True)
+        )
+        assert [call.done for call in calls] == [False, False, False, i == 1, False]
+        assert all(type(call.data) is int for call in calls)
+
+
+def test_a_recorder_sees_the_observations_of_steps_with_small_integers() -> None:
+    journal = Journal([PLAN] * 2)
+    observation, reward = np.array([[1.0], [2.0]]), np.zeros(2, np.float32)
+    with EpisodeRecorder(journal, [1], observations=True, max_episodes=None) as recorder:
+        journal.stepped((1, 1), PlainStep(observation, reward, {}, {1: (True, False, False)}))
+    (recording,) = recorder.recordings
+    assert recording.calls[-1].observation == [2.0]
+    assert recording.calls[-1].done
+
+
+def test_small_integers_are_weighed() -> None:
+    journal = Journal([PLAN] * 1_000, max_bytes=1_000_000)
+    step = PlainStep(None, np.zeros(1_000, np.float32), {}, {})
+    for _ in range(5_000):  # 30 MB
+        journal.stepped((1,) * 1_000, step)
+    assert journal.recording(0).gap == "the beginning of the episode"
+    assert len(journal._entries) < 4_500
