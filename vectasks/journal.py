@@ -45,7 +45,8 @@ _ENTRY_BYTES = 200  # of an entry's objects, beside what its arrays hold
 
 _RESULT_TYPES = frozenset({RLStepResult, StepOutcome})
 
-# Kinds of entries. Plain tuples, since one or two are made a step: (kind, ids, ...).
+# Kinds of entries. Plain tuples, since one or two are made a step: (kind, ids, ...); but for those
+# that Journal.stepped packs.
 _STEPS, _RESULTS, _STEPPED, _CALL, _FAILED = range(5)
 
 _STARTS = frozenset({Command.NEXT_TASK, Command.RESET})

@@ -194,7 +194,7 @@ class _Integers(ActionBatches):
             return None
         rows: list[int] = array.tolist()
         if type(rows) is not list or len(rows) != count or (rows and type(rows[0]) is not int):
-            return None  # of another shape, which itself takes longer to look at
+            return None  # of another shape; numpy takes longer to tell which
         # Of few numbers, min and max take a fraction of an array's time.
         if self._check and rows and (min(rows) < self._first or max(rows) > self._last):
             return None

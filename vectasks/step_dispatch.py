@@ -281,7 +281,7 @@ class StepDispatcher(Dispatcher):
             is_plain = out is None and len(ids) == lane.layout.num_samplers
             step = lane.plain_step(extras) if is_plain else None
             if step is not None:
-                for i, (_, _, exhausted) in step.ends.items() if step.ends else ():
+                for i, (_, _, exhausted) in step.ends.items():
                     if exhausted:
                         ledger.settle_step(i, exhausted, failed=False)
                 self.journal.stepped(written_down, step)

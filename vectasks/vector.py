@@ -244,8 +244,6 @@ class BaseVectorSampledTasks(StepFront):
         guard = self._guard
         guard.enter("step")  # in fewer steps than exclusive() takes
         try:
-            if self._steps_here:
-                return self._step_here(actions, None, True)
             return self._step_batch(actions, None, True)
         finally:
             guard.leave()

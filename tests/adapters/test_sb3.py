@@ -6,6 +6,7 @@ import copy
 import functools
 import sys
 import threading
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,22 @@ def test_the_same_weights(opened: Any, algorithm: Any, env_id: str, max_processe
     env_fns = [lambda: Monitor(gymnasium.make(env_id, max_episode_steps=15))] * 2
     ours = opened(env_fns, max_processes=max_processes)
     assert_same(weights(algorithm, opened(env_fns, DummyVecEnv)), weights(algorithm, ours))
+
+
+def test_an_info_that_is_no_dict_and_kept_by_its_environment(opened: Any) -> None:
+    class ReadOnlyInfo(gymnasium.Wrapper[Any, Any, Any, Any]):
+        info = types.MappingProxyType({"kept": 1})
+
+        def step(self, action: Any) -> Any:
+            return *self.env.step(action)[:4], self.info
+
+    (make,) = envs_of(count=1)
+    env = opened([lambda: ReadOnlyInfo(make())])
+    env.reset()
+    infos = [env.step(np.array([0]))[3][0] for _ in range(3)]
+    assert [info["kept"] for info in infos] == [1] * 3
+    assert ["terminal_observation" in info for info in infos] == [False, True, False]
+    assert dict(ReadOnlyInfo.info) == {"kept": 1}
 
 
 def test_evaluate_policy_and_wrappers(opened: Any) -> None:

@@ -115,7 +115,7 @@ class VecEnv(BaseVecEnv):
         if isinstance(step, StepBatch):
             return self._result(step)
         observation, reward, told, ends = step
-        # Copies take a fraction of the time of new ones, after a policy that had the caches.
+        # Copies take less time than new ones, after a policy that had the caches.
         done = self._no_done.copy()
         infos: list[dict[str, Any]] = list(map(dict.copy, self._usual_infos))
         for i in told:
@@ -157,9 +157,11 @@ class VecEnv(BaseVecEnv):
     ) -> dict[str, Any]:
         """The info of an environment whose episode ended, as trainers want it."""
         last, info, self.reset_infos[index] = self._envs.ended(info, observation, index)
-        info["terminal_observation"] = last
-        info["TimeLimit.truncated"] = is_cut
-        return info
+        return {
+            **info,
+            "terminal_observation": last,
+            "TimeLimit.truncated": is_cut,
+        }
 
     # -- reaching in ------------------------------------------------------------------------------
 

@@ -70,6 +70,7 @@ def run_steps(
                     host, outcome = None, step(i, action, places[i])
                 else:  # a frame less than asking the host, and usual results are looked at once
                     outcome = host.task.step(action)
+                # An adapter's environment gives plain tuples, which are made sooner.
                 if type(outcome) is RLStepResult or type(outcome) is tuple:
                     observation, reward, done, info = outcome
                     if (
