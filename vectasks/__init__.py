@@ -45,8 +45,7 @@ if TYPE_CHECKING:
         WrongCount,
     )
     from vectasks.host import COMPLETE_TASK_CALLBACK_KEY, COMPLETE_TASK_METRICS_KEY
-    from vectasks.ledger import SamplerState, VectorState
-    from vectasks.messages import Command
+    from vectasks.messages import Command, SamplerState, VectorState
     from vectasks.suggest import Suggestion, suggest_max_processes
     from vectasks.task import RLStepResult, Task, TaskLike, TaskSampler, TaskSamplerLike
     from vectasks.vector import SingleProcessVectorSampledTasks, VectorSampledTasks

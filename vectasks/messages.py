@@ -9,13 +9,14 @@ dataclasses cost.
 from __future__ import annotations
 
 import pickle
+import signal
 import traceback
 from enum import IntEnum
 from typing import Any, NamedTuple
 
 import cloudpickle
 
-__all__ = ["Command"]
+__all__ = ["Command", "SamplerState", "VectorState"]
 
 
 class Command(IntEnum):
@@ -41,6 +42,25 @@ class Command(IntEnum):
     def label(self) -> str:
         """The command's name as users write it, ``"next_task"`` for instance."""
         return self.name.lower()
+
+
+class SamplerState(IntEnum):
+    """What a sampler is doing."""
+
+    READY = 0  # its task waits for a command
+    BUSY = 1  # a request is out, perhaps one that its caller gave up waiting for
+    PAUSED = 2  # left out of everything until resume_all()
+    EXHAUSTED = 3  # its next_task() gave None; reset_all() starts its tasks anew
+    FAILED = 4  # its task raised, or its worker died; next_task_at() or restart_at() revives it
+
+
+class VectorState(IntEnum):
+    """What the vector is doing; derived from its samplers' states, never stored."""
+
+    IDLE = 0  # every unpaused sampler can take a command
+    STEPPING = 1  # async_step() was called and wait_step() was not
+    BROKEN = 2  # an unpaused sampler is FAILED
+    CLOSED = 3  # close() was called; nothing brings it back
 
 
 class Request(NamedTuple):
@@ -150,3 +170,38 @@ def _pickle_if_it_survives(error: BaseException) -> bytes | None:
     except BaseException:  # user code: two-argument constructors, locks, __reduce__ that explodes
         return None
     return data if faithful else None
+
+
+def how_it_ended(exitcode: int | None) -> str:
+    """How a worker ended, as words that follow its name."""
+    if exitcode is None:
+        return "closed its connection, as by closing descriptors that are not its own"
+    if exitcode == 0:
+        return "exited with code 0, as by exit() or by closing descriptors that are not its own"
+    if exitcode > 0:
+        return f"exited with code {exitcode}"
+    try:
+        name = signal.Signals(-exitcode).name
+    except ValueError:
+        name = f"signal {-exitcode}"
+    return f"was killed by {name}"
+
+
+class Death(NamedTuple):
+    """What came instead of a reply: the worker that should have given it died.
+
+    Attributes:
+        restarted: whether it is restarted by itself.
+        refusal: why it is not, where that was wished.
+    """
+
+    worker: int
+    sampler_ids: tuple[int, ...]
+    exitcode: int | None
+    restarted: bool
+    refusal: str = ""
+
+    def describe(self) -> str:
+        """One line: who died, how, and which samplers lived there."""
+        mates = ", ".join(map(str, self.sampler_ids))
+        return f"worker {self.worker} (samplers {mates}) {how_it_ended(self.exitcode)}"

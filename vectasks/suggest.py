@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from vectasks.arguments import checked_sampler_args
 from vectasks.errors import InvalidArgument
 from vectasks.host import HostPlan, TaskHost
 from vectasks.messages import StepOutcome
 from vectasks.spaces import task_action
 from vectasks.vector import VectorSampledTasks
+from vectasks.vector.arguments import checked_sampler_args
 from vectasks.workers.cores import usable_cores
 
 __all__ = ["Suggestion", "suggest_max_processes"]

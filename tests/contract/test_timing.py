@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from vectasks.step_dispatch import StepDispatcher
 
 from vectasks import (
     InvalidArgument,
@@ -19,7 +20,6 @@ from vectasks import (
     VectorSampledTasks,
     WorkerDied,
 )
-from vectasks.step_dispatch import StepDispatcher
 from vectasks.testing import ToySampler, toy_args
 from vectasks.testing.toys import GraphTask, InfoTask, NestedTask, SlowTask, ToyTask
 from vectasks.workers.board import STEPS_KEPT
@@ -205,7 +205,7 @@ def test_a_dead_worker_takes_nothing_with_it(processes: Any) -> None:
 @pytest.fixture
 def every_fifth(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first batch is timed, and then every fifth, whatever they take."""
-    monkeypatch.setattr("vectasks.timing.stride", lambda *_: 5)
+    monkeypatch.setattr("vectasks.monitoring.timed_steps.stride", lambda *_: 5)
 
 
 class LongTask(ToyTask):

@@ -11,7 +11,7 @@ import pytest
 from process_scripts import Script, still_running
 
 from vectasks import SamplerState, SingleProcessVectorSampledTasks, VectorSampledTasks
-from vectasks.guard import CtrlC
+from vectasks._util.interrupts import CtrlC
 from vectasks.testing import toy_args
 from vectasks.testing.toys import CountingTask, ToySampler, ToyTask
 

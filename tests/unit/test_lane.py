@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gymnasium import spaces
+from vectasks.workers.parent_lane import ParentLane
 
 from vectasks import SamplerState, VectorSampledTasks
 from vectasks.messages import Failure
@@ -38,7 +39,6 @@ from vectasks.workers.lane import (
     row_of,
 )
 from vectasks.workers.layout import NOTE_BYTES, Layout
-from vectasks.workers.parent_lane import ParentLane
 from vectasks.workers.rows import WORKING_ROW
 from vectasks.workers.slab import Extra
 from vectasks.workers.worker_lane import WorkerLane
@@ -161,9 +161,11 @@ def sleepy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_lane, "polls_before_blocking", lambda num_workers: 0)
     monkeypatch.setattr(worker_lane, "_FIRST_NAP_MS", 60_000)
     monkeypatch.setattr(worker_lane, "_LONGEST_NAP_MS", 60_000)
-    monkeypatch.setattr("vectasks.step_dispatch.polls_before_blocking", lambda num_workers: 0)
-    monkeypatch.setattr("vectasks.step_dispatch._FIRST_NAP_S", 60.0)
-    monkeypatch.setattr("vectasks.step_dispatch._LONGEST_NAP_S", 60.0)
+    monkeypatch.setattr(
+        "vectasks.transport.shared_memory.polls_before_blocking", lambda num_workers: 0
+    )
+    monkeypatch.setattr("vectasks.transport.shared_memory._FIRST_NAP_S", 60.0)
+    monkeypatch.setattr("vectasks.transport.shared_memory._LONGEST_NAP_S", 60.0)
 
 
 # -- tickets ---------------------------------------------------------------------------------------
@@ -318,8 +320,10 @@ def test_we_are_on_one_of_our_cores() -> None:
 def test_who_would_keep_us_from_waking_another_is_woken_last(
     monkeypatch: pytest.MonkeyPatch, sleepy: None, here: int | None
 ) -> None:
-    monkeypatch.setattr("vectasks.step_dispatch.own_core", lambda worker, num_workers: worker)
-    monkeypatch.setattr("vectasks.step_dispatch.current_core", lambda: here)
+    monkeypatch.setattr(
+        "vectasks.transport.shared_memory.own_core", lambda worker, num_workers: worker
+    )
+    monkeypatch.setattr("vectasks.transport.shared_memory.current_core", lambda: here)
     woken: list[int] = []
     with VectorSampledTasks(ToySampler, toy_args(CountingTask, 3), should_log=False) as tasks:
         dispatcher = tasks._dispatcher

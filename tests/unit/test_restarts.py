@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from vectasks import SamplerState, VectorSampledTasks, WorkerDied
-from vectasks.restarts import RESTART_WINDOW_S, Death, RestartLimit
+from vectasks.messages import Death
 from vectasks.testing import toy_args
 from vectasks.testing.toys import FailingTask, ToySampler
+from vectasks.vector.supervision import RESTART_WINDOW_S, RestartLimit
 
 
 class Clock:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vectasks.timing import stride
+from vectasks.monitoring.timed_steps import stride
 
 
 @pytest.mark.parametrize("batch_s", [1e-5, 3e-5, 2e-4, 1e-3])

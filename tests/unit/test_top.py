@@ -15,7 +15,7 @@ import pytest
 from vectasks import SingleProcessVectorSampledTasks, TaskError, VectorSampledTasks, cli
 from vectasks.commands import top
 from vectasks.errors import InvalidArgument
-from vectasks.ledger import SamplerState
+from vectasks.messages import SamplerState
 from vectasks.testing.toys import CountingTask, FailingTask, ToySampler, toy_args
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="top reads /proc")

@@ -20,6 +20,7 @@ from vectasks.adapters.envs import GivenTasks, MadeEnvs
 from vectasks.batch import StepBatch
 from vectasks.extras import missing
 from vectasks.vector import BaseVectorSampledTasks
+from vectasks.vector.port import port_of
 
 try:
     from stable_baselines3.common.preprocessing import check_for_nested_spaces
@@ -63,6 +64,7 @@ class VecEnv(BaseVecEnv):
             self._envs = MadeEnvs(
                 env_fns, same_step=True, start_method=start_method, max_processes=max_processes
             )
+        self._port = port_of(self._envs.vector)
         self._is_ready = False
         try:
             check_for_nested_spaces(self._envs.observation_space)
@@ -111,7 +113,7 @@ class VecEnv(BaseVecEnv):
         """
         if not self._is_ready:
             self._require_ready()
-        step = self._envs.vector._step_for_trainer(actions)
+        step = self._port.plain_step(actions)
         if isinstance(step, StepBatch):
             return self._result(step)
         observation, reward, told, ends = step

@@ -19,8 +19,7 @@ import numpy as np
 
 from vectasks.errors import InvalidArgument
 from vectasks.extras import require
-from vectasks.ledger import SamplerState
-from vectasks.messages import Command
+from vectasks.messages import Command, SamplerState
 from vectasks.workers.board import KINDS, MAGIC, MEMORY_NAME, Lines
 
 if TYPE_CHECKING:

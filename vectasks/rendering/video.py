@@ -25,7 +25,7 @@ from vectasks.batch import StepBatch
 from vectasks.errors import InvalidArgument, UsageError, VectasksError, WrongCount
 from vectasks.extras import require
 from vectasks.host import FINAL_FRAME, FRAME
-from vectasks.ledger import SamplerState
+from vectasks.messages import SamplerState
 from vectasks.rendering import notebook
 from vectasks.rendering.encoders import encoder_class_for, frame_rate
 from vectasks.rendering.episodes import EpisodeCount

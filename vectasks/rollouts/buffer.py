@@ -26,6 +26,7 @@ from vectasks.rollouts.gae import estimate_advantages
 from vectasks.rollouts.policy import checked_decision
 from vectasks.spaces import map_leaves, spaces_equal
 from vectasks.task import RLStepResult
+from vectasks.vector.port import port_of
 from vectasks.workers.layout import leaves, pick
 from vectasks.workers.slab import DONE, TERMINATED, TRUNCATED
 
@@ -93,7 +94,7 @@ class RolloutBuffer:
         self._place = Device(device, "RolloutBuffer")
         self.device: Any = self._place.device
         self._tasks: weakref.ref[Any] = weakref.ref(tasks)
-        self._block = tasks._add_block(horizon + 1)
+        self._block = port_of(tasks).add_rows(horizon + 1)
         self._is_mirrored = self._place.is_apart
         self._place.pin(self, self._block.slab.memory)
         slab = self._block.slab
@@ -298,7 +299,7 @@ class RolloutBuffer:
             raise InvalidArgument(
                 "collect: this RolloutBuffer was made for another vector; make one for this."
             )
-        goes_on, self._moves = self._moves == tasks._moves, None
+        goes_on, self._moves = self._moves == port_of(tasks).moves, None
         self._is_whole = False
         self._cut_off.clear()
         self._final_values[...] = 0.0
@@ -384,7 +385,7 @@ class RolloutBuffer:
                 if self._memory is not None:
                     inputs.append(self._place.send(np.stack(memories)))
                 self._final_values[steps, ids] = self._value(policy, *inputs)
-        self._moves = tasks._moves
+        self._moves = port_of(tasks).moves
         self._is_whole = True
 
     def _value(self, policy: Any, *inputs: Any) -> NDArray[Any]:
@@ -452,7 +453,7 @@ def _flat(column: Any) -> Any:
 
 def _check_spaces(tasks: Any) -> tuple[tuple[int, ...], Any]:
     """Shape and dtype of an action; all spaces are such that arrays can hold what is in them."""
-    if tasks._heterogeneous:
+    if port_of(tasks).is_heterogeneous:
         raise InvalidArgument(
             "RolloutBuffer: samplers of a heterogeneous vector share no arrays; make a vector "
             "for each kind of observation."
@@ -463,7 +464,7 @@ def _check_spaces(tasks: Any) -> tuple[tuple[int, ...], Any]:
                 f"RolloutBuffer: {leaf.name} has no fixed shape in {tasks.observation_space}; "
                 "encode it as a Box in the task."
             )
-    spaces = tasks._action_spaces
+    spaces = port_of(tasks).action_spaces
     its_leaves = leaves(spaces[0])
     if not all(spaces_equal(space, spaces[0]) for space in spaces):
         raise InvalidArgument("RolloutBuffer: the samplers have different action spaces.")

@@ -8,6 +8,7 @@ from vectasks.errors import InvalidArgument
 from vectasks.rollouts.buffer import RolloutBuffer
 from vectasks.rollouts.devices import without_gradients
 from vectasks.rollouts.policy import Policy
+from vectasks.vector.port import port_of
 
 if TYPE_CHECKING:
     from vectasks.vector import SingleProcessVectorSampledTasks, VectorSampledTasks
@@ -79,9 +80,10 @@ def collect(
 
 def _in_lockstep(tasks: Any, policy: Policy, buffer: RolloutBuffer, _: int) -> list[EpisodeEnd]:
     ends: list[EpisodeEnd] = []
+    port = port_of(tasks)
     for t in range(buffer.horizon):
         action = buffer._keep(t, policy(*buffer._inputs(t)))
-        infos = tasks._step_into(action, buffer._block, t + 1)
+        infos = port.step_into(action, buffer._block, t + 1)
         ends += [EpisodeEnd(t, i, infos[i]) for i in buffer._finish_step(t, infos)]
     return ends
 
@@ -93,11 +95,11 @@ def _in_turns(
     # A worker's samplers are neighbours: dealt out in turn, each group has some of every worker.
     all_columns = [slice(first, None, num_splits) for first in range(num_splits)]
     groups = [(list(range(buffer.num_samplers)[columns]), columns) for columns in all_columns]
-    block = buffer._block
+    block, port = buffer._block, port_of(tasks)
     ends: list[EpisodeEnd] = []
 
     def finish(t: int, ids: list[int], columns: slice) -> None:
-        infos = tasks._recv_into(ids, block, t + 1)
+        infos = port.recv_into(ids, block, t + 1)
         ends.extend(EpisodeEnd(t, i, infos[i]) for i in buffer._finish_step(t, infos, columns))
 
     try:
@@ -106,10 +108,10 @@ def _in_turns(
                 if t > 0:
                     finish(t - 1, ids, columns)
                 action = buffer._keep(t, policy(*buffer._inputs(t, columns)), columns)
-                tasks._send_into(ids, action, block, t + 1)
+                port.send_into(ids, action, block, t + 1)
         for group in groups:
             finish(buffer.horizon - 1, *group)
     except BaseException as error:
-        tasks._drop_steps(error)
+        port.drop_steps(error)
         raise
     return sorted(ends, key=lambda end: end[:2])

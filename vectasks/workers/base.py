@@ -7,10 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from vectasks.messages import Failure, Reply, Request
-from vectasks.workers.blocks import BlocksMoved
 from vectasks.workers.board import Ring
-from vectasks.workers.lane import Steps
-from vectasks.workers.parent_lane import ParentLane
 
 
 class WorkerEnded(Exception):
@@ -66,7 +63,7 @@ class Worker(abc.ABC):
         """Begin; also again after the worker ended."""
 
     @abc.abstractmethod
-    def pack(self, message: list[Request] | Steps | BlocksMoved) -> Any:
+    def pack(self, message: list[Request]) -> Any:
         """Make a message ready for :meth:`post`, so that all workers' are before any is sent.
 
         Raises:
@@ -95,23 +92,6 @@ class Worker(abc.ABC):
 
         Empty where replies are always there at once.
         """
-
-    # -- the step lane: only for workers that reach the slab ---------------------------------------
-
-    #: Whether actions are read from the slab or all come by message.
-    reads_actions_from_slab = False
-
-    def attach(self, lane: ParentLane) -> None:
-        """Use the slab for steps from now on."""
-        raise NotImplementedError
-
-    def wake(self) -> None:
-        """Wake it up: it sleeps, and the slab asks for steps.
-
-        Raises:
-            WorkerEnded: the worker is gone.
-        """
-        raise NotImplementedError
 
     # -- the end, in steps, so that many workers share one grace period ---------------------------
 

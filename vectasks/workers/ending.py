@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
-from vectasks.guard import ctrl_c
+from vectasks._util.interrupts import ctrl_c
 
 _TERMINATE_GRACE_S = 1.0
 

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from vectasks.host import HostGroup
 from vectasks.messages import Failure, Reply, Request, StepOutcome
 from vectasks.spaces import own
 from vectasks.task import RLStepResult
 from vectasks.workers.base import Unreadable, Worker
-from vectasks.workers.blocks import BlocksMoved
 from vectasks.workers.board import Recorder, Ring, TimedHostGroup
-from vectasks.workers.lane import AS_BATCH, Outcome, Steps, is_batch
-from vectasks.workers.parent_lane import ParentLane
-from vectasks.workers.slab import SlabWriter
+from vectasks.workers.lane import Outcome
+from vectasks.workers.slab import Extra, SlabWriter
 from vectasks.workers.worker_lane import run_steps
-
-Parcel: TypeAlias = list[Request] | Steps | BlocksMoved
 
 
 class InlineWorker(Worker):
@@ -28,7 +24,6 @@ class InlineWorker(Worker):
         self.group: HostGroup = HostGroup()
         self._replies: list[Reply | Unreadable] = []
         self._failures: list[tuple[int, Failure]] = []
-        self._lane: ParentLane | None = None
 
     def record_spans(self, ring: Ring) -> None:
         """Record how long everything takes."""
@@ -37,20 +32,13 @@ class InlineWorker(Worker):
     def start(self) -> None:
         """Nothing to begin: this process is running."""
 
-    def pack(self, message: Parcel) -> Parcel:
+    def pack(self, message: list[Request]) -> list[Request]:
         """Nothing to make ready."""
         return message
 
-    def post(self, parcel: Parcel) -> None:
-        """Carry the requests or steps out, now."""
-        if isinstance(parcel, Steps):
-            self._step(parcel.actions, parcel.ticket)
-        elif isinstance(parcel, list):  # and the blocks are the parent's, which are here
-            self._execute(parcel)
-
-    def _execute(self, requests: Sequence[Request]) -> None:
-        """Carry requests out. Ctrl-C passes through; what it cut off is answered as failed."""
-        for position, request in enumerate(requests):
+    def post(self, parcel: list[Request]) -> None:
+        """Carry requests out, now. Ctrl-C passes through; what it cut off is answered as failed."""
+        for position, request in enumerate(parcel):
             try:
                 reply = self.group.execute(request)
                 # Owned, as what another process sends is: a task may write into its arrays again.
@@ -58,42 +46,43 @@ class InlineWorker(Worker):
             except BaseException as error:
                 failure = Failure.of(error)
                 self._replies += [
-                    Reply(cut.seq, cut.sampler_id, failure) for cut in requests[position:]
+                    Reply(cut.seq, cut.sampler_id, failure) for cut in parcel[position:]
                 ]
                 raise
 
-    def attach(self, lane: ParentLane) -> None:
-        """Write batches into the slab."""
-        self._lane = lane
-        self.working_row: SlabWriter = lane.desks.at(AS_BATCH)
+    def step_rows(
+        self,
+        ids: Sequence[int],
+        actions: Iterable[Any],
+        writer: SlabWriter,
+        keep: Callable[[Extra], object],
+        *,
+        timed: bool,
+    ) -> None:
+        """Step samplers, and write at once what came of it; what has no place there is kept."""
+        run_steps(self.group, timed, writer, ids, actions, keep, owned=True)
 
-    def _step(self, actions: Mapping[int, Any], ticket: int) -> None:
-        """Step now. Ctrl-C passes through; what it cut off is answered as failed."""
-        lane, ids = self._lane, list(actions)
-        assert lane is not None
-        try:
-            if is_batch(ticket):
-                writer, timed = lane.desks.at(ticket), bool(lane.timed)
-                run_steps(self.group, timed, writer, ids, actions.values(), lane.keep, owned=True)
-            else:
-                self._step_rowless(lane, ids, actions.values())
-        finally:
-            lane.answer(ids, ticket)
-
-    def _step_rowless(self, lane: ParentLane, ids: Sequence[int], actions: Iterable[Any]) -> None:
-        """Step samplers, and hand what came of it to the lane as it is."""
+    def step_each(
+        self,
+        ids: Sequence[int],
+        actions: Iterable[Any],
+        give: Callable[[int, Outcome], object],
+        *,
+        timed: bool,
+    ) -> None:
+        """Step samplers, and give away the outcome of each; what Ctrl-C cut off has failed."""
         group, num_done = self.group, 0
-        step = group.timed_step if lane.timed else group.step
+        step = group.timed_step if timed else group.step
         try:
             for i, action in zip(ids, actions, strict=True):
-                lane.give(i, _owned(step(i, action)))
+                give(i, _owned(step(i, action)))
                 num_done += 1
         except BaseException as error:
             for cut in ids[num_done:]:
-                lane.give(cut, Failure.of(error))
+                give(cut, Failure.of(error))
             raise
         finally:
-            if lane.timed:
+            if timed:
                 group.end_steps()
 
     def receive(self) -> list[Reply | Unreadable]:

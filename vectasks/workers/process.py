@@ -17,9 +17,10 @@ from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
+from vectasks._util.interrupts import ctrl_c
 from vectasks.errors import InvalidArgument, ResourceLimit
-from vectasks.guard import ctrl_c
 from vectasks.messages import Failure, Reply, Request
+from vectasks.transport.shared_memory import SharedMemoryTransport
 from vectasks.workers import child, stacks
 from vectasks.workers.base import Unreadable, Worker, WorkerEnded
 from vectasks.workers.blocks import BlocksMoved
@@ -27,7 +28,6 @@ from vectasks.workers.board import Ring
 from vectasks.workers.channel import Channel, channel_pair
 from vectasks.workers.lane import StepExtras, Steps
 from vectasks.workers.memory import SharedMemory
-from vectasks.workers.parent_lane import ParentLane
 
 #: What the forkserver imports after the user's modules: all that every worker needs.
 _PRELOAD = (
@@ -214,8 +214,6 @@ class ProcessWorker(ChildProcess, Worker):
         rerun_main: let the child import the user's ``__main__`` again, as CPython's default is.
     """
 
-    reads_actions_from_slab = True
-
     def __init__(
         self,
         number: int,
@@ -232,7 +230,7 @@ class ProcessWorker(ChildProcess, Worker):
         )
         self._memory = memory
         self._ring: Ring | None = None
-        self._lane: ParentLane | None = None
+        self._steps: SharedMemoryTransport | None = None
         self._failures: list[tuple[int, Failure]] = []
 
     def record_spans(self, ring: Ring) -> None:
@@ -243,8 +241,8 @@ class ProcessWorker(ChildProcess, Worker):
         """Start the process; it is not waited for."""
         self.release()
         self.begin(child.run, self._memory, self._ring)
-        if self._lane is not None:
-            self.attach(self._lane)
+        if self._steps is not None:
+            self.attach(self._steps)
 
     def pack(self, message: list[Request] | Steps | BlocksMoved) -> list[memoryview]:
         """Pickle the message."""
@@ -258,14 +256,14 @@ class ProcessWorker(ChildProcess, Worker):
             self._channel.post(parcel)
         except OSError:
             raise WorkerEnded(self._last_exitcode()) from None
-        if self._lane is not None:
-            self._lane.announce_message(self.number)
+        if self._steps is not None:
+            self._steps.signals.announce_message(self.number)
 
-    def attach(self, lane: ParentLane) -> None:
-        """Tell the child where it finds the slab."""
-        self._lane = None  # this message itself is not announced: the child has no lane yet
-        self.post(Channel.pack(lane.attach_message(self.number, self.sampler_ids)))
-        self._lane = lane
+    def attach(self, steps: SharedMemoryTransport) -> None:
+        """Tell the child where it finds the step buffer."""
+        self._steps = None  # this message itself is not announced: the child cannot see that yet
+        self.post(Channel.pack(steps.attach_message(self.number, self.sampler_ids)))
+        self._steps = steps
 
     def wake(self) -> None:
         """Ring the channel, on which the child sleeps."""
@@ -286,9 +284,8 @@ class ProcessWorker(ChildProcess, Worker):
         ended = self.exitcode is not None
         for message in self.take_in():
             if isinstance(message, StepExtras):
-                assert self._lane is not None
-                for extra in message.extras:
-                    self._lane.keep(extra)
+                assert self._steps is not None
+                self._steps.keep(message.extras)
             elif isinstance(message, Unreadable):
                 replies.append(message)
             else:

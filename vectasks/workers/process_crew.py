@@ -30,8 +30,7 @@ from multiprocessing.context import BaseContext
 from typing import Any, NamedTuple
 
 from vectasks.errors import ResourceLimit, SetupError, VectasksError
-from vectasks.messages import Failure
-from vectasks.restarts import how_it_ended
+from vectasks.messages import Failure, how_it_ended
 from vectasks.workers import objects
 from vectasks.workers.base import Unreadable
 from vectasks.workers.channel import Channel

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Real
 from typing import Any
 
-import numpy as np
-
+from vectasks._util.numbers import is_whole_number
 from vectasks.errors import InvalidArgument, WrongCount
 from vectasks.messages import Command
 
@@ -44,7 +41,7 @@ def one_seed_each(seed: int | Sequence[int] | None, count: int) -> list[int | No
     """The seed of each sampler: one int is for sampler 0, and each next one gets one more."""
     if seed is None:
         return [None] * count
-    if isinstance(seed, (int, np.integer)):
+    if is_whole_number(seed):
         return [int(seed) + i for i in range(count)]
     if isinstance(seed, (str, bytes)) or not isinstance(seed, Iterable):
         checked_seed(seed)
@@ -96,55 +93,6 @@ def one_each(what: str, values: Iterable[Any], ids: Sequence[int]) -> list[Any]:
             f"{what} has {len(items)} items for {len(ids)} unpaused samplers: give one each."
         )
     return items
-
-
-def is_whole_number(value: Any) -> bool:
-    """Tell an integer, Python's or numpy's, from anything else; a flag is none."""
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
-def whole_number(name: str, value: Any, *, at_least: int = 0) -> int:
-    """Return ``value``, an integer of Python or numpy, as an ``int``.
-
-    Raises:
-        InvalidArgument: it is no integer, or less than ``at_least``.
-    """
-    if not is_whole_number(value) or value < at_least:
-        raise InvalidArgument(
-            f"{name} must be an integer of at least {at_least}, "
-            f"got {value!r} ({type(value).__name__})."
-        )
-    return int(value)
-
-
-def real_number(
-    name: str, value: Any, *, at_least: float = 0.0, finite: bool = True, positive: bool = False
-) -> float:
-    """Return ``value``, a number of Python or numpy, as a ``float``.
-
-    Args:
-        name: of the argument, for the message.
-        value: what was given for it.
-        at_least: the smallest that is taken.
-        finite: whether infinity is refused; what is no number (nan) always is.
-        positive: whether zero is refused too.
-
-    Raises:
-        InvalidArgument: it is no such number.
-    """
-    fits = (
-        isinstance(value, (Real, np.integer, np.floating))
-        and not isinstance(value, (bool, np.bool_))
-        and value >= at_least
-        and not (positive and value <= 0)
-        and not (finite and math.isinf(value))
-    )
-    if not fits:
-        least = "above 0" if positive else f"of at least {at_least:g}"
-        raise InvalidArgument(
-            f"{name} must be a number {least}, got {value!r} ({type(value).__name__})."
-        )
-    return float(value)
 
 
 def checked_seed(seed: Any) -> int:

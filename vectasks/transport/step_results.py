@@ -1,30 +1,26 @@
-"""The parent's half of the step lane: it asks for steps, and reads what came of them."""
+"""What steps gave, as the parent holds it: rows of the step buffer, and what has no place there."""
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from vectasks.batch import PlainStep, StepBatch
 from vectasks.errors import InvalidArgument, LayoutError
-from vectasks.messages import Failure
+from vectasks.messages import Death, Failure
 from vectasks.workers.blocks import Block, BlockPlace, Blocks, shared_block_memory
-from vectasks.workers.cores import yield_core
 from vectasks.workers.lane import (
     AS_BATCH,
     ONE_BY_ONE,
     ROW_BITS,
     ROW_SHIFT,
-    Attach,
+    TIMED,
     Desks,
-    Fence,
     Outcome,
     is_batch,
-    keep_order,
     row_of,
     words,
 )
@@ -55,8 +51,36 @@ _BITS = np.array(
 )
 
 
-class ParentLane:
-    """The parent's half: one slab for all workers, or a private one where none can share it.
+class StepForm(NamedTuple):
+    """How a step's results will be taken.
+
+    Attributes:
+        as_batch: as a StepBatch, or in rollout rows; otherwise as outcomes.
+        one_by_one: samplers are waited for one by one, so each is announced at once.
+        to_hand_out: not into a batch of the caller's: what is given may be the buffer itself.
+        rows: write it to the row of this index of these rollout rows.
+    """
+
+    as_batch: bool
+    one_by_one: bool = False
+    to_hand_out: bool = False
+    rows: tuple[Block, int] | None = None
+
+
+class Answers(Protocol):
+    """What came as messages, or in the place of steps."""
+
+    #: By sampler id: a reply, or a death.
+    answers: dict[int, Any]
+
+    def take(self, ids: Iterable[int]) -> dict[int, Any]:
+        """Hand out the answers of these samplers, each once."""
+
+
+class StepResults:
+    """The steps that are out and what they gave: outcomes, batches, or the rows of a rollout.
+
+    Every step gets a *ticket*, which says to which row it is written and in which form.
 
     Args:
         layout: of the slab.
@@ -71,8 +95,6 @@ class ParentLane:
         self.strict = strict
         self.slab: Slab = Slab(layout, memory)
         self.step_number: int = 0
-        #: TIMED while steps are begun whose workers are to record how long they take.
-        self.timed: int = 0
         self._rows = Rows(self.slab, self.shared)
         self._reader = SlabReader(self.slab)
         self.blocks: Blocks = Blocks()
@@ -82,16 +104,9 @@ class ParentLane:
         self._warned = strict
         self.detoured: list[str] = []  # names of leaves that the user was warned of
         self._detoured: list[str] = []  # names of leaves that the user is to be warned of
-        self._all_ids = list(range(layout.num_samplers))
         self._id_array = np.arange(layout.num_samplers)
-        self._step_bell = [words(line) for line in self.slab["step_bell"]]
-        self._message_bell = [words(line) for line in self.slab["message_bell"]]
-        self._asleep = [words(line) for line in self.slab["asleep"]]
-        self._parent_asleep = words(self.slab["parent_asleep"])
-        self._answered = words(self.slab["answered"])
         self.notes: Notes = Notes(self.slab)
         self._flags = [memoryview(self.slab["flags"][row]) for row in range(NUM_ROWS)]
-        self.fence: Fence = Fence()
         self._working_row = self.slab.row(WORKING_ROW)
         self._working_flags = self._flags[WORKING_ROW]
         self._only_array = None if layout.containers else self._working_row[0]
@@ -100,7 +115,7 @@ class ParentLane:
         self._set_tickets = tickets
         #: By sampler: the ticket of the step that is out, or was last.
         self.tickets: Any = words(tickets)
-        self._common = 0  # the last ticket, if it was every sampler's
+        self.common: int = 0  # the last ticket, if it was every sampler's
         # Small observations are copied sooner than a row of them is handed out.
         self._lists_are_lent = self.shared and any(leaf.is_large for leaf in layout.leaves)
         self._batches_are_lent = any(
@@ -114,24 +129,12 @@ class ParentLane:
             and all(array is not None for array in self.slab.leaf_arrays)
         )
 
-    def begin(
-        self,
-        ids: Sequence[int],
-        *,
-        as_batch: bool,
-        one_by_one: bool = False,
-        to_hand_out: bool = False,
-        into: tuple[Block, int] | None = None,
-    ) -> int:
-        """The ticket of a new step of these samplers.
+    def begin(self, ids: Sequence[int], form: StepForm, *, timed: bool = False) -> int:
+        """Give out the ticket of a new step of these samplers.
 
-        Args:
-            ids: whose.
-            as_batch: it will be taken as a StepBatch.
-            one_by_one: each sampler is announced at once.
-            to_hand_out: without a copy, if it is a step of all, large, and a row is free.
-            into: write it to this row of this block.
+        What is handed out without a copy is a large step of all samplers, if a row is free.
         """
+        as_batch, one_by_one, to_hand_out, into = form
         self.step_number += 1
         whole = len(ids) == self.layout.num_samplers
         row = WORKING_ROW
@@ -144,46 +147,10 @@ class ParentLane:
         ):
             row = self._rows.next_free(self.step_number)
         ticket = (self.step_number << ROW_BITS | row) << ROW_SHIFT
-        ticket |= self.timed | (ONE_BY_ONE if one_by_one else 0) | as_batch
+        ticket |= (TIMED if timed else 0) | (ONE_BY_ONE if one_by_one else 0) | as_batch
         self._set_tickets[slice(None) if whole else ids] = ticket
-        self._common = ticket if whole else 0
+        self.common = ticket if whole else 0
         return ticket
-
-    def ask(self, ids: Sequence[int], actions: Any, ticket: int) -> None:
-        """Put actions and tickets into the slab; :meth:`ring` announces them."""
-        where: Any = slice(None) if ids == self._all_ids else list(ids)
-        self.slab["action"][where] = actions
-        keep_order()
-        self.slab["asked"][where] = ticket
-        keep_order()  # before the bell
-
-    def ring(self, worker: int) -> None:
-        """Announce to a worker that samplers of its were asked."""
-        self._step_bell[worker][0] += 1
-
-    def announce_message(self, worker: int) -> None:
-        """Announce that a message was sent."""
-        self._message_bell[worker][0] += 1
-
-    def is_asleep(self, worker: int) -> bool:
-        """Whether a worker is blocked and wants a ring on its channel."""
-        return bool(self._asleep[worker][0])
-
-    def attach_message(self, worker: int, sampler_ids: Sequence[int]) -> Attach:
-        """What a worker is told to find the slab; steps that its predecessor was asked are off."""
-        for i in sampler_ids:
-            self.slab["asked"][i] = self.slab["answered"][i] = 0
-            self._extras.pop(i, None)
-        self._asleep[worker][0] = 0
-        return Attach(
-            self.layout,
-            worker,
-            tuple(sampler_ids),
-            self.strict,
-            self.blocks.places(),
-            self._step_bell[worker][0],
-            self._message_bell[worker][0],
-        )
 
     def add_block(self, num_rows: int, memory: SharedMemory | None) -> Block:
         """Further rows, in the shared memory if there is one; the workers are not told here.
@@ -204,47 +171,12 @@ class ParentLane:
         self.blocks.add(block)
         return block
 
-    # -- waiting -------------------------------------------------------------------------------
+    def forget(self, sampler_ids: Iterable[int]) -> None:
+        """Forget what is kept of steps of these samplers, whose worker died."""
+        for i in sampler_ids:
+            self._extras.pop(i, None)
 
-    def has_answered(self, sampler_id: int) -> bool:
-        """Whether the sampler's step is done and written."""
-        return bool(self._answered[sampler_id] == self.tickets[sampler_id])
-
-    def answered_at(self, sampler_id: int) -> float:
-        """When it was, in seconds of ``time.monotonic``."""
-        return float(self.slab["answered_at"][sampler_id])
-
-    def poll(self, sampler_ids: Sequence[int], polls: int) -> bool:
-        """Whether all of these have answered, after looking so often and no more."""
-        tickets, answered = self.tickets, self._answered
-        if self._common and len(sampler_ids) == self.layout.num_samplers:
-            while answered != tickets:
-                if polls <= 0:
-                    return False
-                polls -= 1
-                yield_core()
-            return True
-        waiting = list(sampler_ids)
-        while True:
-            while waiting and answered[waiting[-1]] == tickets[waiting[-1]]:
-                waiting.pop()
-            if not waiting:
-                return True
-            if polls <= 0:
-                return False
-            polls -= 1
-            yield_core()
-
-    def fall_asleep(self) -> None:
-        """Ask the workers to ring on their channels; look once more after this, then block."""
-        self._parent_asleep[0] = 1
-        self.fence()
-
-    def wake_up(self) -> None:
-        """No rings are needed any more."""
-        self._parent_asleep[0] = 0
-
-    # -- results -------------------------------------------------------------------------------
+    # -- what they gave ------------------------------------------------------------------------
 
     def keep(self, extra: Extra | None) -> None:
         """Keep what is no array of a step until that step is read."""
@@ -283,18 +215,11 @@ class ParentLane:
         """Take an outcome as it is: it was made in this process."""
         self._outcomes[sampler_id] = outcome
 
-    def answer(self, ids: Iterable[int], ticket: int) -> None:
-        """The steps of samplers in this process are done."""
-        for i in ids:
-            if ticket & ONE_BY_ONE:
-                self.slab["answered_at"][i] = time.monotonic()
-            self._answered[i] = ticket
-
     def owing(self, ids: Sequence[int]) -> list[int]:
         """Read these samplers' notes; those who have something on the control lane instead."""
         if not self.shared:  # nothing is under way; flags of list-returning steps are not written
             return []
-        ticket = self._common or self._ticket_of(ids)
+        ticket = self.common or self._ticket_of(ids)
         if ticket:
             # Other samplers' flags in this row may be old, or be written just now.
             flags = self._flags_in(row_of(ticket))
@@ -366,24 +291,13 @@ class ParentLane:
         return quick
 
     def _is_lent_to_list(self, ticket: int) -> bool:
-        is_of_all = ticket == self._common
+        is_of_all = ticket == self.common
         return is_of_all and not is_batch(ticket) and WORKING_ROW < row_of(ticket) < NUM_ROWS
-
-    def outcome(self, sampler_id: int) -> Outcome:
-        """One sampler's outcome, owned."""
-        return self.outcomes([sampler_id])[0]
 
     def failures(self, ids: Sequence[int]) -> bool:
         """Whether the step of any of these failed."""
         extras = self._extras
         return bool(extras) and any(i in extras and extras[i].failure is not None for i in ids)
-
-    def take_failures(self, ids: Sequence[int]) -> dict[int, Failure]:
-        """Which of these samplers' steps failed, and how; if any did, the step is not read."""
-        if not self.failures(ids):
-            return {}
-        extras = {i: self._extras.pop(i) for i in ids if i in self._extras}
-        return {i: extra.failure for i, extra in extras.items() if extra.failure is not None}
 
     def take_infos(self, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
         """What a step into a block gave beside what is in it: infos that are not empty, by id."""
@@ -483,8 +397,8 @@ class ParentLane:
 
     def _row_of_all(self, ids: Sequence[int]) -> int | None:
         """The row that these samplers' steps were written to; None: to several."""
-        if self._common and len(ids) == self.layout.num_samplers:
-            return row_of(self._common)
+        if self.common and len(ids) == self.layout.num_samplers:
+            return row_of(self.common)
         rows = {row_of(self.tickets[i]) for i in ids}
         return rows.pop() if len(rows) == 1 else None
 
@@ -523,10 +437,31 @@ class ParentLane:
     def _flat(self, observation: Any) -> list[Any]:
         return [pick(observation, leaf.path) for leaf in self.layout.leaves]
 
-    def put(self, sampler_id: int, ticket: int, outcome: Outcome) -> None:
-        """Write an outcome that came another way, for a batch."""
-        self.tickets[sampler_id] = ticket
-        writer = self.desks.at(ticket | AS_BATCH)
+    def bring_in(self, ids: Sequence[int], came: Answers) -> dict[int, Any]:
+        """Write what came another way beside what was written; all outcomes, if one failed."""
+        answers = came.answers
+        if not answers:
+            return self.failed_outcomes(ids)
+        lost = []
+        for i in ids:
+            if isinstance(answers.get(i), (Failure, Death)):
+                lost.append(i)
+            elif i in answers:
+                self.put(i, came.take([i])[i])
+        if not lost and not self.failures(ids):
+            return {}
+        values = came.take(lost)
+        written = [i for i in ids if i not in values]
+        values.update(zip(written, self.outcomes(written), strict=True))
+        return {i: values[i] for i in ids}
+
+    def failed_outcomes(self, ids: Sequence[int]) -> dict[int, Any]:
+        """Hand out all outcomes of these samplers by id, if one failed; none otherwise."""
+        return dict(zip(ids, self.outcomes(ids), strict=True)) if self.failures(ids) else {}
+
+    def put(self, sampler_id: int, outcome: Outcome) -> None:
+        """Write an outcome that came another way into the step's row, for a batch."""
+        writer = self.desks.at(self.tickets[sampler_id] | AS_BATCH)
         extra: Extra | None
         if isinstance(outcome, Failure):
             extra = writer.fail(sampler_id, outcome)

@@ -1,6 +1,6 @@
-"""The ledger: the state of every sampler, and the requests that are out.
+"""The state of every sampler, and what is out: the one owner of both.
 
-The front asks it before it sends anything, so that a misuse fails at the call and changes nothing.
+It is asked before anything is sent, so that a misuse fails at the call and changes nothing.
 It also translates: users speak of *indices* (positions among the unpaused samplers), everything
 inside of *ids* (numbered from 0, never reused).
 """
@@ -9,34 +9,20 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Iterable, Sequence
-from enum import IntEnum
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 from vectasks.errors import AlreadyPending, SamplerIndexError, SamplerUnavailable, VectorClosed
-from vectasks.messages import Command, Failure, Reply, Request, StepOutcome, TaskStart
-
-__all__ = ["SamplerState", "VectorState"]
-
-
-class SamplerState(IntEnum):
-    """What a sampler is doing."""
-
-    READY = 0  # its task waits for a command
-    BUSY = 1  # a request is out, perhaps one that its caller gave up waiting for
-    PAUSED = 2  # left out of everything until resume_all()
-    EXHAUSTED = 3  # its next_task() gave None; reset_all() starts its tasks anew
-    FAILED = 4  # its task raised, or its worker died; next_task_at() or restart_at() revives it
-
-
-class VectorState(IntEnum):
-    """What the vector is doing; derived from its samplers' states, never stored."""
-
-    IDLE = 0  # every unpaused sampler can take a command
-    STEPPING = 1  # async_step() was called and wait_step() was not
-    BROKEN = 2  # an unpaused sampler is FAILED
-    CLOSED = 3  # close() was called; nothing brings it back
-
+from vectasks.messages import (
+    Command,
+    Failure,
+    Reply,
+    Request,
+    SamplerState,
+    StepOutcome,
+    TaskStart,
+    VectorState,
+)
 
 _RUNNING = frozenset({SamplerState.READY})
 _LIVING = frozenset({SamplerState.READY, SamplerState.EXHAUSTED})
@@ -72,22 +58,27 @@ _REMEDY = {
 }
 
 
-class Ledger:
-    """States and outstanding requests of ``num_samplers`` samplers."""
+class SamplerStates:
+    """States and outstanding commands of ``num_samplers`` samplers.
+
+    A command that is *out* was sent to a sampler and not answered: the sampler is BUSY. A step is
+    *uncollected* from the call that begins it to the call that gives its results, which may come
+    long after the answer.
+    """
 
     def __init__(self, num_samplers: int) -> None:
         self.closed = False
-        self.step_ids: list[int] | None = None  # the samplers whose step is out, in order
-        self.sent: set[int] = (
-            set()
-        )  # the samplers that send() stepped and recv() has not given back
+        #: Whose step is uncollected, in order; None: no step is.
+        self.uncollected: list[int] | None = None
+        #: What collects it.
+        self.collector: Literal["wait_step", "recv"] = "wait_step"
         self.waiting: set[int] = set()  # done samplers that wait for the others (lockstep)
         self.steps_sent: int = 0  # since the start, of samplers
         self._condition = [SamplerState.READY] * num_samplers  # READY, EXHAUSTED or FAILED
         self._paused: set[int] = set()
-        self._out: dict[int, Request] = {}
-        self._stepping: set[int] = set()  # BUSY with a step on the step lane
-        self.stepping_here: Sequence[int] = ()  # BUSY with a step that is made in this very call
+        self._requests: dict[int, Request] = {}  # that are out
+        self._stepping: set[int] = set()  # a step is out that is no request
+        self.awaited: set[int] = set()  # samplers whose answer a caller will take
         self._seq = itertools.count(1)
         #: Ids of the unpaused samplers, in order; positions in it are the users' indices.
         self.unpaused: list[int] = list(range(num_samplers))
@@ -98,23 +89,20 @@ class Ledger:
         """The state of one sampler."""
         if sampler_id in self._paused:
             return SamplerState.PAUSED
-        if sampler_id in self._out or self._is_stepping(sampler_id):
+        if sampler_id in self._requests or sampler_id in self._stepping:
             return SamplerState.BUSY
         return self._condition[sampler_id]
 
-    def _is_stepping(self, sampler_id: int) -> bool:
-        return sampler_id in self._stepping or sampler_id in self.stepping_here
-
     @property
     def has_requests_out(self) -> bool:
-        """Whether a request (other than a step on the step lane) is out."""
-        return bool(self._out)
+        """Whether a request is out."""
+        return bool(self._requests)
 
     def can_be_seen(self, sampler_id: int) -> bool:
         """Whether it has a task that can be rendered, paused or not."""
         return (
-            sampler_id not in self._out
-            and not self._is_stepping(sampler_id)
+            sampler_id not in self._requests
+            and sampler_id not in self._stepping
             and self._condition[sampler_id] is SamplerState.READY
         )
 
@@ -128,7 +116,7 @@ class Ledger:
         """The state of the whole."""
         if self.closed:
             return VectorState.CLOSED
-        if self.step_ids is not None or self.sent:
+        if self.uncollected is not None:
             return VectorState.STEPPING
         if any(self._condition[i] is SamplerState.FAILED for i in self.unpaused):
             return VectorState.BROKEN
@@ -163,12 +151,10 @@ class Ledger:
         condition = self._condition
         return condition.count(SamplerState.READY) == len(condition) and not (
             self.closed
-            or self.step_ids is not None
-            or self.sent
+            or self.uncollected is not None
             or self.waiting
-            or self._out
+            or self._requests
             or self._stepping
-            or self.stepping_here
             or self._paused
         )
 
@@ -176,18 +162,18 @@ class Ledger:
         """Refuse ``what`` while the vector is closed or a step is out."""
         if self.closed:
             raise VectorClosed(f"{what}: the vector is closed; make a new one.")
-        if self.step_ids is not None:
-            raise AlreadyPending(f"{what}: a step is out; collect it by wait_step() first.")
-        if self.sent:
+        if self.uncollected is None:
+            return
+        if self.collector == "recv":
             raise AlreadyPending(
-                f"{what}: steps of samplers {sorted(self.sent)} are out; collect them by recv()."
+                f"{what}: steps of samplers {self.uncollected} are out; collect them by recv()."
             )
+        raise AlreadyPending(f"{what}: a step is out; collect it by wait_step() first.")
 
     def require(self, command: Command, ids: Iterable[int]) -> None:
         """Refuse ``command`` unless every sampler is in a state that allows it."""
         allowed = ALLOWED[command]
-        is_busy = self._out or self._stepping or self.stepping_here
-        if not is_busy and not self._paused and self._all_ready():
+        if not (self._requests or self._stepping or self._paused) and self._all_ready():
             return
         for sampler_id in ids:
             state = self.state_of(sampler_id)
@@ -200,58 +186,51 @@ class Ledger:
     def _all_ready(self) -> bool:
         return self._condition.count(SamplerState.READY) == len(self._condition)
 
-    # -- requests -----------------------------------------------------------------------------
+    # -- what is out --------------------------------------------------------------------------
 
     def open(self, sampler_id: int, command: Command, data: Any) -> Request:
-        """Write down a new request; its sampler is BUSY until it is settled."""
+        """Write down a new request, whose answer its caller awaits; its sampler is BUSY."""
         request = Request(next(self._seq), sampler_id, command, data)
         self.steps_sent += command is Command.STEP
-        self._out[sampler_id] = request
+        self._requests[sampler_id] = request
         return request
 
-    def open_step(self, ids: Sequence[int]) -> None:
-        """Write down a step on the step lane, which needs no request: the slab matches answers."""
+    def withdraw(self, request: Request) -> None:
+        """Forget a request that was never sent."""
+        if self._requests.get(request.sampler_id) is request:
+            del self._requests[request.sampler_id]
+
+    def open_steps(self, ids: Sequence[int]) -> None:
+        """Write down steps that need no request: the transport matches what they give."""
         self.steps_sent += len(ids)
         self._stepping.update(ids)
 
-    def settle_step(self, sampler_id: int, exhausted: bool, failed: bool) -> None:
-        """A step on the step lane has come in for one sampler."""
-        self._stepping.discard(sampler_id)
-        if failed:
-            self.fail(sampler_id)
-        elif exhausted and self._condition[sampler_id] is not SamplerState.FAILED:
-            self._condition[sampler_id] = SamplerState.EXHAUSTED  # and its worker did not die since
-
     def settle_steps(self, ids: Iterable[int]) -> None:
-        """Steps on the step lane have come in, and nothing is special about them."""
+        """Write down that steps have come in; nothing is special about them so far."""
         self._stepping.difference_update(ids)
 
-    def begin_step(self, ids: Iterable[int]) -> None:
-        """A step of these samplers is out now, beside what is out of others."""
-        self.step_ids = list(ids) if self.step_ids is None else sorted([*self.step_ids, *ids])
-
-    def end_step(self, ids: Sequence[int]) -> None:
-        """The step of these samplers is not out any more."""
-        out = self.step_ids or ()
-        self.step_ids = sorted(set(out).difference(ids)) if len(out) > len(ids) else None
-
-    def withdraw(self, request: Request) -> None:
-        """The request was never sent."""
-        if self._out.get(request.sampler_id) is request:
-            del self._out[request.sampler_id]
+    def settle_outcomes(self, outcomes: Mapping[int, Any]) -> None:
+        """Write down what steps that needed no request gave, by sampler id."""
+        for i in self._stepping.intersection(outcomes):
+            outcome = outcomes[i]
+            if type(outcome) is Failure:
+                self.fail(i)
+            elif type(outcome) is StepOutcome and outcome.exhausted:
+                self.exhaust(i)
+        self._stepping.difference_update(outcomes)
 
     def outstanding(self, sampler_id: int) -> Request | None:
-        """The request that a sampler has not answered yet."""
-        if self._is_stepping(sampler_id):
+        """The request that a sampler has not answered yet; one without a number is a step."""
+        if sampler_id in self._stepping:
             return Request(0, sampler_id, Command.STEP)
-        return self._out.get(sampler_id)
+        return self._requests.get(sampler_id)
 
     def settle(self, reply: Reply) -> Request | None:
         """Take a reply in: the request it answers (None: nobody's), and the sampler's new state."""
-        request = self._out.get(reply.sampler_id)
+        request = self._requests.get(reply.sampler_id)
         if request is None or request.seq != reply.seq:
             return None
-        del self._out[reply.sampler_id]
+        del self._requests[reply.sampler_id]
         value, sampler_id = reply.value, reply.sampler_id
         if isinstance(value, Failure):
             if request.command in _FAILING:
@@ -267,13 +246,34 @@ class Ledger:
             self.waiting.discard(sampler_id)
         return request
 
+    def exhaust(self, sampler_id: int) -> None:
+        """Write down that a sampler's step was its last, unless its worker died since."""
+        if self._condition[sampler_id] is not SamplerState.FAILED:
+            self._condition[sampler_id] = SamplerState.EXHAUSTED
+
     def fail(self, sampler_id: int) -> None:
-        """Its worker died, or its task raised."""
-        self._out.pop(sampler_id, None)
+        """Write down that its worker died, or its task raised."""
+        self._requests.pop(sampler_id, None)
         self._stepping.discard(sampler_id)
-        self.stepping_here = [i for i in self.stepping_here if i != sampler_id]
         self._condition[sampler_id] = SamplerState.FAILED
         self.waiting.discard(sampler_id)
+
+    # -- what is to be collected ------------------------------------------------------------------
+
+    def begin_step(
+        self, ids: Sequence[int], collector: Literal["wait_step", "recv"] = "wait_step"
+    ) -> None:
+        """Have a step of these samplers collected, beside what is uncollected of others."""
+        if self.uncollected is None and collector == "wait_step":
+            self.uncollected = list(ids)
+        elif ids:
+            self.uncollected = sorted([*(self.uncollected or ()), *ids])
+        self.collector = collector
+
+    def end_step(self, ids: Sequence[int]) -> None:
+        """Write down that the step of these samplers is collected."""
+        out = self.uncollected or ()
+        self.uncollected = sorted(set(out).difference(ids)) if len(out) > len(ids) else None
 
     # -- pausing ------------------------------------------------------------------------------
 

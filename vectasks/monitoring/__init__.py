@@ -1,0 +1,1 @@
+"""What a vector records of itself: counts, latencies, a timeline, live stats."""

@@ -1,0 +1,188 @@
+"""A transport that records how long steps take; the others know nothing of that.
+
+Recording a batch costs some microseconds, which is much where tasks do nothing. So not every batch
+is timed: after each that is, the parent chooses how many come before the next, such that recording
+takes a two-hundredth of the time. Long batches are all timed. A bit of their tickets tells the
+workers which; the others cost them nothing.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from vectasks.batch import PlainStep, StepBatch
+from vectasks.transport.base import StepTransport
+from vectasks.transport.step_results import StepForm
+from vectasks.workers.blocks import Block
+from vectasks.workers.board import KINDS, SEND, TAKE, WAIT, Recorder
+from vectasks.workers.slab import Extra
+
+_MANY = 100  # values of spans that are not written yet
+
+# What it costs to time one batch among others that are not: four times as much as where all are,
+# since caches hold nothing of it.
+_BATCH_COST_S = 16e-6
+_SAMPLER_COST_S = 0.5e-6
+_PART_OF_TIME = 0.005  # that this may take
+
+_clock = time.monotonic
+
+
+def stride(batch_s: float, num_samplers: int, chance: float) -> int:
+    """How many batches on the next one is timed; 1: it is the next.
+
+    Args:
+        batch_s: how long a batch takes, with all that the caller does in between.
+        num_samplers: of a batch.
+        chance: from 0 to 1. It keeps the batches that are timed out of step with whatever comes
+            every so many batches.
+    """
+    cost_s = _BATCH_COST_S + num_samplers * _SAMPLER_COST_S
+    wanted = cost_s / _PART_OF_TIME / max(batch_s, 1e-6)  # clocks may stand still
+    return max(1, int(wanted * (0.5 + chance) + 0.5))
+
+
+class TimedTransport(StepTransport):
+    """Records how some batches are begun, waited for and taken.
+
+    Args:
+        inner: carries the steps.
+        recorder: writes the parent's spans.
+        steps_sent: how many steps of samplers were sent since the start.
+        every_batch: time all of them, whatever that costs.
+    """
+
+    def __init__(
+        self,
+        inner: StepTransport,
+        recorder: Recorder,
+        *,
+        steps_sent: Callable[[], int],
+        every_batch: bool,
+    ) -> None:
+        super().__init__(inner.results)
+        self.is_immediate = inner.is_immediate
+        self.can_step_now = inner.can_step_now
+        self._inner = inner
+        self._recorder: Recorder | None = recorder
+        self._steps_sent = steps_sent
+        # Steps that go as requests are recorded by the workers in any case.
+        self._times_every_batch = every_batch or not inner.can_be_timed
+        self._timed_at_s, self._timed_at_step = 0.0, 0  # when the last timed batch was sent
+        self._time_after = 0  # once so many steps were sent, the next batch is to be timed
+        self._is_timed = False  # the batch that was sent last
+        self._chances = random.Random()  # of its own: the user's numbers stay as they are
+
+    # -- begin ------------------------------------------------------------------------------------
+
+    def begin(
+        self, ids: Sequence[int], actions: Any, form: StepForm, by_request: Collection[int] = ()
+    ) -> None:
+        """Begin a step, which may be a timed one."""
+        began = self._began(len(ids))
+        try:
+            self._inner.begin(ids, actions, form, by_request)
+        finally:
+            self._end(SEND, began)
+
+    def step_now(
+        self, ids: Sequence[int], actions: Sequence[Any], extras: list[Extra]
+    ) -> PlainStep | None:
+        """Begin, wait and take in one, which is recorded as one."""
+        began = self._began(len(ids))
+        try:
+            return self._inner.step_now(ids, actions, extras)
+        finally:
+            self._end(SEND, began)
+
+    def bring_in(self, ids: Sequence[int], extras: Iterable[Extra]) -> None:
+        """Go on as if the step had been begun."""
+        self._inner.bring_in(ids, extras)
+
+    def _began(self, num_samplers: int) -> tuple[int, float]:
+        """Have a batch timed if it is due; how many steps were sent before it, and when."""
+        sent = self._steps_sent()
+        self._is_timed = self._times_every_batch or sent >= self._time_after
+        if not self._is_timed:
+            return sent, 0.0
+        now_s = _clock()
+        if not self._times_every_batch:
+            batches = max(1.0, (sent - self._timed_at_step) / max(1, num_samplers))
+            batch_s = (now_s - self._timed_at_s) / batches
+            self._timed_at_s, self._timed_at_step = now_s, sent
+            chosen = stride(batch_s, num_samplers, self._chances.random())
+            self._time_after = sent + chosen * num_samplers
+        self._inner.is_timed = True
+        return sent, now_s
+
+    def _end(self, kind: int, began: tuple[int, float]) -> None:
+        if self._is_timed and self._recorder is not None:
+            self._inner.is_timed = False
+            sent, begin_s = began
+            # Now the workers are busy, and what is written here costs no time.
+            self._recorder.record(sent * KINDS + kind, begin_s, _clock())
+
+    # -- wait and take ----------------------------------------------------------------------------
+
+    def wait(self, ids: Sequence[int], count: int, timeout_s: float | None) -> None:
+        """Wait for steps."""
+        begin_s = _clock() if self._is_timed else 0.0
+        try:
+            self._inner.wait(ids, count, timeout_s)
+        finally:
+            self._note(WAIT, begin_s)
+
+    def take(self, ids: Sequence[int]) -> dict[int, Any]:
+        """Hand out outcomes."""
+        begin_s = _clock() if self._is_timed else 0.0
+        outcomes = self._inner.take(ids)
+        self._note(TAKE, begin_s)
+        return outcomes
+
+    def take_batch(
+        self, ids: Sequence[int], out: StepBatch | None, copy: bool
+    ) -> StepBatch | dict[int, Any]:
+        """Hand out arrays."""
+        begin_s = _clock() if self._is_timed else 0.0
+        batch = self._inner.take_batch(ids, out, copy)
+        self._note(TAKE, begin_s)
+        return batch
+
+    def _note(self, kind: int, begin_s: float) -> None:
+        recorder = self._recorder
+        if not self._is_timed or recorder is None:
+            return
+        recorder.add(self._steps_sent() * KINDS + kind, begin_s, _clock())
+        if len(recorder.pending) > _MANY:  # many calls that wait, and none that sends
+            recorder.write()
+
+    # -- what is not timed ------------------------------------------------------------------------
+
+    def earliest(self, ids: Sequence[int], count: int) -> list[int]:
+        """Ask the transport that carries the steps."""
+        return self._inner.earliest(ids, count)
+
+    def take_rows(self, ids: Sequence[int]) -> tuple[dict[int, dict[str, Any]], dict[int, Any]]:
+        """Ask the transport that carries the steps."""
+        return self._inner.take_rows(ids)
+
+    def add_rows(self, num_rows: int, workers: Iterable[Any]) -> Block:
+        """Ask the transport that carries the steps."""
+        return self._inner.add_rows(num_rows, workers)
+
+    @property
+    def off_buffer(self) -> Sequence[str]:
+        """Ask the transport that carries the steps."""
+        return self._inner.off_buffer
+
+    def bytes_of(self, num_steps: int) -> Mapping[str, int]:
+        """Ask the transport that carries the steps."""
+        return self._inner.bytes_of(num_steps)
+
+    def close(self) -> None:
+        """Let go of the memory of both."""
+        self._inner.close()
+        self.results = self._recorder = None

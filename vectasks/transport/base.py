@@ -1,0 +1,184 @@
+"""The contract of what carries steps between a vector and its samplers, and what it may ask for.
+
+::
+
+    stepping ── begin(ids, actions) ──> StepTransport ──> workers, or hosts of this process
+    stepping <── take(ids) ──────────── StepTransport <── what the steps gave
+
+A step that was begun is waited for and taken: as outcomes, as a batch, or in the rows of a rollout
+buffer. No transport knows the states of samplers, the episode log or errors: whoever steps does.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from vectasks.batch import PlainStep, StepBatch
+from vectasks.messages import Command, Failure
+from vectasks.transport.step_results import Answers, StepForm, StepResults
+from vectasks.workers.blocks import Block
+from vectasks.workers.slab import Extra
+
+
+class Exchange(Answers, Protocol):
+    """What a transport may ask of the vector's requests and their answers."""
+
+    #: By sampler id: a message that could not be rebuilt, which may belong to the step that is out.
+    unread: dict[int, Failure]
+
+    def open_steps(self, ids: Sequence[int], actions: Any) -> None:
+        """Write down that these samplers are stepped, just before they are."""
+
+    def send(self, orders: Iterable[tuple[int, Command, Any]]) -> None:
+        """Send one command to each of some samplers, as requests."""
+
+    def wait_for(self, ids: Sequence[int], count: int, timeout_s: float | None) -> None:
+        """Wait until so many of these samplers have answered their requests."""
+
+    def wait_for_news(self, workers: Sequence[Any], timeout_s: float) -> Sequence[Any]:
+        """Block until some of these workers have something to say; those."""
+
+    def take_in(self, worker: Any) -> None:
+        """Take in what a worker says."""
+
+    def reach(self, worker: Any, tell: Callable[[], None]) -> None:
+        """Tell a worker something; if it is gone, its death is dealt with."""
+
+    def timeout(self, ids: Sequence[int], timeout_s: float) -> Exception:
+        """Make the error that says that the steps of these samplers are late."""
+
+
+class StepTransport(abc.ABC):
+    """Carries steps. One step of a sampler may be out at a time.
+
+    Args:
+        results: where batches are made; None where samplers share no arrays.
+    """
+
+    #: Whether steps are made within :meth:`begin`, where Ctrl-C may cut them off.
+    is_immediate: bool = False
+    #: Whether :meth:`step_now` can be used.
+    can_step_now: bool = False
+    #: Whether it is told by ``is_timed`` which steps are to be timed; otherwise all are.
+    can_be_timed: bool = True
+
+    def __init__(self, results: StepResults | None) -> None:
+        self.results = results
+        #: Whether the steps that are begun are to be timed where they are made.
+        self.is_timed = False
+
+    @abc.abstractmethod
+    def begin(
+        self, ids: Sequence[int], actions: Any, form: StepForm, by_request: Collection[int] = ()
+    ) -> None:
+        """Begin one step of some samplers.
+
+        Args:
+            ids: whose; their states were checked before.
+            actions: an array [n, ...], as the step buffer holds it, or a list of what each task
+                receives.
+            form: how it will be taken.
+            by_request: those of them that were asked by request instead, and answer like that.
+
+        Raises:
+            Exception: an action cannot be pickled; nothing was sent.
+        """
+
+    @abc.abstractmethod
+    def wait(self, ids: Sequence[int], count: int, timeout_s: float | None) -> None:
+        """Wait until ``count`` of these samplers' steps are done.
+
+        Raises:
+            WaitTimeout: fewer are; nothing is lost, and waiting again is allowed.
+        """
+
+    @abc.abstractmethod
+    def earliest(self, ids: Sequence[int], count: int) -> list[int]:
+        """Name the first ``count`` of these samplers to be done with their steps, in id order."""
+
+    @abc.abstractmethod
+    def take(self, ids: Sequence[int]) -> dict[int, Any]:
+        """Hand out each sampler's outcome, or its Failure or Death, once."""
+
+    @abc.abstractmethod
+    def take_batch(
+        self, ids: Sequence[int], out: StepBatch | None, copy: bool
+    ) -> StepBatch | dict[int, Any]:
+        """Hand the steps out as arrays; as outcomes by id if one of them failed."""
+
+    @abc.abstractmethod
+    def take_rows(self, ids: Sequence[int]) -> tuple[dict[int, dict[str, Any]], dict[int, Any]]:
+        """Take steps that were written to rollout rows.
+
+        Returns:
+            the infos that are not empty, by id; and all outcomes by id, if one of them failed.
+        """
+
+    def add_rows(self, num_rows: int, workers: Iterable[Any]) -> Block:
+        """Make further rows, for steps to be written to.
+
+        Args:
+            num_rows: how many.
+            workers: those that are alive; all of them are idle.
+
+        Raises:
+            OSError: there is not enough memory.
+        """
+        assert self.results is not None
+        return self.results.add_block(num_rows, None)
+
+    # -- where steps are made at once --------------------------------------------------------------
+
+    def step_now(
+        self, ids: Sequence[int], actions: Sequence[Any], extras: list[Extra]
+    ) -> PlainStep | None:
+        """Step without a ticket, into the working row: short tasks take less time than those do.
+
+        Args:
+            ids: whose; their step is begun and done in one.
+            actions: what each task receives.
+            extras: gets what has no place in the row, also where Ctrl-C passes through.
+
+        Returns:
+            a plain step; None where one failed, or these are not all samplers. Then
+            :meth:`bring_in` and a ``take`` are what is left to do.
+        """
+        raise NotImplementedError
+
+    def bring_in(self, ids: Sequence[int], extras: Iterable[Extra]) -> None:
+        """Go on after :meth:`step_now` as if :meth:`begin` had made these steps."""
+        raise NotImplementedError
+
+    # -- where workers write what their steps gave, and may die after that -------------------------
+
+    def has_written(self, sampler_id: int) -> bool:
+        """Tell whether all that the step that is out gave is here."""
+        return False
+
+    def written_outcome(self, sampler_id: int) -> Any:
+        """Read what the step that is out gave, if all of it was written before its worker died."""
+        return None
+
+    def attach(self, workers: Iterable[Any]) -> None:  # noqa: B027 - not all need to
+        """Tell workers what they need to know before their first step."""
+
+    @property
+    def tickets_at(self) -> tuple[int, int, int] | None:
+        """Where others see who has answered: an inode, and two offsets in bytes."""
+        return None
+
+    # -- what it says of itself --------------------------------------------------------------------
+
+    @property
+    @abc.abstractmethod
+    def off_buffer(self) -> Sequence[str]:
+        """Names of the observation leaves that do not travel as arrays."""
+
+    def bytes_of(self, num_steps: int) -> Mapping[str, int]:
+        """Bytes that so many steps moved through shared memory: as arrays, and out of band."""
+        return {"slab": 0, "notes": 0}
+
+    def close(self) -> None:  # noqa: B027 - not all hold something
+        """Let go of what it holds."""

@@ -1,0 +1,585 @@
+"""The public methods of a vector, the same wherever its samplers live."""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.context import BaseContext
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vectasks.batch import PlainStep, StepBatch
+from vectasks.closing import Closable
+from vectasks.errors import InvalidArgument, SamplerIndexError
+from vectasks.journal import EpisodeRecorder
+from vectasks.messages import Command, Failure, SamplerState, VectorState
+from vectasks.monitoring.stats import figures, write_trace
+from vectasks.recording import Recording, Recordings
+from vectasks.task import RLStepResult
+from vectasks.vector.arguments import checked_name, checked_seed, command_named, one_each
+from vectasks.vector.exclusive import Guard, also_named, exclusive
+from vectasks.vector.options import VectorOptions
+from vectasks.vector.places import Place
+from vectasks.vector.results import remote_error
+from vectasks.vector.setup import Core, logger
+from vectasks.vector.stepping import OUTCOMES, OUTCOMES_TO_HAND_OUT
+
+__all__ = ["BaseVectorSampledTasks"]
+
+_RENDER_MODES = ("human", "rgb_array", "raw_rgb_list")
+_takes_index_process = also_named(index_process="sampler_index")
+
+
+class BaseVectorSampledTasks(Closable):
+    """Everything that :class:`VectorSampledTasks` and its in-process twin can do.
+
+    Positions named ``sampler_index`` count the *unpaused* samplers from 0; they shift down when a
+    sampler before them is paused. ``sampler_ids`` tells which sampler is where. Every method raises
+    ``VectorClosed`` after :meth:`close`, ``AlreadyPending`` while a step is out or another thread
+    is inside, ``SamplerUnavailable`` where a sampler's state does not allow it, ``TaskError`` where
+    the user's code raised, ``WorkerDied`` where a worker ended, and ``WaitTimeout`` when the answer
+    takes longer than ``read_timeout`` seconds.
+    """
+
+    _holds = "sampler"
+
+    def __init__(
+        self,
+        make_sampler_fn: Callable[..., Any],
+        sampler_fn_args: Sequence[Mapping[str, Any]] | None,
+        options: VectorOptions,
+        place: Place,
+        multiprocessing_start_method: str | None,
+    ) -> None:
+        core = self._core = Core(make_sampler_fn, sampler_fn_args, options, place)
+        self._guard: Guard = core.guard
+        self.make_sampler_fn = make_sampler_fn
+        self.sampler_fn_args: list[dict[str, Any]] = core.sampler_fn_args
+        self.auto_resample_when_done: bool = options.auto_resample_when_done
+        self.multiprocessing_start_method = multiprocessing_start_method
+        self.mp_ctx: BaseContext | None = place.mp_ctx
+        self._must_be_closed()
+        try:
+            core.start()
+        except BaseException:
+            self._end()
+            raise
+        if options.should_log:
+            logger.info("%d samplers in %d workers", core.num_samplers, len(core.requests.workers))
+
+    # -- what it is ---------------------------------------------------------------------------
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._core.states.closed
+
+    @property
+    def read_timeout(self) -> float | None:
+        """Seconds that every call waits for its answers (None: without end)."""
+        return self._core.calls.read_timeout
+
+    @read_timeout.setter
+    def read_timeout(self, timeout_s: float | None) -> None:
+        self._core.calls.read_timeout = timeout_s
+
+    @property
+    def num_unpaused_tasks(self) -> int:
+        """How many samplers are unpaused; as many actions does a step take."""
+        return len(self._core.states.unpaused)
+
+    @property
+    def sampler_ids(self) -> list[int]:
+        """Ids of the unpaused samplers, in order: ``sampler_ids[sampler_index]`` is one's id."""
+        return list(self._core.states.unpaused)
+
+    @property
+    def sampler_states(self) -> dict[int, SamplerState]:
+        """The state of every sampler, by id."""
+        self._take_in_news()
+        return self._core.states.states
+
+    @property
+    def vector_state(self) -> VectorState:
+        """The state of the whole, which follows from its samplers'."""
+        self._take_in_news()
+        return self._core.states.vector_state
+
+    def _take_in_news(self) -> None:
+        if not self.is_closed and self._guard.is_owner:
+            self._core.requests.take_in_news()
+
+    @property
+    def observation_space(self) -> Any:
+        """The observation space that all samplers share.
+
+        Raises:
+            InvalidArgument: the vector is heterogeneous; ``observation_spaces`` has one a sampler.
+        """
+        if self._core.options.heterogeneous:
+            raise InvalidArgument(
+                "observation_space: the vector was made with heterogeneous=True; "
+                "observation_spaces has one a sampler."
+            )
+        return self._core.spaces.observation[0]
+
+    @property
+    def observation_spaces(self) -> list[Any]:
+        """The observation space of each unpaused sampler."""
+        return [self._core.spaces.observation[i] for i in self._core.states.unpaused]
+
+    @property
+    def action_spaces(self) -> list[Any]:
+        """The action space of each unpaused sampler."""
+        return [self._core.spaces.action[i] for i in self._core.states.unpaused]
+
+    def stats(self) -> dict[str, Any]:
+        """Counts since the start and, with ``timing=True``, where the time goes.
+
+        Returns:
+            ``steps`` of samplers, ``episodes`` ended, worker ``restarts``. With timing also, of the
+            time since the first of the last 1024 steps that were timed: ``steps_per_s``, of all
+            steps; ``latency_s``, for each sampler id the ``p50``, ``p95`` and ``p99`` of a timed
+            step in its worker; ``time_s``, the seconds of that ``window`` in which this process was
+            ``waiting``, and those that all workers together were ``in_tasks`` and that results were
+            ``copying``, estimated by the timed steps; ``stragglers``, ids of samplers whose mean
+            timed step takes over twice the median's, slowest first. And since the start:
+            ``lane_bytes``, by ``slab``, by ``notes`` (infos and what else is pickled into shared
+            memory) and by ``pipe``; ``off_slab``, names of observation leaves that have no array.
+        """
+        core = self._core
+        counts = {
+            "steps": core.counts.steps,
+            "episodes": core.counts.episodes,
+            "restarts": core.supervisor.num_restarts,
+        }
+        if not core.options.timing:
+            return counts
+        return {**counts, **figures(core.board, core.num_samplers), **core.traffic()}
+
+    @exclusive
+    def trace(self, path: str | os.PathLike[str], steps: int = 100) -> None:
+        """Write a timeline of the last steps, for ui.perfetto.dev or chrome://tracing.
+
+        With ``timing=True`` it has holes where steps are short: not all of them are timed there.
+        With ``timing="all"`` they are.
+
+        Args:
+            path: of the JSON file, which is overwritten.
+            steps: how many timed ones; 1024 are kept at most.
+
+        Raises:
+            InvalidArgument: the vector was not made with ``timing=True``.
+        """
+        if not self._core.options.timing:
+            raise InvalidArgument("trace: nothing was recorded; make the vector with timing=True.")
+        if operator.index(steps) < 1:
+            raise InvalidArgument(f"trace: steps must be at least 1, got {steps}.")
+        write_trace(self._core.board, path, steps)
+
+    # -- stepping -----------------------------------------------------------------------------
+
+    @exclusive
+    def async_step(self, actions: Any) -> None:
+        """Send one action to each unpaused sampler and return at once; :meth:`wait_step` collects.
+
+        Args:
+            actions: one action a sampler: a list, an array or tensor whose first axis is the
+                samplers, or, for nested spaces, a dict or tuple of these.
+
+        Raises:
+            WrongCount: not one action a sampler; nothing was sent.
+            InvalidAction: an action is outside its space; nothing was sent.
+        """
+        self._core.calls.require_idle("async_step")
+        self._core.stepping.begin(actions, OUTCOMES_TO_HAND_OUT)
+
+    @exclusive
+    def wait_step(self, timeout: float | None = None) -> list[RLStepResult]:
+        """Collect what :meth:`async_step` began: one result an unpaused sampler.
+
+        Args:
+            timeout: seconds to wait for all of them together (None: ``read_timeout``).
+
+        Raises:
+            NothingPending: no step is out.
+            WaitTimeout: some samplers are late; calling again is allowed and loses nothing.
+        """
+        return self._core.stepping.wait_step(self._timeout(timeout))
+
+    @exclusive
+    def step(self, actions: Any) -> list[RLStepResult]:
+        """Step every unpaused sampler: :meth:`async_step` and :meth:`wait_step` in one."""
+        self.async_step(actions)
+        return self.wait_step()
+
+    @_takes_index_process
+    @exclusive
+    def step_at(self, sampler_index: int, action: Any) -> list[RLStepResult]:
+        """Step one sampler; a list of its one result."""
+        calls = self._core.calls
+        ids = [calls.open_at("step_at", sampler_index, Command.STEP)]
+        self._core.stepping.begin([action], OUTCOMES, ids)
+        return self.wait_step()
+
+    def step_async(self, actions: Any) -> None:
+        """Another name of :meth:`async_step`."""
+        self.async_step(actions)
+
+    def step_wait(self, timeout: float | None = None) -> list[RLStepResult]:
+        """Another name of :meth:`wait_step`."""
+        return self.wait_step(timeout)
+
+    @exclusive
+    def step_batch(
+        self, actions: Any, out: StepBatch | None = None, copy: bool = True
+    ) -> StepBatch:
+        """Step every unpaused sampler; the results as arrays, which nobody has to stack.
+
+        Args:
+            actions: as for :meth:`async_step`.
+            out: write into the arrays of this batch (from an earlier call) instead of new ones.
+            copy: True: the arrays are the caller's and never change. False: they are valid until
+                the second following step, so that holding more of them costs no more memory.
+
+        Raises:
+            LayoutError: an observation does not fit its space, or a reward is a list; its sampler
+                is FAILED, the others went on.
+        """
+        batch = self._core.stepping.step_batch(actions, out, copy)
+        return batch.as_batch() if isinstance(batch, PlainStep) else batch
+
+    @exclusive
+    def send(self, actions: Any, samplers: Sequence[int] | None = None) -> None:
+        """Begin a step of some samplers; :meth:`recv` gives back whichever are ready first.
+
+        Args:
+            actions: one action for each of ``samplers``.
+            samplers: their ids (None: every unpaused sampler that is not out).
+
+        Raises:
+            SamplerIndexError: ``samplers`` are not ids of unpaused samplers, each once.
+            WrongCount: there are more or fewer actions than samplers.
+            InvalidArgument: samplers wait for each other, or have spaces of their own.
+        """
+        self._core.stepping.send(actions, samplers)
+
+    @exclusive
+    def recv(self, min_samplers: int | None = None, timeout: float | None = None) -> StepBatch:
+        """The steps of the ``min_samplers`` samplers that were ready first, in id order.
+
+        Args:
+            min_samplers: so many rows exactly (None: all that are out).
+            timeout: seconds to wait for them (None: ``read_timeout``).
+
+        Raises:
+            NothingPending: nothing is out.
+            InvalidArgument: ``min_samplers`` is less than 1, or more than are out.
+            WaitTimeout: fewer are ready; calling again is allowed and loses nothing.
+        """
+        return self._core.stepping.recv(min_samplers, self._timeout(timeout))
+
+    def _timeout(self, timeout_s: float | None) -> float | None:
+        return self.read_timeout if timeout_s is None else timeout_s
+
+    # -- tasks --------------------------------------------------------------------------------
+
+    @exclusive
+    def next_task(self, **kwargs: Any) -> list[Any]:
+        """Go on to every unpaused sampler's next task; their first observations.
+
+        Keywords go to each sampler's ``next_task``. The observation of a sampler that has no next
+        task is None, and the sampler is EXHAUSTED.
+        """
+        data = [kwargs] * self.num_unpaused_tasks
+        starts = self._core.calls.ask_all("next_task", Command.NEXT_TASK, data)
+        return [start.observation for start in starts]
+
+    @_takes_index_process
+    @exclusive
+    def next_task_at(self, sampler_index: int, **kwargs: Any) -> list[Any]:
+        """Go on to one sampler's next task, also if it failed; a list of its first observation."""
+        calls = self._core.calls
+        return [calls.ask_at("next_task_at", sampler_index, Command.NEXT_TASK, kwargs).observation]
+
+    @exclusive
+    def get_observations(self) -> list[Any]:
+        """The current observation of every unpaused sampler; None where it is exhausted."""
+        return self._core.calls.ask_all("get_observations", Command.OBSERVE)
+
+    @exclusive
+    def reset_all(self) -> None:
+        """Reset every unpaused sampler, except its random state, and sample its first task."""
+        self._core.calls.ask_all("reset_all", Command.RESET)
+
+    @exclusive
+    def set_seeds(self, seeds: int | Sequence[int]) -> None:
+        """Seed the tasks that are sampled from now on.
+
+        Args:
+            seeds: one seed an unpaused sampler, or one int: each sampler gets it plus its id.
+        """
+        calls = self._core.calls
+        ids = calls.open_all("set_seeds", Command.SEED)
+        if isinstance(seeds, (int, np.integer)):
+            values = [int(seeds) + i for i in ids]
+        else:
+            values = [checked_seed(seed) for seed in one_each("seeds", seeds, ids)]
+        calls.ask(Command.SEED, ids, values)
+
+    @_takes_index_process
+    @exclusive
+    def restart_at(self, sampler_index: int) -> None:
+        """Make one sampler anew, whatever its state; it starts a first task, seeded onward.
+
+        Where its worker is dead, or busy with something that nobody waits for, the whole worker is
+        begun anew, with all its samplers.
+        """
+        core = self._core
+        sampler_id = core.calls.open_any_at("restart_at", sampler_index)
+        if core.states.state_of(sampler_id) is SamplerState.BUSY:
+            core.requests.kill_worker_of(sampler_id)
+        core.calls.require(Command.SETUP, [sampler_id])
+        core.calls.ask(Command.SETUP, [sampler_id], [core.supervisor.next_plan(sampler_id)])
+
+    # -- pausing ------------------------------------------------------------------------------
+
+    @_takes_index_process
+    @exclusive
+    def pause_at(self, sampler_index: int) -> None:
+        """Leave a sampler out until :meth:`resume_all`; later indices shift down by one."""
+        core = self._core
+        core.states.pause(core.calls.open_any_at("pause_at", sampler_index))
+        core.live_view.tell()
+
+    @exclusive
+    def resume_all(self) -> None:
+        """Bring every paused sampler back, in the original order."""
+        self._core.calls.require_idle("resume_all")
+        self._core.states.resume_all()
+        self._core.live_view.tell()
+
+    # -- reaching into tasks and samplers -------------------------------------------------------
+
+    @exclusive
+    def command(
+        self,
+        commands: str | Command | Sequence[str | Command],
+        data_list: Sequence[Any] | None = None,
+    ) -> list[Any]:
+        """Send a command to every unpaused sampler; their answers.
+
+        Args:
+            commands: one command for all, or one a sampler. Strings as in AllenAct ("step",
+                "next_task", "render", "observation_space", "action_space", "call", "call_sampler",
+                "attr", "sampler_attr", "reset", "seed") or a ``Command``.
+            data_list: one datum a sampler (None: none): an action for "step", keywords for
+                "next_task", ``(args, kwargs)`` for "render", ``(name, args)`` for the calls, a name
+                for the attributes, a seed for "seed".
+        """
+        calls = self._core.calls
+        calls.require_idle("command")
+        ids = self.sampler_ids
+        if isinstance(commands, (str, Command)):
+            commands = [commands] * len(ids)
+        kinds = [command_named(item) for item in one_each("commands", commands, ids)]
+        data = [None] * len(ids) if data_list is None else one_each("data_list", data_list, ids)
+        for sampler_id, kind in zip(ids, kinds, strict=True):
+            calls.require(kind, [sampler_id])
+        return self._core.stepping.command(ids, kinds, data)
+
+    @_takes_index_process
+    @exclusive
+    def command_at(self, sampler_index: int, command: str | Command, data: Any = None) -> Any:
+        """Send a command to one sampler; its answer. Commands and data as for :meth:`command`."""
+        kind = command_named(command)
+        sampler_id = self._core.calls.open_at("command_at", sampler_index, kind)
+        return self._core.stepping.command([sampler_id], [kind], [data])[0]
+
+    @exclusive
+    def call(
+        self,
+        function_names: str | Sequence[str],
+        function_args_list: Sequence[Any] | None = None,
+    ) -> list[Any]:
+        """Call a method of every unpaused sampler's task; what each returned.
+
+        Args:
+            function_names: one name for all, or one a sampler.
+            function_args_list: the arguments for each sampler: positional from a list or tuple, by
+                name from a dict, anything else as the one argument (None: no arguments).
+        """
+        return self._core.calls.call_all("call", Command.CALL, function_names, function_args_list)
+
+    @_takes_index_process
+    @exclusive
+    def call_at(self, sampler_index: int, function_name: str, function_args: Any = None) -> Any:
+        """Call a method of one sampler's task; what it returned. Arguments as for :meth:`call`."""
+        data = (checked_name(function_name), function_args)
+        return self._core.calls.ask_at("call_at", sampler_index, Command.CALL, data)
+
+    @exclusive
+    def call_sampler(
+        self,
+        function_names: str | Sequence[str],
+        function_args_list: Sequence[Any] | None = None,
+    ) -> list[Any]:
+        """Call a method of every unpaused sampler itself. Arguments as for :meth:`call`."""
+        return self._core.calls.call_all(
+            "call_sampler", Command.CALL_SAMPLER, function_names, function_args_list
+        )
+
+    @exclusive
+    def attr(self, attr_names: str | Sequence[str]) -> list[Any]:
+        """An attribute of every unpaused sampler's task.
+
+        Raises:
+            TaskError: (also an AttributeError) there is none of this name.
+        """
+        calls = self._core.calls
+        ids = calls.open_all("attr", Command.ATTR)
+        return calls.ask_list(Command.ATTR, ids, calls.names("attr_names", attr_names, ids))
+
+    @_takes_index_process
+    @exclusive
+    def attr_at(self, sampler_index: int, attr_name: str) -> Any:
+        """An attribute of one sampler's task."""
+        name = checked_name(attr_name)
+        return self._core.calls.ask_at("attr_at", sampler_index, Command.ATTR, name)
+
+    @exclusive
+    def set_attr(self, attr_names: str | Sequence[str], values: Sequence[Any]) -> None:
+        """Set an attribute of every unpaused sampler's task; one value a sampler."""
+        calls = self._core.calls
+        ids = calls.open_all("set_attr", Command.SET_ATTR)
+        names = calls.names("attr_names", attr_names, ids)
+        pairs = list(zip(names, one_each("values", values, ids), strict=True))
+        calls.ask(Command.SET_ATTR, ids, pairs)
+
+    # -- having an episode again ----------------------------------------------------------------
+
+    @_takes_index_process
+    @exclusive
+    def recording_at(self, sampler_index: int) -> Recording:
+        """What one sampler's episode was so far; saved, ``vectasks replay`` has it again.
+
+        Allowed while a step is out: of a task that hangs, say.
+        """
+        return self._core.log.recording(self._core.states.id_at(sampler_index))
+
+    @property
+    def restart_recordings(self) -> Recordings:
+        """The episodes that deaths cut off whose workers were begun anew; a sampler's last one.
+
+        By sampler id, of all samplers of such a worker: ``save(path)``, and ``vectasks replay``
+        has them again. Empty without ``on_worker_death="restart"``.
+        """
+        return Recordings(self._core.log.interruptions)
+
+    @exclusive
+    def record_episodes(
+        self,
+        samplers: Sequence[int] | None = None,
+        *,
+        observations: bool = False,
+        max_episodes: int | None = 100,
+    ) -> EpisodeRecorder:
+        """Keep every episode that ends, for replay: ``with tasks.record_episodes() as recorder:``.
+
+        Args:
+            samplers: ids of the samplers to record (None: all of them).
+            observations: keep copies of the observations, so that a replay compares them too;
+                rewards and ends of episodes are always compared.
+            max_episodes: how many are kept, the latest ones (None: all).
+
+        Returns:
+            A recorder: ``recorder.recordings`` holds the ended episodes, whole ones also where they
+            began before; leaving the ``with`` block, or ``recorder.close()``, ends it.
+
+        Raises:
+            SamplerIndexError: there is no sampler of such an id.
+        """
+        everyone = range(self._core.num_samplers)
+        ids = list(everyone) if samplers is None else [operator.index(i) for i in samplers]
+        unknown = [i for i in ids if i not in everyone]
+        if unknown:
+            raise SamplerIndexError(
+                f"record_episodes: samplers={ids} must be sampler ids, which go from 0 to "
+                f"{len(everyone) - 1}."
+            )
+        return EpisodeRecorder(self._core.log, ids, observations, max_episodes)
+
+    # -- seeing -------------------------------------------------------------------------------
+
+    @exclusive
+    def render(
+        self,
+        mode: Literal["human", "rgb_array", "raw_rgb_list"] = "human",
+        *args: Any,
+        **kwargs: Any,
+    ) -> NDArray[np.uint8] | list[Any] | None:
+        """Render the tasks of the unpaused samplers.
+
+        Args:
+            mode: "human" shows them tiled in a window and returns None; "rgb_array" returns the
+                tile, uint8 [height_px, width_px, 3], in which paused samplers keep their place,
+                dimmed; "raw_rgb_list" returns the images of the unpaused samplers.
+            *args: go to each task's ``render`` after its own mode, "rgb".
+            **kwargs: go there too.
+
+        Raises:
+            InvalidArgument: the mode is none of these.
+            DisplayUnavailable: "human" where there is no screen.
+        """
+        if mode not in _RENDER_MODES:
+            raise InvalidArgument(
+                f"render: mode={mode!r} is unknown; use one of {', '.join(_RENDER_MODES)}."
+            )
+        calls, states = self._core.calls, self._core.states
+        everyone = range(self._core.num_samplers)
+        ids = list(calls.open_all("render", Command.RENDER))
+        # A paused sampler's task can be seen too, unless it failed or had no next one.
+        seen = ids if mode == "raw_rgb_list" else [i for i in everyone if states.can_be_seen(i)]
+        data = (("rgb", *args), kwargs)
+        images = calls.ask(Command.RENDER, seen, [data] * len(seen))
+        if mode == "raw_rgb_list":
+            return [images[i] for i in ids]
+        from vectasks.rendering.tiles import tile_images
+
+        tile = tile_images(
+            [images.get(i) for i in everyone], dimmed=[i for i in everyone if i not in ids]
+        )
+        if mode == "rgb_array":
+            return tile
+        from vectasks.rendering.window import show
+
+        show(tile)
+        return None
+
+    # -- the end ------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """End every worker; every task and sampler (paused ones too) gets its ``close()``.
+
+        Works from any state, and twice. Workers share one grace period of ``close_grace_s``
+        seconds; then they are sent SIGTERM, then SIGKILL.
+
+        Raises:
+            TaskError: a task's or a sampler's ``close()`` raised; all is closed all the same.
+        """
+        if not self._guard.is_owner:
+            return  # a fork's copy: the workers are not its own
+        self._guard.enter("close")
+        try:
+            failures = self._end()
+        finally:
+            self._guard.leave()
+        if failures:
+            sampler_id, failure = failures[0]
+            raise remote_error(sampler_id, "close", failure, [i for i, _ in failures[1:]])
+
+    def _end_all(self) -> list[tuple[int, Failure]]:
+        return self._core.close()

@@ -1,0 +1,69 @@
+"""The keyword arguments of a vector: described once, checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from vectasks.errors import InvalidArgument
+
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "observation_transport": ("auto", "slab", "pipe"),
+    "on_worker_death": ("raise", "restart"),
+    "timing": (False, True, "all"),
+}
+
+
+@dataclass(frozen=True)
+class VectorOptions:
+    """What a vector is told beside what makes its samplers.
+
+    Attributes:
+        callback_sensors: a suite with ``get_observations(env, task)``, or a sequence of sensors
+            with ``uuid`` and ``get_observation(env, task)``, asked when an episode ends; the
+            answer is in ``info["__AFTER_TASK_CALLBACK__"]``.
+        auto_resample_when_done: go on to the next task in the step that ends one; otherwise a done
+            sampler waits until all are done (or ``next_task`` is called).
+        should_log: log what is started.
+        read_timeout: seconds that every call waits for its answers (None: without end).
+        seed: seeds the very first tasks: one per sampler, or one int: each gets it plus its id.
+        heterogeneous: allow samplers with different observation spaces.
+        check_actions: refuse actions outside the action space.
+        observation_transport: "auto", "slab" (shared memory) or "pipe".
+        on_worker_death: "raise" WorkerDied, or "restart" the worker.
+        max_restarts: how many restarts within any five minutes, all workers together; a death
+            beyond them, or of a worker that is being set up, is raised after all.
+        start_timeout_s: seconds for the start of all workers together.
+        close_grace_s: seconds that the workers have to close their tasks.
+        timing: record how long everything takes, for ``stats()`` and ``trace()``. Where steps
+            are short, True records some of them, which slows none; "all" records every one.
+        name: what ``vectasks top --name`` finds it by.
+
+    Raises:
+        InvalidArgument: one of them has a value that it cannot take.
+    """
+
+    callback_sensors: Any = None
+    auto_resample_when_done: bool = True
+    should_log: bool = True
+    read_timeout: float | None = 60
+    seed: int | Sequence[int] | None = None
+    heterogeneous: bool = False
+    check_actions: bool = True
+    observation_transport: Literal["auto", "slab", "pipe"] = "auto"
+    on_worker_death: Literal["raise", "restart"] = "raise"
+    max_restarts: int = 10
+    start_timeout_s: float | None = 300
+    close_grace_s: float = 5.0
+    timing: bool | Literal["all"] = False
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if not any(isinstance(value, type(one)) and value == one for one in choices):
+                *others, last = map(repr, choices)
+                raise InvalidArgument(
+                    f"{name}={value!r} is unknown; use {', '.join(others)} or {last}."
+                )

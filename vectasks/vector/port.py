@@ -1,0 +1,211 @@
+"""What a vector offers to the rest of the package beside its public methods."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vectasks.batch import PlainStep, StepBatch
+from vectasks.errors import (
+    InvalidArgument,
+    LayoutError,
+    NothingPending,
+    RemoteError,
+    SamplerUnavailable,
+    WaitTimeout,
+    WorkerDied,
+)
+from vectasks.messages import Command
+from vectasks.recording import Recordings
+from vectasks.transport.base import StepTransport
+from vectasks.transport.step_results import StepForm
+from vectasks.vector.calls import Calls
+from vectasks.vector.exclusive import Guard, exclusive
+from vectasks.vector.results import Results
+from vectasks.vector.stepping import Spaces, Stepping
+from vectasks.workers.blocks import Block
+from vectasks.workers.slab import DONE
+
+if TYPE_CHECKING:
+    from vectasks.vector.api import BaseVectorSampledTasks
+
+logger: logging.Logger = logging.getLogger("vectasks")
+
+
+def port_of(vector: BaseVectorSampledTasks) -> StepPort:
+    """Find the port of a vector."""
+    return vector._core.port
+
+
+class StepPort:
+    """Steps for rollouts, into rows of their own; and for adapters, as less than a batch.
+
+    Args:
+        stepping: the way of a step.
+        calls: says what is allowed.
+        transport: carries the steps.
+        results: counts them.
+        spaces: of the samplers.
+        guard: of the vector.
+        auto_resample: whether samplers go on by themselves when a task is done.
+    """
+
+    def __init__(
+        self,
+        stepping: Stepping,
+        calls: Calls,
+        transport: StepTransport,
+        results: Results,
+        spaces: Spaces,
+        guard: Guard,
+        *,
+        auto_resample: bool,
+    ) -> None:
+        self._stepping = stepping
+        self._calls = calls
+        self._states = calls.states
+        self._transport = transport
+        self._results = results
+        self._guard = guard
+        self._auto_resample = auto_resample
+        #: The action space of every sampler, paused or not.
+        self.action_spaces: Sequence[Any] = spaces.action
+
+    @property
+    def is_heterogeneous(self) -> bool:
+        """Whether samplers have spaces of their own, and share no arrays."""
+        return self._transport.results is None
+
+    # -- for adapters -----------------------------------------------------------------------------
+
+    def plain_step(self, actions: Any) -> PlainStep | StepBatch:
+        """Step all samplers, and give what a batch is made of, where that is at hand."""
+        guard = self._guard
+        guard.enter("step")  # in fewer steps than exclusive() takes
+        try:
+            return self._stepping.step_batch(actions, None, True)
+        finally:
+            guard.leave()
+
+    # -- for rollouts -----------------------------------------------------------------------------
+
+    @property
+    def moves(self) -> int:
+        """Count whatever may have changed a task."""
+        return self._calls.requests.moves
+
+    @exclusive
+    def add_rows(self, num_rows: int) -> Block:
+        """Make further rows beside the step buffer's own; they live while they are held.
+
+        Raises:
+            InvalidArgument: this vector's steps cannot be written to rows.
+        """
+        self._calls.require_idle("RolloutBuffer")
+        self._stepping.require_batches("RolloutBuffer")
+        if not self._auto_resample:
+            raise InvalidArgument(
+                "RolloutBuffer: with auto_resample_when_done=False finished samplers wait, which "
+                "leaves holes in a rollout; make the vector with auto_resample_when_done=True."
+            )
+        return self._transport.add_rows(num_rows, self._calls.requests.living)
+
+    @exclusive
+    def step_into(self, actions: Any, rows: Block, index: int) -> dict[int, dict[str, Any]]:
+        """Step all samplers, and have what comes of it written to one of the rows.
+
+        Returns:
+            the infos that are not empty, by sampler id.
+
+        Raises:
+            SamplerUnavailable: one is paused.
+        """
+        self._require_every_sampler()
+        ids = self._stepping.begin(actions, StepForm(as_batch=True, rows=(rows, index)))
+        return self._finish_into(ids, rows, index)
+
+    @exclusive
+    def send_into(self, ids: Sequence[int], actions: Any, rows: Block, index: int) -> None:
+        """Begin such a step of some samplers, beside those of others; :meth:`recv_into` ends it.
+
+        Raises:
+            SamplerUnavailable: one of them cannot step; while nothing is out, one of all samplers.
+        """
+        if self._states.uncollected is None:
+            self._require_every_sampler()
+            self._calls.require(Command.STEP, self._states.unpaused)
+        self._stepping.begin(actions, StepForm(as_batch=True, rows=(rows, index)), ids)
+
+    @exclusive
+    def recv_into(self, ids: Sequence[int], rows: Block, index: int) -> dict[int, dict[str, Any]]:
+        """Wait for what :meth:`send_into` began; the infos that are not empty, by sampler id."""
+        if not set(ids).issubset(self._states.uncollected or ()):
+            raise NothingPending(
+                f"collect: the step of samplers {list(ids)} is not out any more; the policy must "
+                "leave it to collect() to wait for steps."
+            )
+        return self._finish_into(ids, rows, index)
+
+    @exclusive
+    def drop_steps(self, error: BaseException) -> None:
+        """Take in and drop steps that are still out, after an error amid those of several groups.
+
+        What it was that came too late stays out with all else, as after any step's timeout.
+
+        Raises:
+            LayoutError, TaskError, WorkerDied: a step that was out had failed, which is why
+                ``error`` says that its sampler cannot step.
+        """
+        ids = self._states.uncollected
+        if ids is None or (
+            isinstance(error, WaitTimeout) and not set(ids).isdisjoint(error.sampler_ids)
+        ):
+            return
+        try:
+            self._stepping.collect(ids, self._calls.read_timeout)
+        except WaitTimeout:
+            logger.warning("collect: a step of samplers %s stays out; wait_step() collects it", ids)
+        except (LayoutError, RemoteError, WorkerDied) as other:
+            if isinstance(error, SamplerUnavailable):
+                raise
+            if isinstance(error, (LayoutError, RemoteError, WorkerDied)):
+                error.recordings = Recordings({**error.recordings, **other.recordings})
+        finally:
+            self._let_go_of_rows()
+
+    def _require_every_sampler(self) -> None:
+        """Refuse to step while anything is out, or a sampler is paused."""
+        self._calls.require_idle("collect")
+        paused = set(range(len(self.action_spaces))).difference(self._states.unpaused)
+        if paused:
+            raise SamplerUnavailable(
+                f"collect: samplers {sorted(paused)} are paused, and a rollout buffer has a column "
+                "for each; call resume_all() first."
+            )
+
+    def _finish_into(
+        self, ids: Sequence[int], rows: Block, index: int
+    ) -> dict[int, dict[str, Any]]:
+        self._transport.wait(ids, len(ids), self._calls.read_timeout)
+        self._states.end_step(ids)
+        infos, failed = self._transport.take_rows(ids)
+        self._let_go_of_rows()
+        slab = rows.slab
+        columns: Any = slice(None) if len(ids) == len(self.action_spaces) else ids
+        self._stepping.finish_rows(ids, failed, slab["flags"][index, columns])
+        self._results.count_rows(
+            ids,
+            slab["reward"][index, columns].astype(np.float32),
+            (slab["flags"][index, columns] & DONE) != 0,
+            [infos.get(i, {}) for i in ids],
+            lambda: slab.nest([None if a is None else a[index, columns] for a in slab.leaf_arrays]),
+        )
+        return infos
+
+    def _let_go_of_rows(self) -> None:
+        """Hold the rows no longer that steps were written to, once none of them is out."""
+        if self._transport.results is not None and self._states.uncollected is None:
+            self._transport.results.blocks.in_use = None

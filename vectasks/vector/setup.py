@@ -1,0 +1,204 @@
+"""Putting a vector together: its parts, who holds whom, and their start and end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from vectasks.errors import InvalidArgument
+from vectasks.host import HostPlan, HostReady
+from vectasks.journal import Journal
+from vectasks.messages import Command, Failure
+from vectasks.monitoring.timed_steps import TimedTransport
+from vectasks.spaces import ActionBatches, action_batches, spaces_equal
+from vectasks.transport.base import StepTransport
+from vectasks.vector.arguments import checked_sampler_args, one_seed_each
+from vectasks.vector.calls import Calls
+from vectasks.vector.exclusive import Guard
+from vectasks.vector.live_view import LiveView
+from vectasks.vector.options import VectorOptions
+from vectasks.vector.places import Place
+from vectasks.vector.port import StepPort
+from vectasks.vector.requests import Requests
+from vectasks.vector.results import Counts, Results
+from vectasks.vector.states import SamplerStates
+from vectasks.vector.stepping import Spaces, Stepping
+from vectasks.vector.supervision import Supervisor
+from vectasks.workers.board import Board
+from vectasks.workers.layout import Layout
+
+logger: logging.Logger = logging.getLogger("vectasks")
+
+
+class Core:
+    """The parts of one vector.
+
+    Args:
+        make_sampler_fn: makes a task sampler.
+        sampler_fn_args: one mapping of keywords per sampler.
+        options: of the vector.
+        place: where the samplers live.
+    """
+
+    stepping: Stepping
+    port: StepPort
+    spaces: Spaces
+    transport: StepTransport | None = None
+    _traffic: dict[str, Any]
+
+    def __init__(
+        self,
+        make_sampler_fn: Callable[..., Any],
+        sampler_fn_args: Sequence[Mapping[str, Any]] | None,
+        options: VectorOptions,
+        place: Place,
+    ) -> None:
+        arguments = checked_sampler_args(make_sampler_fn, sampler_fn_args)
+        seeds = one_seed_each(options.seed, len(arguments))
+        plans = [
+            HostPlan(
+                make_sampler_fn,
+                sampler_args,
+                place.mp_ctx,
+                options.callback_sensors,
+                options.auto_resample_when_done,
+                seed,
+            )
+            for sampler_args, seed in zip(arguments, seeds, strict=True)
+        ]
+        self.num_samplers: int = len(plans)
+        self.sampler_fn_args: list[dict[str, Any]] = [dict(one) for one in arguments]
+        self.options = options
+        self._place = place
+        self.guard: Guard = Guard(holds_ctrl_c=place.mp_ctx is not None)
+        self.counts: Counts = Counts()
+        self.states: SamplerStates = SamplerStates(len(plans))
+        self.log: Journal = Journal(plans)
+        self.supervisor: Supervisor = Supervisor(
+            plans,
+            self.states,
+            self.log,
+            restart_dead_workers=options.on_worker_death == "restart",
+            max_restarts=options.max_restarts,
+        )
+        try:
+            workers = place.make_workers(len(plans), options)
+            self.requests: Requests = Requests(workers, self.states, self.supervisor, self.log)
+            self.board: Board = Board(
+                [worker.sampler_ids for worker in workers],
+                timed=bool(options.timing),
+                name=options.name or "vectasks",
+            )
+        except BaseException:
+            place.close()
+            raise
+        self.live_view: LiveView = LiveView(
+            self.board, self.counts, self.states, self.supervisor, self.requests
+        )
+        self.results: Results = Results(
+            self.counts, self.states, self.log, options.auto_resample_when_done, self.live_view.tell
+        )
+        self.calls: Calls = Calls(
+            self.states,
+            self.supervisor,
+            self.requests,
+            self.results,
+            self.live_view,
+            read_timeout=options.read_timeout,
+            start_timeout_s=options.start_timeout_s,
+        )
+
+    def start(self) -> None:
+        """Start the workers, set the samplers up, and choose how their steps travel."""
+        ids = list(range(self.num_samplers))
+        if self.options.timing:
+            for worker, ring in zip(self.requests.workers, self.board.rings, strict=False):
+                worker.record_spans(ring)
+        started = self.requests.start(ids, self.options.start_timeout_s)
+        ready: dict[int, HostReady] = self.results.unwrap(ids, Command.SETUP, started)
+        self.spaces = self._shared_spaces([ready[i] for i in ids])
+        transport = self._place.transport(self._layout(ready[0]), self.options, self.requests)
+        self.requests.carry_steps_by(transport)
+        self.board.show_tickets(transport.tickets_at)
+        if self.options.timing:
+            transport = TimedTransport(
+                transport,
+                self.board.parent_recorder(),
+                steps_sent=lambda: self.states.steps_sent,
+                every_batch=self.options.timing == "all",
+            )
+        self.transport = transport
+        self.stepping = Stepping(
+            self.calls,
+            transport,
+            self.log,
+            self.counts,
+            self.spaces,
+            self.guard,
+            check_actions=self.options.check_actions,
+            auto_resample=self.options.auto_resample_when_done,
+        )
+        self.port = StepPort(
+            self.stepping,
+            self.calls,
+            transport,
+            self.results,
+            self.spaces,
+            self.guard,
+            auto_resample=self.options.auto_resample_when_done,
+        )
+        self.live_view.tell()
+
+    def _shared_spaces(self, ready: Sequence[HostReady]) -> Spaces:
+        """Check that the samplers' observation spaces are equal, if they have to be."""
+        observation_spaces = [one.observation_space for one in ready]
+        actions = [one.action_space for one in ready]
+        check = self.options.check_actions
+        if self.options.heterogeneous:
+            return Spaces(observation_spaces, actions, ActionBatches(None, check))
+        first = observation_spaces[0]
+        for sampler_id, space in enumerate(observation_spaces):
+            if not spaces_equal(space, first):
+                raise InvalidArgument(
+                    f"Sampler {sampler_id} has the observation space {space}, sampler 0 has "
+                    f"{first}. Make them equal, or make the vector with heterogeneous=True."
+                )
+        shared = actions[0] if all(spaces_equal(one, actions[0]) for one in actions) else None
+        return Spaces(observation_spaces, actions, action_batches(shared, check))
+
+    def _layout(self, ready: HostReady) -> Layout | None:
+        """Lay out the arrays that samplers share; None: they share none."""
+        if self.options.heterogeneous:
+            return None
+        return Layout.of(
+            ready.observation_space,
+            self.spaces.action_batches.space,
+            ready.observation,
+            self.num_samplers,
+            len(self.requests.workers),
+        )
+
+    def traffic(self) -> dict[str, Any]:
+        """Say what travelled how: bytes by slab, notes and pipe, and leaves that have no array."""
+        if self.transport is not None and self.requests.workers:  # else what was known at the end
+            lane_bytes = dict(self.transport.bytes_of(self.counts.steps))
+            lane_bytes["pipe"] = sum(worker.channel_bytes for worker in self.requests.workers)
+            off_slab = list(self.transport.off_buffer)
+            self._traffic = {"lane_bytes": lane_bytes, "off_slab": off_slab}
+        return self._traffic
+
+    def close(self) -> list[tuple[int, Failure]]:
+        """End every worker, and let go of all memory; what closing raised, by sampler id."""
+        if self.options.timing:
+            self.traffic()
+        self.guard.num_calls += 1  # whatever was looked at before it does not hold any more
+        try:
+            return self.requests.close(self.options.close_grace_s)
+        finally:
+            if self.transport is not None:
+                self.transport.close()
+            self._place.close()
+            self.board.close()
+            self.states.uncollected = None
+            self.states.closed = True
