@@ -13,9 +13,10 @@ import numpy as np
 
 from benchmarks import workloads
 from benchmarks.adapters import vectasks as adapter
-from vectasks import SingleProcessVectorSampledTasks, step_dispatch
+from vectasks import SingleProcessVectorSampledTasks
 from vectasks.host import HostGroup, HostPlan
 from vectasks.messages import Command, Request
+from vectasks.workers import inline
 from vectasks.workers.layout import Layout
 from vectasks.workers.slab import Slab, SlabWriter
 from vectasks.workers.worker_lane import run_steps
@@ -60,11 +61,11 @@ def _in_the_parent() -> float:
     )
     actions = np.zeros(_NUM_SAMPLERS, np.int64)
     tasks.step_batch(actions)
-    step_dispatch.run_steps = lambda *_, **__: None
+    inline.run_steps = lambda *_, **__: None
     try:
         return _best(lambda: tasks.step_batch(actions), 5_000)
     finally:
-        step_dispatch.run_steps = run_steps
+        inline.run_steps = run_steps
         tasks.close()
 
 

@@ -102,8 +102,7 @@ __all__ = [
 _HOMES = {
     "batch": ["StepBatch"],
     "host": ["COMPLETE_TASK_CALLBACK_KEY", "COMPLETE_TASK_METRICS_KEY"],
-    "ledger": ["SamplerState", "VectorState"],
-    "messages": ["Command"],
+    "messages": ["Command", "SamplerState", "VectorState"],
     "suggest": ["Suggestion", "suggest_max_processes"],
     "task": ["RLStepResult", "Task", "TaskLike", "TaskSampler", "TaskSamplerLike"],
     "vector": ["SingleProcessVectorSampledTasks", "VectorSampledTasks"],

@@ -161,7 +161,7 @@ def test_a_buffer_that_is_let_go_leaves_nothing(processes, splits):
         return len(list(Path("/proc/self/fd").iterdir()))
 
     with processes.toys(max_steps=9) as tasks:
-        memory = tasks._dispatcher._memory
+        memory = tasks._core.transport._memory
         collect(tasks, Dice(tasks.action_spaces[0]), RolloutBuffer(tasks, 2), num_splits=splits)
         before, blocks = descriptors(), os.fstat(memory.fd).st_blocks
         for _ in range(3):

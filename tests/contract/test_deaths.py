@@ -309,7 +309,7 @@ def test_a_death_in_the_midst_of_an_answer(some_process: Any, on_death: str) -> 
     tasks, _ = faulty(some_process, [], LargeTask, on_worker_death=on_death)
     with tasks:
         pid = tasks.call_at(2, "pid")
-        worker = tasks._dispatcher.workers[1]
+        worker = tasks._core.requests.workers[1]
         tasks.read_timeout = 0  # the answer is not taken in
         with pytest.raises(WaitTimeout):
             tasks.call_at(2, "large")

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from vectasks.step_dispatch import StepDispatcher
 
 from vectasks import (
     InvalidArgument,
@@ -119,7 +118,7 @@ def test_trace_is_a_timeline_on_one_clock(every_kind: Any, tmp_path: Path) -> No
         stepped(tasks, 5).trace(path, steps=4)
         pids = {event["pid"] for event in json.loads(path.read_text())["traceEvents"]}
         assert os.getpid() in pids
-        assert len(pids) == 1 + (0 if every_kind.is_twin else len(tasks._dispatcher.workers))
+        assert len(pids) == 1 + (0 if every_kind.is_twin else len(tasks._core.requests.workers))
     sends, steps = spans(path, "send"), spans(path, "step")
     assert len(sends) == 4
     assert len(steps) == 16
@@ -181,7 +180,7 @@ def test_both_can_be_had_after_the_end(make: Any, tmp_path: Path) -> None:
 def test_a_worker_that_was_begun_anew_records_on(processes: Any, tmp_path: Path) -> None:
     with processes.toys(vector={**TIMED, "on_worker_death": "restart"}) as tasks:
         stepped(tasks, 2)
-        os.kill(tasks._dispatcher.workers[1].pid, 9)
+        os.kill(tasks._core.requests.workers[1].pid, 9)
         stepped(tasks, 3)
         tasks.trace(tmp_path / "trace.json")
         assert tasks.stats()["restarts"] == 1
@@ -193,7 +192,7 @@ def test_a_worker_that_was_begun_anew_records_on(processes: Any, tmp_path: Path)
 def test_a_dead_worker_takes_nothing_with_it(processes: Any) -> None:
     with processes.toys(vector=TIMED) as tasks:
         stepped(tasks, 2)
-        os.kill(tasks._dispatcher.workers[1].pid, 9)
+        os.kill(tasks._core.requests.workers[1].pid, 9)
         with pytest.raises(WorkerDied):
             stepped(tasks, 2)
         assert set(tasks.stats()["latency_s"]) == {0, 1, 2, 3}
@@ -283,7 +282,7 @@ def test_what_is_timed_more_often_counts_no_more(every_kind: Any) -> None:
                 tasks.step_batch([action] * 4)
             slow_s += action * (time.monotonic() - begin_s)
         time_s = tasks.stats()["time_s"]
-        workers = 1 if every_kind.is_twin else len(tasks._dispatcher.workers)
+        workers = 1 if every_kind.is_twin else len(tasks._core.requests.workers)
     assert time_s["waiting"] < 1.3 * time_s["window"]
     assert slow_s / 2 < time_s["in_tasks"] < 1.3 * workers * time_s["window"]
 
@@ -352,18 +351,6 @@ def test_send_and_recv_are_timed_now_and_then(make: Any, every_fifth: None, tmp_
     assert 4 <= timed <= 6
     assert len(spans(tmp_path / "trace.json", "step")) <= 4 + 2 * (timed - 1)
     assert 36 <= stats["steps_per_s"] * stats["time_s"]["window"] <= 44
-
-
-def test_in_between_a_vector_does_what_one_without_timing_does(
-    make: Any, every_fifth: None
-) -> None:
-    tasks = make(vector={"timing": True})
-    dispatcher = tasks._dispatcher
-    stepped(tasks, 1)
-    assert type(dispatcher).wait_step is not StepDispatcher.wait_step
-    stepped(tasks, 2)
-    for name in ("send_step", "step_here", "wait_step", "take_batch", "take_outcomes"):
-        assert getattr(type(dispatcher), name) is getattr(StepDispatcher, name)
 
 
 def test_chance_is_the_users(make: Any) -> None:

@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 import pytest
 from gymnasium import spaces
-from vectasks.workers.parent_lane import ParentLane
 
 from vectasks import SamplerState, VectorSampledTasks
 from vectasks.messages import Failure
 from vectasks.task import RLStepResult
 from vectasks.testing import toy_args
 from vectasks.testing.toys import CountingTask, ToySampler, ToyTask
+from vectasks.transport.shared_memory import SharedMemoryTransport
+from vectasks.transport.step_results import StepForm, StepResults
 from vectasks.workers import cores, worker_lane
 from vectasks.workers.channel import Channel
 from vectasks.workers.cores import WakesOnOwnCore, current_core, polls_before_blocking
@@ -70,6 +71,14 @@ class StubGroup:
         return RLStepResult(observation, float(action), False, info)
 
 
+class StubExchange:
+    """Nothing came in the place of a step."""
+
+    def __init__(self) -> None:
+        self.answers: dict[int, Any] = {}
+        self.unread: dict[int, Any] = {}
+
+
 class StubMemory:
     """Memory that both halves have in this process."""
 
@@ -89,12 +98,14 @@ class Pair:
         layout = layout._replace(note_bytes=NOTE_BYTES)
         self.ids = list(range(num_samplers))
         memory: Any = StubMemory(layout.size_bytes())
-        self.parent = ParentLane(layout, memory.map())
+        self.results = StepResults(layout, memory.map())
+        self.parent = SharedMemoryTransport(self.results, memory, [], StubExchange())
+        self.signals = self.parent.signals
         here, there = socket.socketpair()
         self.channel = Channel(here)
         self._there = Channel(there)
         self.group = StubGroup()
-        attach = self.parent.attach_message(0, self.ids)
+        attach = self.parent.attach_message(0, tuple(self.ids))
         group: Any = self.group
         self.worker = WorkerLane(attach, memory, self._there, group)
         self.messages: list[Any] = []
@@ -111,28 +122,27 @@ class Pair:
                     self.messages.append(message)
 
     def ask(self, ids: list[int], actions: list[int], one_by_one: bool = False) -> int:
-        ticket = self.parent.begin(ids, as_batch=False, one_by_one=one_by_one)
-        self.parent.ask(ids, actions, ticket)
-        self.parent.ring(0)
-        self.parent.fence()
-        if self.parent.is_asleep(0):
+        ticket = self.results.begin(ids, StepForm(as_batch=False, one_by_one=one_by_one))
+        self.signals.ask(ids, actions, ticket)
+        self.signals.ring(0)
+        self.signals.fence()
+        if self.signals.is_asleep(0):
             self.channel.ring()
         return ticket
 
     def send(self, message: Any) -> None:
         self.channel.send(message)
-        self.parent.announce_message(0)
+        self.signals.announce_message(0)
 
     def take_in(self) -> None:
         while (message := self.channel.receive()) is not None:
             assert isinstance(message, StepExtras)
-            for extra in message.extras:
-                self.parent.keep(extra)
+            self.parent.keep(message.extras)
 
     def answers(self, ids: list[int]) -> list[Any]:
-        until(lambda: self.take_in() or self.parent.poll(ids, 10))
-        until(lambda: self.take_in() or not self.parent.owing(ids))
-        return self.parent.outcomes(ids)
+        until(lambda: self.take_in() or self.signals.poll(ids, 10))
+        until(lambda: self.take_in() or not self.results.owing(ids))
+        return self.results.outcomes(ids)
 
     def close(self) -> None:
         self.channel.close()
@@ -173,14 +183,14 @@ def sleepy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_tickets() -> None:
     layout = Layout.of(SPACE, spaces.Discrete(2), np.zeros(2, np.int64), 2, 1)
-    parent = ParentLane(layout)
+    parent = StepResults(layout)
     block = parent.add_block(3, None)
     last_row = block.place.first_row + 2
     tickets = []
     for into, row in ((None, WORKING_ROW), ((block, 2), last_row)):
         for timed, batch, single in itertools.product((0, TIMED), (False, True), (False, True)):
-            parent.timed = timed
-            ticket = parent.begin([0, 1], as_batch=batch, one_by_one=single, into=into)
+            form = StepForm(batch, one_by_one=single, rows=into)
+            ticket = parent.begin([0, 1], form, timed=bool(timed))
             assert row_of(ticket) == row
             assert is_batch(ticket) == bool(ticket & AS_BATCH) == batch
             assert bool(ticket & ONE_BY_ONE) == single
@@ -195,12 +205,11 @@ def test_tickets() -> None:
 
 def test_a_ticket_has_room_for_every_row_and_many_steps() -> None:
     layout = Layout.of(SPACE, spaces.Discrete(2), np.zeros(2, np.int64), 2, 1)
-    parent = ParentLane(layout)
-    parent.timed = TIMED
+    parent = StepResults(layout)
     parent.step_number = 2**38 - 2
     place: Any = SimpleNamespace(first_row=(1 << ROW_BITS) - 1)
     block: Any = SimpleNamespace(place=place)
-    ticket = parent.begin([0, 1], as_batch=True, one_by_one=True, into=(block, 0))
+    ticket = parent.begin([0, 1], StepForm(True, one_by_one=True, rows=(block, 0)), timed=True)
     assert ticket == 2**63 - 1
     assert row_of(ticket) == (1 << ROW_BITS) - 1
     assert parent.tickets.tolist() == [ticket] * 2
@@ -297,11 +306,11 @@ def test_who_shares_its_core_polls_no_more(
     )
     pair = Pair()
     if shares_core:
-        until(lambda: pair.parent.is_asleep(0))
+        until(lambda: pair.signals.is_asleep(0))
         assert len(polls) == 1
     else:
         until(lambda: len(polls) > 100)
-        assert not pair.parent.is_asleep(0)
+        assert not pair.signals.is_asleep(0)
     pair.ask([0], [1])
     assert len(pair.answers([0])) == 1
     pair.send("now it sleeps, where it can" if shares_core else "it polls still")
@@ -326,15 +335,13 @@ def test_who_would_keep_us_from_waking_another_is_woken_last(
     monkeypatch.setattr("vectasks.transport.shared_memory.current_core", lambda: here)
     woken: list[int] = []
     with VectorSampledTasks(ToySampler, toy_args(CountingTask, 3), should_log=False) as tasks:
-        dispatcher = tasks._dispatcher
-        lane = dispatcher._lane
-        assert lane is not None
-        for worker in dispatcher.workers:
+        workers, signals = tasks._core.requests.workers, tasks._core.transport.signals
+        for worker in workers:
             wake = worker.wake
             monkeypatch.setattr(
                 worker, "wake", lambda n=worker.number, wake=wake: woken.append(n) or wake()
             )
-        until(lambda: all(lane.is_asleep(worker.number) for worker in dispatcher.workers))
+        until(lambda: all(signals.is_asleep(worker.number) for worker in workers))
         tasks.step([0] * 3)
     assert woken == {0: [1, 2, 0], 1: [0, 2, 1]}.get(-1 if here is None else here, [0, 1, 2])
 
@@ -362,12 +369,12 @@ def test_actions_belong_to_the_samplers_that_were_named(pair: Pair) -> None:
 
 
 def test_steps_by_message(pair: Pair) -> None:
-    ticket = pair.parent.begin([1, 2], as_batch=False)
+    ticket = pair.results.begin([1, 2], StepForm(as_batch=False))
     pair.send(Steps(ticket, {1: 11, 2: 22}))
     assert [o.reward for o in pair.answers([1, 2])] == [11.0, 22.0]
     pair.ask([1], [5])
     assert pair.answers([1])[0].reward == 5.0
-    until(lambda: pair.parent.is_asleep(0))
+    until(lambda: pair.signals.is_asleep(0))
     assert pair.group.stepped == [(1, 11), (2, 22), (1, 5)]
 
 
@@ -377,14 +384,14 @@ def test_one_by_one_does_not_wait_for_mates(pair: Pair, one_by_one: bool) -> Non
     pair.group.before = lambda i: None if i == 0 else go_on.wait(PATIENCE_S) and None  # type: ignore[func-returns-value]
     pair.ask([0, 1], [0, 0], one_by_one)
     if one_by_one:
-        until(lambda: pair.parent.has_answered(0))
+        until(lambda: pair.signals.has_answered(0))
     else:
         time.sleep(0.1)
-        assert not pair.parent.has_answered(0)
-    assert not pair.parent.has_answered(1)
+        assert not pair.signals.has_answered(0)
+    assert not pair.signals.has_answered(1)
     go_on.set()
     pair.answers([0, 1])
-    assert pair.parent.answered_at(0) <= pair.parent.answered_at(1) <= time.monotonic()
+    assert pair.signals.answered_at(0) <= pair.signals.answered_at(1) <= time.monotonic()
 
 
 def test_messages_and_steps_in_any_order(pair: Pair) -> None:
@@ -448,28 +455,28 @@ def test_an_info_that_cannot_travel_is_one_samplers_own(pair: Pair) -> None:
 def test_extras_of_a_predecessor_are_dropped(pair: Pair) -> None:
     """A worker that died between sending an info and announcing its step leaves nothing behind."""
     parent = pair.parent
-    parent.keep(Extra(0, info={"old": True}))
-    parent.attach_message(0, pair.ids)
+    parent.keep([Extra(0, info={"old": True})])
+    parent.attach_message(0, tuple(pair.ids))
     pair.group.infos = {0: {"new": True}}
     pair.ask([0], [1])
     assert pair.answers([0])[0].info == {"new": True}
-    parent.keep(Extra(0, info={"old": True}))
-    parent.attach_message(0, pair.ids)
-    assert not parent.failures([0])
+    parent.keep([Extra(0, info={"old": True})])
+    parent.attach_message(0, tuple(pair.ids))
+    assert not pair.results.failures([0])
     pair.group.infos = {0: {"newer": True}}
     pair.ask([0], [1])
-    until(lambda: parent.poll([0], 10))
-    assert parent.needs_extra(0)
+    until(lambda: pair.signals.poll([0], 10))
+    assert pair.results.needs_extra(0)
 
 
 # -- sleeping and waking ---------------------------------------------------------------------------
 
 
 def test_a_worker_with_nothing_to_do_sleeps(pair: Pair) -> None:
-    until(lambda: pair.parent.is_asleep(0))
+    until(lambda: pair.signals.is_asleep(0))
     pair.ask([0], [1])
     pair.answers([0])
-    until(lambda: pair.parent.is_asleep(0))
+    until(lambda: pair.signals.is_asleep(0))
 
 
 def test_a_sleeping_worker_hears_steps_and_messages(sleepy: None) -> None:
@@ -482,7 +489,7 @@ def test_a_sleeping_worker_hears_steps_and_messages(sleepy: None) -> None:
             pair.send(number)
             until(lambda number=number: bool(pair.messages) and pair.messages[-1] == number)  # type: ignore[misc]
         if number % 10 == 0:
-            until(lambda: pair.parent.is_asleep(0))
+            until(lambda: pair.signals.is_asleep(0))
     pair.close()
 
 
@@ -492,12 +499,12 @@ def test_a_worker_rings_only_a_sleeping_parent(pair: Pair) -> None:
     assert pair.channel.doze(50) is False
     rung = threading.Event()
     pair.channel.receive = rung.set  # type: ignore[method-assign, assignment]
-    pair.parent.fall_asleep()
+    pair.signals.fall_asleep()
     pair.ask([0], [1])
     started = time.monotonic()
     pair.channel.doze(10_000)
     assert time.monotonic() - started < 5
-    pair.parent.wake_up()
+    pair.signals.wake_up()
     del pair.channel.receive
     pair.answers([0])
 

@@ -50,7 +50,7 @@ def failing(clock: Clock, **options: Any) -> VectorSampledTasks:
         max_restarts=2,
         should_log=False,
     )
-    tasks._dispatcher._restart_limit._clock = clock
+    tasks._core.supervisor._limit._clock = clock
     return tasks
 
 
@@ -69,7 +69,7 @@ def test_a_death_too_many_says_why_and_can_be_mended() -> None:
     with failing(clock) as tasks:
         for _ in range(5):
             tasks.step([0])
-        with pytest.raises(WorkerDied, match=r"not begun anew: .* 2 restarts within 300 s"):
+        with pytest.raises(WorkerDied, match=r"not restarted: .* 2 restarts within 300 s"):
             tasks.step([0])
         assert tasks.sampler_states[0] is SamplerState.FAILED
         tasks.restart_at(0)  # what the user asks for is not limited

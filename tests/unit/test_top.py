@@ -69,7 +69,7 @@ def test_shows_states_counts_and_latencies(tasks: Any) -> None:
     tasks.pause_at(1)
     reading = top.choose_board(os.getpid(), "mine").read()
     assert (reading.name, reading.pid, reading.is_closed) == ("mine", os.getpid(), False)
-    assert reading.num_workers == len(tasks._dispatcher.workers)
+    assert reading.num_workers == len(tasks._core.requests.workers)
     assert [line.state for line in reading.samplers] == [
         SamplerState.READY,
         SamplerState.PAUSED,
@@ -79,7 +79,7 @@ def test_shows_states_counts_and_latencies(tasks: Any) -> None:
         assert line.p50_s is not None
         assert line.p95_s is not None
         assert 0 < line.p50_s <= line.p95_s
-        pid = tasks._dispatcher.workers[line.worker].pid
+        pid = tasks._core.requests.workers[line.worker].pid
         assert line.pid == (pid or os.getpid())
     tasks.resume_all()
     assert top.choose_board(os.getpid(), "mine").read().samplers[1].state is SamplerState.READY
@@ -87,12 +87,12 @@ def test_shows_states_counts_and_latencies(tasks: Any) -> None:
 
 def test_shows_who_has_not_answered() -> None:
     with vector() as tasks:
-        worker = tasks._dispatcher.workers[1].pid
+        worker = tasks._core.requests.workers[1].pid
         board = top.choose_board(os.getpid(), "mine")
         os.kill(worker, signal.SIGSTOP)
         tasks.async_step([0] * 3)
         try:
-            tasks._dispatcher.wait_step([0, 2], 2, 30)
+            tasks._core.transport.wait([0, 2], 2, 30)
             states = [line.state for line in board.read().samplers]
         finally:
             os.kill(worker, signal.SIGCONT)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from numbers import Real
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 
 from vectasks.errors import InvalidArgument
 
 
-def is_whole_number(value: Any) -> TypeGuard[int | np.integer[Any]]:
+def is_whole_number(value: Any) -> bool:
     """Tell an integer, Python's or numpy's, from anything else; a flag is none."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 

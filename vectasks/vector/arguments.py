@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from vectasks._util.numbers import is_whole_number
 from vectasks.errors import InvalidArgument, WrongCount
 from vectasks.messages import Command
@@ -41,7 +43,7 @@ def one_seed_each(seed: int | Sequence[int] | None, count: int) -> list[int | No
     """The seed of each sampler: one int is for sampler 0, and each next one gets one more."""
     if seed is None:
         return [None] * count
-    if is_whole_number(seed):
+    if isinstance(seed, (int, np.integer)):
         return [int(seed) + i for i in range(count)]
     if isinstance(seed, (str, bytes)) or not isinstance(seed, Iterable):
         checked_seed(seed)

@@ -45,10 +45,13 @@ class InThisProcess:
 
     mp_ctx: BaseContext | None = None
 
+    def __init__(self) -> None:
+        self._workers: list[InlineWorker] = []
+
     def make_workers(self, num_samplers: int, options: VectorOptions) -> Sequence[Worker]:
         """Make one worker for all."""
-        self._worker = InlineWorker(0, range(num_samplers))
-        return [self._worker]
+        self._workers = [InlineWorker(0, range(num_samplers))]
+        return self._workers
 
     def transport(
         self, layout: Layout | None, options: VectorOptions, exchange: Exchange
@@ -57,10 +60,12 @@ class InThisProcess:
         results = _private(layout, options)
         if results is None or options.observation_transport == "pipe":
             return MessageTransport(results, exchange, off_buffer=())
-        return InProcessTransport(results, self._worker, exchange)
+        (worker,) = self._workers
+        return InProcessTransport(results, worker, exchange)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Let go of the worker."""
+        self._workers = []
 
 
 class ChildOptions(NamedTuple):
