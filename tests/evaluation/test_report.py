@@ -85,6 +85,18 @@ def test_aggregates_of_few_and_of_equal_values() -> None:
     assert same.mean_interval == same.iqm_interval == (2.0, 2.0)
 
 
+def test_aggregates_say_what_they_left_out() -> None:
+    told = aggregate(
+        [1.0, np.nan, np.float32("inf"), None, "two", np.int8(3), 10**400, np.array(2)]
+    )
+    assert (told.n, told.left_out) == (3, 5)
+    assert told[:-1] == aggregate([1.0, 3.0, 2.0])[:-1]
+    assert aggregate([1.0]).left_out == 0
+    nothing = aggregate([np.nan])
+    assert (nothing.n, nothing.left_out, nothing.iqm_interval) == (0, 1, (None, None))
+    assert np.isnan([nothing.mean, nothing.iqm, nothing.std, nothing.minimum]).all()
+
+
 # -- films ------------------------------------------------------------------------------------
 
 
@@ -243,6 +255,28 @@ def test_the_page_of_an_interrupted_run(tmp_path: Path) -> None:
             manifest_path=tmp_path / "run.json",
         )
     assert "1 not run yet" in page_of(tmp_path / "run.json").text
+
+
+def test_the_page_shows_what_is_no_finite_number(tmp_path: Path) -> None:
+    losses = {"a": np.nan, "b": 1.0, "c": np.inf, "d": 2.0}
+
+    def work(job: BatchJob) -> dict[str, Any]:
+        job.output.touch()
+        name = "$\\frac{$ loss"  # no formula
+        return {name: losses[job.name], "huge": 10**400, "text": "\udc80"}
+
+    jobs = [
+        BatchJob(id=f"{name}\udc80", name=name, input="in", output=tmp_path / name)
+        for name in losses
+    ]
+    for _ in range(2):  # the second run skips all, and tells the same
+        BatchRunner("inline").run(jobs, work, manifest_path=tmp_path / "run.json")
+        page = page_of(tmp_path / "run.json")
+        assert [kind for kind, _ in page.media] == ["image/svg+xml"]
+        row = page.words[page.words.index("$\\frac{$ loss") :][:4]
+        assert [word for word in row if word.strip()][:3] == ["$\\frac{$ loss", "2", "2"]
+        for word in ("left out", "NaN, infinite or no number", "nan", "inf", "a\\udc80"):
+            assert word in page.text, word
 
 
 def test_films_beyond_the_limit_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

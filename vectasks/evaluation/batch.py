@@ -8,10 +8,13 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from vectasks.arguments import whole_number
 from vectasks.errors import InvalidArgument
 from vectasks.evaluation.jobs import (
+    JobToDo,
     JobWorker,
     attempt,
+    failed_record,
     make_record,
     partial_path,
     remove_leftovers,
@@ -99,8 +102,7 @@ class BatchRunner:
             ManifestError: the manifest is damaged and cannot be rebuilt.
         """
         checked = _checked(jobs)
-        if max_workers < 1:
-            raise InvalidArgument(f"max_workers must be at least 1, got {max_workers!r}.")
+        max_workers = whole_number("max_workers", max_workers, at_least=1)
         with RunLog(
             manifest_path,
             [job.id for job in checked],
@@ -126,19 +128,22 @@ class BatchRunner:
         max_workers: int,
         force: bool,
     ) -> Generator[BatchRunRecord, None, None]:
-        to_do = []
+        to_do: list[JobToDo] = []
         for job in jobs:
             earlier = history.get(job.id)
             if not force and _is_done(job, earlier):
                 yield _skipped(job, earlier)
-            else:
-                to_do.append(job)
+                continue
+            try:
+                to_do.append(JobToDo(job, partial_path(job.output)))
+            except InvalidArgument as error:
+                yield failed_record(job, now(), error)
         if not to_do:
             return
-        remove_leftovers(to_do)
+        remove_leftovers(job for job, _ in to_do)
         if self._backend == "inline":
-            for job in to_do:
-                yield attempt(worker, job, partial_path(job.output))
+            for job, partial in to_do:
+                yield attempt(worker, job, partial)
         else:
             from vectasks.evaluation.parallel import run_in_workers
 
@@ -173,7 +178,11 @@ def _checked(jobs: Iterable[BatchJob | Mapping[str, Any]]) -> list[BatchJob]:
 
 
 def _is_done(job: BatchJob, earlier: BatchRunRecord | None) -> bool:
-    return (earlier is None or earlier.status is not RunStatus.failed) and job.output.exists()
+    try:
+        exists = job.output.exists()
+    except OSError:  # a name that is too long, a folder that nobody may look into
+        exists = False
+    return exists and (earlier is None or earlier.status is not RunStatus.failed)
 
 
 def _skipped(job: BatchJob, earlier: BatchRunRecord | None) -> BatchRunRecord:

@@ -1,9 +1,9 @@
-"""The JSON of manifests, journals and metrics: standard JSON that loses no value.
+r"""The JSON of manifests, journals and metrics: standard JSON that loses no value.
 
 Standard JSON has no NaN and no infinities. They are written as the strings ``"NaN"``,
-``"Infinity"`` and ``"-Infinity"``, the form that Protocol Buffers use; a text that reads like one of
-them gets a backslash in front. What UTF-8 cannot hold (the file name ``b"\\x80"`` is ``"\\udc80"`` in
-Python) is written as JSON's own escape.
+``"Infinity"`` and ``"-Infinity"``, as Protocol Buffers do; a text that reads like one of them gets
+a backslash in front. What UTF-8 cannot hold (Python has the file name ``b"\x80"`` as
+``"\udc80"``) is written as JSON's own escape.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NAMED = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _MOST_BITS = 14_000
 
 
-def plain(value: Any, otherwise: Callable[[Any], Any] | None = None) -> Any:
+def plain(value: Any, *, otherwise: Callable[[Any], Any] | None = None) -> Any:
     """Return a value as JSON has it: arrays and tuples become lists, numpy's numbers Python's own.
 
     NaN and infinities stay what they are.
@@ -35,22 +35,23 @@ def plain(value: Any, otherwise: Callable[[Any], Any] | None = None) -> Any:
         ValueError: there is such a thing, and nothing to put in its place.
     """
     if isinstance(value, Enum):
-        return plain(value.value, otherwise)
+        return plain(value.value, otherwise=otherwise)
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int) and value.bit_length() < _MOST_BITS:
         return int(value)
-    for kind in (float, str):  # numpy's float64 and str_ are such, too
-        if isinstance(value, kind):
-            return kind(value)
+    if isinstance(value, float):
+        return math.nan if math.isnan(value) else float(value)  # one NaN: equal to itself in lists
+    if isinstance(value, str):
+        return str(value)
     if isinstance(value, Mapping):
-        return {str(key): plain(item, otherwise) for key, item in value.items()}
+        return {str(key): plain(item, otherwise=otherwise) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(item, otherwise) for item in value]
+        return [plain(item, otherwise=otherwise) for item in value]
     if hasattr(value, "tolist"):  # numpy's arrays and numbers, torch's tensors
-        return plain(value.tolist(), otherwise)
+        return plain(value.tolist(), otherwise=otherwise)
     if isinstance(value, os.PathLike):
-        return plain(os.fspath(value), otherwise)
+        return plain(os.fspath(value), otherwise=otherwise)
     if isinstance(value, date):  # and datetime
         return value.isoformat()
     if otherwise is not None:
@@ -67,8 +68,8 @@ def described(value: Any) -> str:
 
 
 def to_json(value: Any, *, indent: int | None = None) -> bytes:
-    """Write a value that :func:`plain` gave."""
-    text = json.dumps(_standard(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    """Write a value; what it may hold is what :func:`plain` takes."""
+    text = json.dumps(_standard(plain(value)), indent=indent, ensure_ascii=False, allow_nan=False)
     return text.encode("utf-8", "backslashreplace")  # which is how JSON escapes surrogates
 
 

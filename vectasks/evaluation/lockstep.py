@@ -63,6 +63,8 @@ class _Playing:
         told = info.get(COMPLETE_TASK_METRICS_KEY) if isinstance(info, Mapping) else None
         total = np.asarray(self.total_reward).tolist()  # a float; a list for several agents
         ours = {"return": total, "length": self.num_steps}
+        if told is not None and not isinstance(told, Mapping):
+            told = {"metrics": told}
         return {**ours, **(told or {}), **ours}
 
 

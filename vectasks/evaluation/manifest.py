@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict
 
 from vectasks.errors import ManifestError
 from vectasks.evaluation.json_form import from_json, to_json
-from vectasks.evaluation.records import BatchRunRecord, RunStatus, logger, now, told
+from vectasks.evaluation.records import AnyPath, BatchRunRecord, RunStatus, Text, logger, now, told
 from vectasks.files import replace_file
 
 SCHEMA_VERSION = 1
@@ -46,9 +46,9 @@ class BatchManifest(BaseModel):
     schema_version: int = SCHEMA_VERSION
     created_at: datetime
     updated_at: datetime
-    input_dir: Path | None = None
-    output_dir: Path | None = None
-    pattern: str = ""
+    input_dir: AnyPath | None = None
+    output_dir: AnyPath | None = None
+    pattern: Text = ""
     total: int
     success_count: int
     skipped_count: int
@@ -100,7 +100,7 @@ class BatchManifest(BaseModel):
 
     def save_json(self, path: str | os.PathLike[str]) -> None:
         """Write it; the file is replaced whole or not at all."""
-        replace_file(Path(path), to_json(self.model_dump(mode="json"), indent=2) + b"\n")
+        replace_file(Path(path), to_json(self.model_dump(), indent=2) + b"\n")
 
     @property
     def duration_s(self) -> float:
@@ -142,11 +142,11 @@ class RunHeader(BaseModel):
     schema_version: int = SCHEMA_VERSION
     created_at: datetime
     started_at: datetime
-    input_dir: Path | None = None
-    output_dir: Path | None = None
-    pattern: str = ""
+    input_dir: AnyPath | None = None
+    output_dir: AnyPath | None = None
+    pattern: Text = ""
     total: int
-    job_ids: tuple[str, ...]
+    job_ids: tuple[Text, ...]
 
 
 class Line(BaseModel):
@@ -157,7 +157,7 @@ class Line(BaseModel):
 
     def to_bytes(self) -> bytes:
         """The line, with its newline."""
-        return to_json(self.model_dump(mode="json")) + b"\n"
+        return to_json(self.model_dump()) + b"\n"
 
 
 @dataclass(frozen=True)

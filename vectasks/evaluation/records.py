@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeAlias
 
 from pydantic import (
+    AfterValidator,
     AliasChoices,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     model_validator,
 )
 
@@ -26,8 +29,29 @@ from vectasks.evaluation.json_form import from_json, plain
 logger: logging.Logger = logging.getLogger("vectasks.evaluation")
 
 
+def _any_text(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    return value if isinstance(value, str) else check(value)
+
+
+def _not_empty(text: str) -> str:
+    if not text:
+        raise ValueError("it must have at least one character")
+    return text
+
+
+def _any_path(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    return Path(value) if isinstance(value, str) else check(value)
+
+
+#: A string, which may hold surrogates, as names of files do that are not UTF-8: pydantic's own
+#: refuses them.
+Text: TypeAlias = Annotated[str, WrapValidator(_any_text)]
+
+#: The same of a path.
+AnyPath: TypeAlias = Annotated[Path, WrapValidator(_any_path)]
+
 #: What is known about where something comes from; anything that JSON can hold.
-Provenance: TypeAlias = Annotated[dict[str, Any], BeforeValidator(plain)]
+Provenance: TypeAlias = Annotated[dict[Text, Any], BeforeValidator(plain)]
 
 
 class RunStatus(str, Enum):
@@ -60,11 +84,11 @@ class BatchJob(BaseModel):
         ser_json_inf_nan="constants",
     )
 
-    id: str = Field(min_length=1)
-    input: Path = Field(validation_alias=AliasChoices("input", "motion"))
-    output: Path
-    name: str = ""
-    config_path: Path | None = None
+    id: Annotated[Text, AfterValidator(_not_empty)]
+    input: AnyPath = Field(validation_alias=AliasChoices("input", "motion"))
+    output: AnyPath
+    name: Text = ""
+    config_path: AnyPath | None = None
     provenance: Provenance = Field(default_factory=dict)
 
     @model_validator(mode="before")
@@ -125,16 +149,16 @@ class BatchRunRecord(BaseModel):
         frozen=True, populate_by_name=True, ser_json_inf_nan="constants"
     )
 
-    job_id: str
-    input: Path = Field(validation_alias=AliasChoices("input", "motion"))
-    output: Path
+    job_id: Text
+    input: AnyPath = Field(validation_alias=AliasChoices("input", "motion"))
+    output: AnyPath
     status: RunStatus
     started_at: datetime
     finished_at: datetime
-    message: str = ""
-    error_type: str | None = None
+    message: Text = ""
+    error_type: Text | None = None
     provenance: Provenance = Field(default_factory=dict)
-    traceback: str = ""
+    traceback: Text = ""
 
     @property
     def motion(self) -> Path:
