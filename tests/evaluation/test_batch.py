@@ -222,6 +222,10 @@ def test_wrong_arguments_run_nothing(run_here: Any, tmp_path: Path) -> None:
     jobs = make_jobs(tmp_path, "a", "b")
     with pytest.raises(ValueError, match="max_workers must be an integer of at least 1"):
         run_here(jobs, max_workers=0)
+    with pytest.raises(InvalidArgument, match=r"job 1 of the list: input: Field required"):
+        run_here([jobs[0], {"id": "b", "output": "o"}])
+    with pytest.raises(InvalidArgument, match="worker must be callable, got None"):
+        run_here(jobs, None)
     with pytest.raises(ValueError, match="'a' for one"):
         run_here([*jobs, jobs[0]])
     with pytest.raises(InvalidArgument, match=r"outputs? belong"):
@@ -354,6 +358,9 @@ IMPOSSIBLE = {
     "far in a file": ("file/b/c/a.txt", "file' is no folder"),
     "in nothing": (f"{os.devnull}/a.txt", f"'{os.devnull}' is no folder"),
     "above": ("..", "is a folder's place and no name"),
+    "the manifest": ("run.json", "is a file that this run writes itself"),
+    "the journal": ("out/../run.json.journal", "is a file that this run writes itself"),
+    "the lock": ("run.json.lock", "is a file that this run writes itself"),
     "a folder": ("folder", "is there, and is a folder; the worker made a file"),
 }
 

@@ -391,6 +391,9 @@ def test_another_evaluation_is_not_mixed_in(tmp_path: Path) -> None:
         ({}, "say how many episodes"),
         ({"episodes": 3, "videos": 2}, "give a manifest_path"),
         ({"episodes": 3, "videos": -1}, "videos must be an integer of at least 0, got -1"),
+        ({"episodes": 3, "policy": 3}, "policy must be callable, got 3"),
+        ({"episodes": 3, "sampler_fn_args": {}}, "one dict of keywords a sampler, got dict"),
+        ({"episodes": 3, "policy": lambda _: np.array(1)}, "actions"),
         ({"episodes": 2.0}, "episodes must be an integer"),
         ({"episodes": 3, "videos": [0.5]}, "an episode of videos must be an integer"),
         ({"episodes": 3, "videos": "12"}, "videos must be an integer"),
@@ -405,7 +408,15 @@ def test_wrong_arguments(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=expected):
-        evaluate(push, ToySampler, toy_args(CountingTask, 2), max_processes=0, **arguments)
+        evaluate(
+            **{
+                "policy": push,
+                "make_sampler_fn": ToySampler,
+                "sampler_fn_args": toy_args(CountingTask, 2),
+                "max_processes": 0,
+                **arguments,
+            }
+        )
     assert list(tmp_path.iterdir()) == []
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 from datetime import datetime, timedelta, timezone
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,8 @@ def test_a_manifest_is_what_was_saved(path: Path) -> None:
 def test_provenance_is_what_json_can_hold() -> None:
     values = {
         "number": np.float32(0.5),
+        "long": np.longdouble(0.5),
+        "half": Fraction(1, 2),
         "array": np.arange(3),
         "path": Path("x"),
         "pair": (1, 2),
@@ -101,6 +104,8 @@ def test_provenance_is_what_json_can_hold() -> None:
     }
     assert record("a", provenance=values).provenance == {
         "number": 0.5,
+        "long": 0.5,
+        "half": 0.5,
         "array": [0, 1, 2],
         "path": "x",
         "pair": [1, 2],

@@ -279,6 +279,37 @@ def test_the_page_shows_what_is_no_finite_number(tmp_path: Path) -> None:
             assert word in page.text, word
 
 
+@pytest.mark.parametrize(
+    ("values", "num_plots"),
+    [
+        ([1.0, 1.0000000000000002] * 5, 0),  # rounding errors are no spread
+        ([1e308, -1e308], 0),
+        ([1e308, 1.1e308, 1.7e308], 0),
+        ([-1e299, 1e299], 1),
+        ([0.0, 1e-310] * 5, 1),
+        ([*np.linspace(0, 1e-9, 30), 1e9], 1),
+    ],
+)
+def test_values_that_are_hard_to_plot(values: list[float], num_plots: int, tmp_path: Path) -> None:
+    def work(job: BatchJob) -> dict[str, Any]:
+        job.output.touch()
+        return {"score": values[int(job.id)]}
+
+    jobs = [{"id": n, "input": "in", "output": tmp_path / str(n)} for n in range(len(values))]
+    BatchRunner("inline").run(jobs, work, manifest_path=tmp_path / "run.json")
+    page = page_of(tmp_path / "run.json")
+    assert len(page.media) == num_plots
+    assert all(ElementTree.fromstring(data) is not None for _, data in page.media)
+
+
+def test_the_page_does_not_take_the_place_of_its_manifest(tmp_path: Path) -> None:
+    BatchRunner("inline").run([], print, manifest_path=tmp_path / "run.json")
+    before = (tmp_path / "run.json").read_bytes()
+    with pytest.raises(ValueError, match="take the place of its manifest"):
+        write_report(tmp_path / "run.json", tmp_path / "run.json")
+    assert (tmp_path / "run.json").read_bytes() == before
+
+
 def test_films_beyond_the_limit_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     film(tmp_path, episodes=2, videos=2, max_processes=0)
     size = (tmp_path / "run.videos" / "episode-000000.mp4").stat().st_size

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vectasks.arguments import checked_seed, real_number, whole_number
+from vectasks.arguments import checked_sampler_args, checked_seed, real_number, whole_number
 from vectasks.errors import InvalidArgument
 from vectasks.evaluation.agenda import Slot, slots_for_episodes, slots_for_tasks, task_keywords
 from vectasks.evaluation.filming import EpisodeFilmer
@@ -123,7 +123,9 @@ def evaluate(
             A task that raises, or whose worker dies, is a failed episode and ends no evaluation.
     """
     require("scipy.stats", "evaluation", "evaluate")  # not found out when all is played
-    arguments = list(sampler_fn_args)
+    arguments = checked_sampler_args(make_sampler_fn, sampler_fn_args)
+    if not callable(policy):
+        raise InvalidArgument(f"policy must be callable, got {policy!r}.")
     listed = None if tasks is None else [_checked_task(task) for task in tasks]
     if episodes is not None:
         episodes = whole_number("episodes", episodes, at_least=1)

@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Mapping
 from datetime import date
 from enum import Enum
+from numbers import Integral, Real
 from typing import Any
 
 _NAMED = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -38,9 +39,10 @@ def plain(value: Any, *, otherwise: Callable[[Any], Any] | None = None) -> Any:
         return plain(value.value, otherwise=otherwise)
     if value is None or isinstance(value, bool):
         return value
-    if isinstance(value, int) and value.bit_length() < _MOST_BITS:
-        return int(value)
-    if isinstance(value, float):
+    if isinstance(value, Integral):
+        if (number := int(value)).bit_length() < _MOST_BITS:
+            return number
+    elif isinstance(value, Real):
         return math.nan if math.isnan(value) else float(value)  # one NaN: equal to itself in lists
     if isinstance(value, str):
         return str(value)

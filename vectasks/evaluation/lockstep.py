@@ -143,9 +143,13 @@ class EvaluationRun:
             actions: Sequence[Any] = self._policy(observations, self._vector.action_spaces)
         else:
             actions = self._policy(observations)
-        if hasattr(actions, "__len__") and len(actions) != len(ids):
+        try:
+            count = len(actions)
+        except TypeError:  # the vector says what is wrong with it
+            return actions
+        if count != len(ids):
             raise WrongCount(
-                f"the policy gave {len(actions)} actions for {len(ids)} observations: it is asked "
+                f"the policy gave {count} actions for {len(ids)} observations: it is asked "
                 "for the samplers that still play, which become fewer."
             )
         return actions

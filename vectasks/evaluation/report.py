@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vectasks.errors import InvalidArgument
 from vectasks.evaluation.manifest import BatchManifest
 from vectasks.evaluation.records import BatchRunRecord, RunStatus
 from vectasks.evaluation.statistics import (
@@ -28,6 +29,8 @@ from vectasks.rendering.notebook import videos_html
 MAX_VIDEO_BYTES = 200 * 2**20
 
 _MOST_PLOTS = 12
+_MOST_BINS = 60
+_GREATEST_PLOTTED = 1e300
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --quiet: #888; --bad: #c0392b; --good: #27864a; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
@@ -61,8 +64,11 @@ def write_report(
     Raises:
         FileNotFoundError: there is no such manifest.
         ManifestError: it is damaged.
+        InvalidArgument: ``out`` is the manifest, or ``confidence`` no level.
     """
     path = Path(manifest_path)
+    if Path(out).absolute() == path.absolute():
+        raise InvalidArgument(f"the page would take the place of its manifest, {path}.")
     manifest = BatchManifest.load(path)
     page = report_html(manifest, path, confidence=checked_confidence(confidence))
     replace_file(Path(out), page.encode("utf-8", "backslashreplace"))  # file names may be no text
@@ -153,7 +159,7 @@ def _plots(
         numbers = [as_number(one.get(name)) for one in metrics.values()]
         values = [number for number in numbers if number is not None and math.isfinite(number)]
         # A return is often told by the task, too: once is enough.
-        if told.minimum < told.maximum and values not in columns.values():
+        if _has_spread(told) and values not in columns.values():
             columns[name] = values
     if not columns:
         return
@@ -167,12 +173,19 @@ def _plots(
     yield "</div>"
 
 
+def _has_spread(told: Aggregate) -> bool:
+    """Tell whether there is more to plot than rounding errors, and no more than axes can hold."""
+    size = max(abs(told.minimum), abs(told.maximum))
+    return told.maximum - told.minimum > 1e-12 * size and size < _GREATEST_PLOTTED
+
+
 def _histogram(name: str, values: Sequence[float], told: Aggregate) -> bytes:
     """The values as an SVG, and under them the two means with their intervals."""
     figure_class = require("matplotlib.figure", "evaluation", "the report's plots").Figure
     figure = figure_class(figsize=(6, 2.8), layout="constrained")
     bars, means = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
-    bars.hist(values, bins="auto" if len(values) > 8 else max(1, len(values)), color="#4c78a8")
+    num_bins = min(len(values), max(8, math.isqrt(2 * len(values))), _MOST_BINS)
+    bars.hist(values, bins=num_bins, color="#4c78a8")
     bars.set_ylabel("records")
     bars.yaxis.get_major_locator().set_params(integer=True)
     bars.set_title(name, loc="left", fontsize=11, parse_math=False)  # a name may hold $

@@ -62,18 +62,19 @@ def aggregate(values: Iterable[Any], *, confidence: float = 0.95, seed: int = 0)
     if not len(array):
         none, nan = Interval(None, None), math.nan
         return Aggregate(0, nan, none, nan, none, nan, nan, nan, nan, left_out)
-    return Aggregate(
-        len(array),
-        float(array.mean()),
-        _interval(array, np.mean, confidence, seed),
-        float(_interquartile_mean(array)),
-        _interval(array, _interquartile_mean, confidence, seed),
-        float(np.median(array)),
-        float(array.std(ddof=1)) if len(array) > 1 else 0.0,
-        float(array.min()),
-        float(array.max()),
-        left_out,
-    )
+    with np.errstate(over="ignore", invalid="ignore"):  # of values near the greatest float
+        return Aggregate(
+            len(array),
+            float(array.mean()),
+            _interval(array, np.mean, confidence, seed),
+            float(_interquartile_mean(array)),
+            _interval(array, _interquartile_mean, confidence, seed),
+            float(np.median(array)),
+            float(array.std(ddof=1)) if len(array) > 1 else 0.0,
+            float(array.min()),
+            float(array.max()),
+            left_out,
+        )
 
 
 def aggregate_all(
