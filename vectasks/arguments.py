@@ -135,8 +135,8 @@ def real_number(
     fits = (
         isinstance(value, (Real, np.integer, np.floating))
         and not isinstance(value, (bool, np.bool_))
-        and value >= at_least
-        and not (positive and value <= 0)
+        and float(value) >= at_least
+        and not (positive and float(value) <= 0)
         and not (finite and math.isinf(value))
     )
     if not fits:
