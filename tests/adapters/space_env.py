@@ -89,3 +89,9 @@ class SpaceEnv(gymnasium.Env[Any, Any]):
 
     def is_daemonic(self) -> bool:
         return multiprocessing.current_process().daemon
+
+    def start_process(self) -> int | None:
+        process = multiprocessing.get_context("fork").Process(target=int)
+        process.start()
+        process.join()
+        return process.exitcode

@@ -95,6 +95,7 @@ class GivenTasks:
         self.over: NDArray[np.bool_] = np.zeros(self.num_envs, np.bool_)
         self._held: Any = None  # the first observations of the next ones, a row a sampler of
         self._held_rows: NDArray[np.int64] = np.flatnonzero(self.over)
+        self._held_infos: dict[int, dict[str, Any]] = {}  # of the resets that began them
         self._shown: Any = None  # the observation that the trainer saw last
 
     # -- the episode ------------------------------------------------------------------------------
@@ -183,16 +184,35 @@ class GivenTasks:
 
         What their next ones show first is held until :meth:`completed` or :meth:`reset_held`.
         """
-        observation = batch.observation
+        self._shown = batch.observation
         if np.count_nonzero(batch.done):
-            rows = np.flatnonzero(batch.done)
-            ended = [self.ended(batch.infos[row], observation, row) for row in rows.tolist()]
-            last = self.batch([final for final, _, _ in ended])
-            self.over, self._held_rows = batch.done, rows
-            self._held = _rows(observation, rows)
-            observation = replaced(observation, rows, last)
-        self._shown = observation
-        return observation
+            self._shown = self._with_last(batch, range(self.num_envs))
+            self._hold_first(batch.observation, batch.done)
+        return self._shown
+
+    def hold_some(self, batch: StepBatch, rows: NDArray[np.int64]) -> Any:
+        """The same for a step of some; the observation is of all, as each showed it last."""
+        first, over = self._shown, self.over.copy()
+        if np.count_nonzero(over):
+            first = replaced(first, self._held_rows, self._held)
+        over[rows] = batch.done
+        self._shown = replaced(self._shown, rows, self._with_last(batch, rows.tolist()))
+        self._hold_first(replaced(first, rows, batch.observation), over)
+        return self._shown
+
+    def _with_last(self, batch: StepBatch, rows: Sequence[int]) -> Any:
+        """The observation of a step of ``rows`` where episodes that ended show their last one."""
+        ends = np.flatnonzero(batch.done)
+        if len(ends) == 0:
+            return batch.observation
+        ended = [self.ended(batch.infos[i], batch.observation, i) for i in ends.tolist()]
+        for i, (_, _, reset_info) in zip(ends.tolist(), ended, strict=True):
+            self._held_infos[rows[i]] = reset_info
+        return replaced(batch.observation, ends, self.batch([last for last, _, _ in ended]))
+
+    def _hold_first(self, first: Any, over: NDArray[np.bool_]) -> None:
+        self.over, self._held_rows = over, np.flatnonzero(over)
+        self._held = _rows(first, self._held_rows)
 
     def completed(self, batch: StepBatch | None, others: Sequence[int]) -> StepBatch:
         """A step of all, in which those whose episodes are over begin their next ones.
@@ -228,19 +248,25 @@ class GivenTasks:
     def reset_held(
         self, starts: Sequence[Mapping[str, Any]], mask: NDArray[np.bool_] | None
     ) -> tuple[Any, list[dict[str, Any]]]:
-        """As :meth:`reset`; where episodes are over, their next ones have begun already."""
+        """As :meth:`reset`; where episodes are over, their next ones have begun already.
+
+        With seeds or options these are begun anew, which nobody has seen yet.
+        """
         chosen = np.ones_like(self.over) if mask is None else mask
         is_told = any(start.get("seed") is not None or start.get("options") for start in starts)
-        kept = self.over & ~chosen
-        if mask is None or is_told or np.any(chosen & ~self.over):
-            observation, infos = self.reset(starts, mask)
+        kept, begun = self.over & ~chosen, self.over & chosen & (not is_told)
+        to_begin = chosen & ~begun
+        observation, infos = self._shown, [{} for _ in starts]
+        if np.any(to_begin):
+            observation, infos = self.reset(starts, None if np.all(to_begin) else to_begin)
             rows = np.flatnonzero(kept)
             if len(rows) > 0:
                 observation = replaced(observation, rows, _rows(self._shown, rows))
-        else:
-            rows = np.flatnonzero(chosen)
-            observation = replaced(self._shown, rows, self._first_of(rows))
-            infos = [{} for _ in starts]
+        rows = np.flatnonzero(begun)
+        if len(rows) > 0:
+            observation = replaced(observation, rows, self._first_of(rows))
+            for row in rows.tolist():
+                infos[row] = self._held_infos.pop(row, {})
         self.over, self._shown = kept, observation
         return observation, infos
 

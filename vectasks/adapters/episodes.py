@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -170,8 +171,10 @@ class Episodes:
         }
 
     def get(self, name: str) -> Any:
-        """An attribute of the environment or of a wrapper around it."""
-        return self.env.get_wrapper_attr(name)
+        """An attribute of the environment or of a wrapper around it, or one of its ("a.b")."""
+        first, _, rest = name.partition(".")
+        found = self.env.get_wrapper_attr(first)
+        return operator.attrgetter(rest)(found) if rest else found
 
     def has(self, name: str) -> bool:
         """Whether there is such an attribute."""
@@ -179,11 +182,11 @@ class Episodes:
 
     def call(self, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Call a method of the environment or of a wrapper around it."""
-        return self.env.get_wrapper_attr(name)(*args, **kwargs)
+        return self.get(name)(*args, **kwargs)
 
     def get_or_call(self, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """The same; what cannot be called is the answer itself."""
-        found = self.env.get_wrapper_attr(name)
+        found = self.get(name)
         return found(*args, **kwargs) if callable(found) else found
 
     def set(self, name: str, value: Any) -> None:

@@ -68,7 +68,8 @@ def _raising_originals(method: _Method) -> _Method:
         try:
             return method(*args, **kwargs)
         except RemoteError as error:
-            errors = {error.sampler_id: error, **error.also_failed}
+            errors: dict[int | None, VectasksError] = {error.sampler_id: error}
+            errors.update(error.also_failed)
             _log(errors)
             last = original_of([*errors.values()][-1])
             raise last from last.__cause__
@@ -562,7 +563,7 @@ def _is_custom(space: Any) -> bool:
         return any(map(_is_custom, space.spaces.values()))
     if isinstance(space, spaces.Tuple):
         return any(map(_is_custom, space.spaces))
-    dispatch = create_shared_memory.dispatch  # type: ignore[attr-defined]
+    dispatch = create_shared_memory.dispatch
     return dispatch(type(space)) is dispatch(spaces.Space)
 
 

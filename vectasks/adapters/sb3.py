@@ -173,7 +173,8 @@ class VecEnv(BaseVecEnv):
         """An attribute of each environment or of a wrapper around it."""
         chosen = self._chosen(indices)
         if attr_name == "render_mode":  # tasks render without telling how
-            return [self._render_modes[i] for i in chosen or range(self.num_envs)]
+            every = range(self.num_envs) if chosen is None else chosen
+            return [self._render_modes[i] for i in every]
         return self._envs.get(attr_name, chosen)
 
     def has_attr(self, attr_name: str) -> bool:
