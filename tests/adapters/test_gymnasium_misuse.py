@@ -23,7 +23,7 @@ from gymnasium_helpers import BOX, MODES, envs_of, make_env
 from space_env import SPACES, SpaceEnv
 
 from vectasks import SingleProcessVectorSampledTasks
-from vectasks.adapters.gymnasium import VectorEnv
+from vectasks.adapters.gymnasium import VectorEnv, make_vec
 from vectasks.testing.toys import CountingTask, ToySampler, toy_args
 
 
@@ -162,6 +162,11 @@ def test_numpy_numbers_as_arguments(opened: Any) -> None:
     ours.reset(seed=[np.int64(7), None, 8])
     assert ours.np_random_seed == (7, 4, 8)
     assert ours.get_attr("gravity", indices=np.int64(1)) == (9.81,)
+    for name, args in {"reset": (), "step": ([0, 0, 0],), "call": ("scaled", 1.0)}.items():
+        getattr(ours, f"{name}_async")(*args)
+        getattr(ours, f"{name}_wait")(timeout=np.float32(30))
+    options = {"max_processes": np.uint8(0)}
+    assert opened(make_vec, "CartPole-v1", np.int64(2), vector_kwargs=options).num_envs == 2
 
 
 def test_options_of_the_vector(opened: Any) -> None:

@@ -256,7 +256,8 @@ class GivenTasks:
         is_told = any(start.get("seed") is not None or start.get("options") for start in starts)
         kept, begun = self.over & ~chosen, self.over & chosen & (not is_told)
         to_begin = chosen & ~begun
-        observation, infos = self._shown, [{} for _ in starts]
+        observation = self._shown
+        infos: list[dict[str, Any]] = [{} for _ in starts]
         if np.any(to_begin):
             observation, infos = self.reset(starts, None if np.all(to_begin) else to_begin)
             rows = np.flatnonzero(kept)

@@ -68,20 +68,19 @@ def _raising_originals(method: _Method) -> _Method:
         try:
             return method(*args, **kwargs)
         except RemoteError as error:
-            errors: dict[int | None, VectasksError] = {error.sampler_id: error}
-            errors.update(error.also_failed)
+            errors = [(error.sampler_id, error), *error.also_failed.items()]
             _log(errors)
-            last = original_of([*errors.values()][-1])
+            last = original_of(errors[-1][1])
             raise last from last.__cause__
 
     return cast("_Method", wrapped)
 
 
-def _log(errors: Mapping[int | None, VectasksError]) -> None:
+def _log(errors: Sequence[tuple[int | None, VectasksError]]) -> None:
     """Log what environments raised, in Gymnasium's words."""
     # Its logger warns; where warnings are errors, the environment's own is the one to raise.
     with suppress(UserWarning):
-        for index, error in errors.items():
+        for index, error in errors:
             text = error.remote_traceback if isinstance(error, RemoteError) else error
             logger.error(f"Received the following error from Worker-{index} - Shutting it down")
             logger.error("%s", text)
@@ -346,7 +345,8 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         pending = self._end_of("step")
         (others,) = pending.arguments
         try:
-            batch = self._envs.vector.recv(timeout=timeout) if others else None
+            limit_s = None if timeout is None else float(timeout)
+            batch = self._envs.vector.recv(timeout=limit_s) if others else None
         except TimeoutError:
             self._pending = pending
             raise
@@ -522,7 +522,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
     def _time_limit(self, timeout_s: float | None) -> Iterator[None]:
         vector = self._envs.vector
         usual = vector.read_timeout
-        vector.read_timeout = usual if timeout_s is None else timeout_s
+        vector.read_timeout = usual if timeout_s is None else float(timeout_s)
         try:
             yield
         finally:
@@ -644,6 +644,7 @@ def make_vec(
             env = wrapper(env)
         return env
 
-    envs = VectorEnv([make_env] * num_envs, **(vector_kwargs or {}))
+    count = whole_number("num_envs", num_envs, at_least=1)
+    envs = VectorEnv([make_env] * count, **(vector_kwargs or {}))
     envs.spec = spec
     return envs

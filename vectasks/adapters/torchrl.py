@@ -46,8 +46,8 @@ class Env(EnvBase):  # type: ignore[misc]  # torchrl has no types
     The step that ends an episode gives its last observation, and the reset after it costs nothing:
     the workers have begun the next episode already. A step with a ``"_step"`` mask steps some.
 
-    As with ``ParallelEnv``, methods and attributes of the environments are reached by their names,
-    which give a list with one an environment: ``env.custom_method()``, ``list(env.some_attribute)``;
+    As with ``ParallelEnv``, methods and attributes of the environments are reached by their names
+    (``env.custom_method()``, ``list(env.some_attribute)``), which give one answer per environment;
     and a reset after :meth:`close` opens the environments again.
 
     Args:
@@ -233,7 +233,7 @@ class Env(EnvBase):  # type: ignore[misc]  # torchrl has no types
         tensors: dict[str, Any] = _tensors(space, observation, self._one_hot)
         return tensors
 
-    # -- what the environments tell beside ----------------------------------------------------------
+    # -- infos ------------------------------------------------------------------------------------
 
     @property
     def info_dict_reader(self) -> list[Any]:
@@ -246,11 +246,11 @@ class Env(EnvBase):  # type: ignore[misc]  # torchrl has no types
         """Read entries of the infos into the data, as TorchRL's ``GymEnv`` does.
 
         Args:
-            info_dict_reader: called with one environment's info and a TensorDict of no dimensions to
-                write to, of a step and of a reset; for instance TorchRL's
-                ``default_info_dict_reader(["lives"])``. What an info lacks is zero. None reads every
-                number and array that the first environment's infos hold; a reset and a step find
-                out which those are.
+            info_dict_reader: called with one environment's info, of a step or a reset, and a
+                TensorDict of no dimensions to write to; for instance TorchRL's
+                ``default_info_dict_reader(["lives"])``. What an info lacks is zero. None reads
+                every number and array that the first environment's infos hold; a reset and a step
+                find out which those are.
             ignore_private: leave out what begins with an underscore, where no reader is given.
 
         Returns:
@@ -298,9 +298,8 @@ class Env(EnvBase):  # type: ignore[misc]  # torchrl has no types
     def _read(self, infos: Sequence[Any], rows: NDArray[np.int64] | None) -> dict[Any, Any]:
         """What the readers make of the infos of all, or of ``rows``; the others' as it was."""
         read = self._infos_read.clone()  # what it was is somebody's data
-        for row, info in zip(
-            range(len(read)) if rows is None else rows.tolist(), infos, strict=True
-        ):
+        its_rows = range(len(read)) if rows is None else rows.tolist()
+        for row, info in zip(its_rows, infos, strict=True):
             data = TensorDict({}, [])
             for reader in self._info_readers:
                 given = reader(_with_arrays(info), data)
