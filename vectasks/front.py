@@ -20,6 +20,7 @@ from vectasks.errors import (
     InvalidArgument,
     LayoutError,
     RemoteError,
+    SpaceMismatch,
     WorkerDied,
 )
 from vectasks.guard import Guard
@@ -176,7 +177,7 @@ class Front(Closable):
             first = self._observation_spaces[0]
             for sampler_id, space in enumerate(self._observation_spaces):
                 if not spaces_equal(space, first):
-                    raise InvalidArgument(
+                    raise SpaceMismatch(
                         f"Sampler {sampler_id} has the observation space {space}, sampler 0 has "
                         f"{first}. Make them equal, or make the vector with heterogeneous=True."
                     )

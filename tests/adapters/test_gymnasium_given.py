@@ -74,6 +74,19 @@ def test_resets_of_a_vector_that_begin_episodes_anew(opened: Any) -> None:
     assert_same(theirs.step([0, 0, 0])[:4], ours.step([0, 0, 0])[:4])
 
 
+def test_a_reset_of_all_begins_no_episode_twice(opened: Any) -> None:
+    theirs = opened(SyncVectorEnv, envs_of())
+    ours = opened(VectorEnv, sampled(envs_of()), autoreset_mode="NextStep")
+    theirs.set_attr("length", [2, 3, 4])
+    assert_same(theirs.reset(seed=5), ours.reset(seed=5))
+    for _ in range(3):
+        over = theirs.step([0, 0, 0])[2:4]
+        assert_same(over, ours.step([0, 0, 0])[2:4])
+    assert np.logical_or(*over).tolist() == [True, False, False]
+    np.testing.assert_array_equal(theirs.reset()[0], ours.reset()[0])
+    assert_same(theirs.step([0, 0, 0])[:4], ours.step([0, 0, 0])[:4])
+
+
 def test_a_vector_in_processes(opened: Any) -> None:
     theirs = opened(SyncVectorEnv, envs_of())
     tasks = sampled(envs_of(), VectorSampledTasks, max_processes=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import sys
@@ -17,7 +18,7 @@ import pytest
 from gymnasium import spaces
 from space_env import SPACES, SpaceEnv
 
-from vectasks import SingleProcessVectorSampledTasks, VectorSampledTasks
+from vectasks import SingleProcessVectorSampledTasks, TaskError, VectorSampledTasks
 from vectasks.debug.replay import Replay
 from vectasks.envs import GymnasiumTaskSampler
 from vectasks.testing.toys import CountingTask, ToySampler, toy_args
@@ -74,6 +75,11 @@ def opened() -> Iterator[Callable[..., Any]]:
     yield open_one
     while vectors:
         vectors.pop().close()
+
+
+def opening(env_fns: Any, *args: Any, **options: Any) -> Any:
+    """A VecEnv in processes, closed at the end of the block."""
+    return contextlib.closing(VecEnv(env_fns, *args, **options))
 
 
 def assert_same(expected: Any, got: Any) -> None:
@@ -234,6 +240,32 @@ def test_attributes_and_methods(opened: Any, max_processes: int) -> None:
             assert env.get_images() == [None] * 3
     with pytest.raises(IndexError):
         ours.get_attr("gravity", indices=3)
+    assert ours.get_attr("gravity", indices=np.int64(1)) == [4.0]
+    assert ours.get_attr("gravity", indices=[]) == ours.get_attr("render_mode", indices=[]) == []
+    ours.seed(np.int64(3))
+    ours.reset()
+    assert ours.get_attr("np_random_seed") == [3, 4, 5]
+
+
+def test_environments_that_start_processes(opened: Any) -> None:
+    with opening(envs_of(count=1)) as ours:
+        assert ours.env_method("start_process") == [0]
+    strict = VecEnv(envs_of(count=1), daemon=True)
+    with contextlib.closing(strict), pytest.raises(TaskError, match="daemonic"):
+        strict.env_method("start_process")
+
+
+def test_options_of_the_vector() -> None:
+    with opening(envs_of(), max_processes=np.int64(1), name="sb3", read_timeout=7.5) as ours:
+        assert len({*ours.env_method("process_id")}) == 1
+        assert ours._envs.vector.read_timeout == 7.5
+    with pytest.raises(TypeError, match="no option 'preloads'; did you mean 'preload'"):
+        VecEnv(envs_of(), preloads=["json"])
+    with pytest.raises(ValueError, match="on_worker_death='cry'"):
+        VecEnv(envs_of(), max_processes=0, on_worker_death="cry")
+    tasks = SingleProcessVectorSampledTasks(ToySampler, toy_args(CountingTask, 1))
+    with tasks, pytest.raises(ValueError, match="daemon, start_method cannot be given"):
+        VecEnv(tasks, "spawn", daemon=False)
 
 
 def test_images(opened: Any) -> None:
@@ -265,7 +297,7 @@ def test_misuse(opened: Any) -> None:
     ours.step_wait()
     with pytest.raises(RuntimeError):
         ours.step_wait()
-    with pytest.raises(ValueError, match="teleport"):
+    with pytest.raises(ValueError, match="cannot find context for 'teleport'"):
         VecEnv(envs_of(), start_method="teleport")
     env = SpaceEnv(BOX)
     with pytest.raises(Exception, match="in use already"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from gymnasium import spaces
 
 from vectasks.messages import StepOutcome
-from vectasks.spaces import own
+from vectasks.spaces import ActionBatches, action_batches, own, task_action
 from vectasks.task import RLStepResult
 
 # In the info of a step that ends an episode: the environment's own info, and that of the reset.
@@ -36,11 +37,39 @@ class _Scalars(dict[int, Any]):
         return scalar
 
 
+class OpenBox(spaces.Box):
+    """A Box as a vector knows it whose actions are for the environment to judge.
+
+    Trainers' own vectors hand on what they were given. Here, arrays of the space's shape travel as
+    its dtype; of anything else, and of scalars, an environment gets the very values.
+    """
+
+    def __init__(self, space: spaces.Box) -> None:
+        super().__init__(space.low, space.high, space.shape, space.dtype)
+        self.space = space
+
+    def takes(self, action: Any) -> bool:
+        """Whether an action travels as an array of this space."""
+        return self.shape != () and np.shape(action) == self.shape
+
+
+@task_action.register
+def _(space: OpenBox, action: Any) -> Any:
+    return task_action.dispatch(spaces.Box)(space, action) if space.takes(action) else action
+
+
+@action_batches.register
+def _(space: OpenBox, check: bool) -> ActionBatches:
+    kind = ActionBatches if space.shape == () else action_batches.dispatch(spaces.Box)
+    return kind(space, check)
+
+
 class Episodes:
     """The episodes of one environment; both the task sampler and, ever again, its task.
 
-    Nothing is reset before it is asked for: a trainer's first reset brings the seed. Until then,
-    and from the end of an episode until the next begins, a step begins an episode instead.
+    Nothing is reset before it is asked for: a trainer's first reset brings the seed; a step before
+    it is the environment's to judge. From the end of an episode until the next begins, a step
+    begins an episode instead.
 
     Args:
         env_fn: makes the environment.
@@ -71,11 +100,13 @@ class Episodes:
         self.action_space: spaces.Space[Any] = self.env.action_space
         self.reset_info: dict[str, Any] = {}
         self._same_step = same_step
-        self._is_over = True
+        self._is_over = False
         self._is_closed = False
         # A trainer's environments get numpy's integers, and some rely on it.
         discrete = isinstance(self.action_space, spaces.Discrete)
         self._scalars = _Scalars(self.action_space.dtype) if discrete else None
+        if isinstance(self.action_space, spaces.Box):
+            self.action_space = OpenBox(self.action_space)
         # Stands for an observation, and is shown to nobody; drawn from a copy, because drawing
         # changes a space.
         self._observation = copy.deepcopy(space).sample()
@@ -140,8 +171,10 @@ class Episodes:
         }
 
     def get(self, name: str) -> Any:
-        """An attribute of the environment or of a wrapper around it."""
-        return self.env.get_wrapper_attr(name)
+        """An attribute of the environment or of a wrapper around it, or one of its ("a.b")."""
+        first, _, rest = name.partition(".")
+        found = self.env.get_wrapper_attr(first)
+        return operator.attrgetter(rest)(found) if rest else found
 
     def has(self, name: str) -> bool:
         """Whether there is such an attribute."""
@@ -149,11 +182,11 @@ class Episodes:
 
     def call(self, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Call a method of the environment or of a wrapper around it."""
-        return self.env.get_wrapper_attr(name)(*args, **kwargs)
+        return self.get(name)(*args, **kwargs)
 
     def get_or_call(self, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """The same; what cannot be called is the answer itself."""
-        found = self.env.get_wrapper_attr(name)
+        found = self.get(name)
         return found(*args, **kwargs) if callable(found) else found
 
     def set(self, name: str, value: Any) -> None:
