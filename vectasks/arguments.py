@@ -147,6 +147,18 @@ def real_number(
     return float(value)
 
 
+def seconds_or_none(name: str, value: Any, *, positive: bool = False) -> float | None:
+    """Return a limit in seconds as a ``float``; None, as infinity, is no limit.
+
+    Raises:
+        InvalidArgument: it is no such number.
+    """
+    if value is None:
+        return None
+    seconds = real_number(name, value, finite=False, positive=positive)
+    return None if math.isinf(seconds) else seconds
+
+
 def checked_seed(seed: Any) -> int:
     """``seed`` as an int."""
     if not is_whole_number(seed):

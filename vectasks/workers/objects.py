@@ -14,6 +14,8 @@ from vectasks.workers.channel import Channel, unsendable
 
 #: The message before a call that is made only if the worker gets the permit for it.
 BY_PERMIT = "by permit"
+#: What a worker says when it begins a call: it is rebuilt, with all that had to be imported for it.
+BEGUN = "begun"
 
 
 class Call(NamedTuple):
@@ -104,7 +106,9 @@ async def _result_of(awaitable: Awaitable[Any]) -> Any:
     return await awaitable
 
 
-def run(end: socket.socket, registrations: bytes | None, taking: socket.socket) -> None:
+def run(
+    end: socket.socket, registrations: bytes | None, taking: socket.socket, tells_begun: bool
+) -> None:
     """The life of a pool's worker process: the first message makes its object, the others call it.
 
     Answers go back in the order of the calls, one for each.
@@ -113,6 +117,7 @@ def run(end: socket.socket, registrations: bytes | None, taking: socket.socket) 
         end: the socket to the parent.
         registrations: what to register with Gymnasium.
         taking: where the permits for calls are taken from that need one.
+        tells_begun: whether to send BEGUN before each call.
     """
     hosts: list[ObjectHost] = []
 
@@ -130,6 +135,8 @@ def run(end: socket.socket, registrations: bytes | None, taking: socket.socket) 
             elif isinstance(message, Unreadable):
                 channel.send_blocking(Answer(failure=Failure.of(message.error)))
             else:
+                if tells_begun:
+                    channel.send_blocking(BEGUN)
                 _send(channel, message.method, host.call(message))
 
     def close() -> LastWords:

@@ -45,8 +45,9 @@ from vectasks.workers.crew import (
     unsendable_object,
 )
 from vectasks.workers.ending import end_workers
+from vectasks.workers.futures import CallFuture, Cancellable
 from vectasks.workers.objects import Answer, Call, LastWords
-from vectasks.workers.permits import Cancellable, Permits
+from vectasks.workers.permits import Permits
 from vectasks.workers.process import LONGEST_EXIT_S, ChildProcess
 
 logger: logging.Logger = logging.getLogger("vectasks")
@@ -63,7 +64,7 @@ class _Out:
 
     __slots__ = ("future", "is_ahead", "method")
 
-    def __init__(self, method: str, future: Future[Any] | None, *, is_ahead: bool = False) -> None:
+    def __init__(self, method: str, future: CallFuture | None, *, is_ahead: bool = False) -> None:
         self.method = method
         self.future = future
         self.is_ahead = is_ahead
@@ -103,7 +104,7 @@ class _Worker(ChildProcess):
         deadline_s: by when it must be ready, or have ended after it hung up.
     """
 
-    def __init__(self, number: int, context: BaseContext, daemon: bool) -> None:
+    def __init__(self, number: int, context: BaseContext, daemon: bool, tells_begun: bool) -> None:
         super().__init__(f"vectasks-pool-worker-{number}", context, daemon=daemon)
         self.number = number
         self.out: deque[_Out] = deque()
@@ -112,10 +113,11 @@ class _Worker(ChildProcess):
         self.last_words: Failure | None = None
         self._late: list[_Settled] = []
         self._permits = Permits()
+        self._tells_begun = tells_begun
 
     def start(self) -> None:
         """Start the process; it is not waited for."""
-        self.begin(objects.run, self._permits.taking)
+        self.begin(objects.run, self._permits.taking, self._tells_begun)
 
     def let_go(self) -> None:
         """Close everything and forget the process, which is killed if it still runs."""
@@ -173,6 +175,11 @@ class _Worker(ChildProcess):
         if isinstance(message, LastWords):
             self.last_words = message.failure
             return []
+        if message == objects.BEGUN:
+            begun = self.out[0].future
+            if begun is not None:
+                begun.begin()
+            return []
         out = self.out.popleft()
         if isinstance(message, Unreadable):
             message = Answer(failure=Failure.of(message.error))
@@ -210,6 +217,7 @@ class ProcessCrew(Crew):
         context: starts them.
         start_timeout_s: how long ``make_object`` may take, the process's start included.
         daemon: daemonic workers may not start processes of their own.
+        tells_begun: whether workers tell when they begin a call.
 
     Raises:
         ResourceLimit: a worker could not be started; none is left.
@@ -224,6 +232,7 @@ class ProcessCrew(Crew):
         context: BaseContext,
         start_timeout_s: float | None,
         daemon: bool,
+        tells_begun: bool,
     ) -> None:
         try:
             self._first_message = Channel.pack(make_object)
@@ -232,6 +241,7 @@ class ProcessCrew(Crew):
         self._context = context
         self._start_timeout_s = start_timeout_s
         self._daemon = daemon
+        self._tells_begun = tells_begun
         self._lock = threading.RLock()
         self._restarting = [threading.Lock() for _ in range(num_workers)]
         self._workers = [self._new_worker(number) for number in range(num_workers)]
@@ -253,7 +263,7 @@ class ProcessCrew(Crew):
             raise
 
     def _new_worker(self, number: int) -> _Worker:
-        return _Worker(number, self._context, self._daemon)
+        return _Worker(number, self._context, self._daemon, self._tells_begun)
 
     def _start(self, worker: _Worker) -> None:
         try:
@@ -271,10 +281,10 @@ class ProcessCrew(Crew):
 
     # -- from any thread ------------------------------------------------------------------------
 
-    def submit(self, worker: int, call: Call) -> Future[Any]:
+    def submit(self, worker: int, call: Call) -> CallFuture:
         """Send the call."""
         parcel = _parcel(worker, call)
-        future: Future[Any] = Future()
+        future = CallFuture()
         future.set_running_or_notify_cancel()
         with self._lock:
             asked = self._workers[worker]
@@ -287,7 +297,7 @@ class ProcessCrew(Crew):
             future.set_exception(end())
         return future
 
-    def submit_ahead(self, worker: int, call: Call) -> Future[Any] | None:
+    def submit_ahead(self, worker: int, call: Call) -> CallFuture | None:
         """Send the call and a permit for it."""
         parcel = _parcel(worker, call)
         with self._lock:
