@@ -9,6 +9,7 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 from failing import failing
 from toy_jobs import (
@@ -25,6 +26,7 @@ from toy_jobs import (
     Hooked,
     HookedConfig,
     Index,
+    Keep,
     Nested,
     Read,
     Say,
@@ -326,6 +328,17 @@ def test_an_error_in_the_block_cancels(workdir, meeting, tmp_path):
 def test_a_job_submits_nothing(workdir):
     with failing("submitted by a job"), experiment(workdir, "nested"):
         Nested().submit()
+
+
+def test_values_of_numpys_are_written_down_and_travel(workdir):
+    times, numbers = np.zeros(2, "M8[s]"), np.array([1 + 2j])
+    scalars = [np.datetime64(5, "ns"), np.timedelta64(5, "D"), np.longdouble(5), 1j]
+    values = [times, numbers, *scalars, np.zeros(2, [("a", "i4")]), np.array([b"a"])]
+    with experiment(workdir, "values"):
+        task = Keep(values=values).submit()
+    assert task.job.stdout.read_text() == task.identifier + "\n"
+    params = json.loads((task.job.path / "params.json").read_text())
+    assert params["parameters"]["values"][2:4] == ["1970-01-01T00:00:00.000000005", "5 days"]
 
 
 @pytest.mark.parametrize("options", [{"timeout_s": 0}, {"timeout_s": -1}, {"max_retries": -1}])

@@ -42,6 +42,15 @@ class Say(Task):
         print(self.word.upper())
 
 
+class Keep(Task):
+    """Says who it is, once it was read from its folder."""
+
+    values: Param[list[Any]]
+
+    def execute(self) -> None:
+        print(Keep(values=self.values).identifier)
+
+
 class Concat(Task):
     parts: Param[list[Say]]
 
