@@ -341,13 +341,56 @@ def test_values_of_numpys_are_written_down_and_travel(workdir):
     assert params["parameters"]["values"][2:4] == ["1970-01-01T00:00:00.000000005", "5 days"]
 
 
-@pytest.mark.parametrize("options", [{"timeout_s": 0}, {"timeout_s": -1}, {"max_retries": -1}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"timeout_s": value} for value in (0, -1, float("nan"), True, "5")),
+        *({"max_retries": value} for value in (-1, 1.0, True, "1")),
+    ],
+)
 def test_submit_refuses_nonsense(workdir, options):
     with experiment(workdir, "nonsense", dry_run=True), pytest.raises(InvalidArgument):
         Say(word="x").submit(**options)
 
 
+def test_numpys_numbers_are_numbers(workdir):
+    launcher = LocalLauncher(np.int64(2), grace_s=np.float32(2))
+    with experiment(workdir, "numbers", launcher=launcher, max_jobs=np.int8(1)) as xp:
+        options = {"timeout_s": np.float64(60), "max_retries": np.uint8(1)}
+        job = Say(word="hello").submit(**options).job
+        forever = Say(word="on").submit(timeout_s=float("inf")).job
+        assert job.wait(np.float32(60)) is JobState.DONE
+        assert forever.wait(float("inf")) is JobState.DONE
+        xp.wait(np.int64(60))
+    for name in ("max_jobs", "grace_s"):
+        with pytest.raises(InvalidArgument, match=f"{name} must be"):
+            LocalLauncher(**{name: -1})
+
+
 # -- waiting ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["job", "experiment"])
+def test_a_wait_that_the_caller_breaks_off_raises_what_the_caller_does(workdir, meeting, what):
+    begun, go = meeting("begun"), meeting("go")
+
+    def on_alarm(signum, frame):
+        raise TimeoutError("the caller's")
+
+    previous = signal.signal(signal.SIGALRM, on_alarm)
+    try:
+        with experiment(workdir, "alarm") as xp:
+            job = Held(begun=begun, go=go).submit().job
+            begun.read_text()
+            wait = job.wait if what == "job" else xp.wait
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            with pytest.raises(TimeoutError, match="the caller's") as caught:
+                wait()
+            assert not isinstance(caught.value, WaitTimeout)
+            go.write_text("go")
+    finally:
+        signal.signal(signal.SIGALRM, previous)
+    assert job.state is JobState.DONE
 
 
 def test_a_job_is_awaited(workdir, meeting):

@@ -312,7 +312,7 @@ class RunnerWrapper:
                 sent = self._submit("run_task", *_arguments(task))
             outcome: tuple[Status, list[Any]] = await self._answer_of(sent, self.max_timeout)
             return outcome
-        except asyncio.TimeoutError:
+        except _Late:
             doing = await asyncio.to_thread(self._describe)
             told = f"no answer within {self.max_timeout:g} s, and the runner was killed. {doing}"
         except (CallError, SetupError, WorkerDied, ResourceLimit, InvalidArgument) as error:
@@ -378,6 +378,10 @@ def _arguments(task: TaskWrapper) -> tuple[Any, int, int]:
     return task.task, task.repeat_times, task.run_id_base
 
 
+class _Late(Exception):
+    """An answer did not come in time; a TimeoutError may be somebody else's."""
+
+
 async def _result_of(future: Future[Any], timeout_s: float | None) -> Any:
     """Await a pool's future, which goes on if this is cancelled or late.
 
@@ -385,7 +389,7 @@ async def _result_of(future: Future[Any], timeout_s: float | None) -> Any:
     loop, in which the runner would have nothing to do.)
 
     Raises:
-        asyncio.TimeoutError: it took longer than ``timeout_s``.
+        _Late: it took longer than ``timeout_s``.
     """
     if future.done():
         return future.result()
@@ -404,7 +408,7 @@ async def _result_of(future: Future[Any], timeout_s: float | None) -> Any:
         if timer is not None:
             timer.cancel()
     if not is_there:
-        raise asyncio.TimeoutError
+        raise _Late
     return future.result()
 
 

@@ -178,7 +178,15 @@ class Channel:
             OSError: the other end is closed.
             Exception: the message cannot be pickled; nothing was sent.
         """
-        self.send(message)
+        self.post_blocking(self.pack(message))
+
+    def post_blocking(self, parts: list[memoryview]) -> None:
+        """Send a packed message and return when it has left.
+
+        Raises:
+            OSError: the other end is closed.
+        """
+        self.post(parts)
         self._pump_until(lambda: True if not self._outbox else None)
 
     def _pump_until(self, condition: Any) -> Any:
