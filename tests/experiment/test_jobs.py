@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from failing import failing
 from toy_jobs import (
@@ -27,6 +29,7 @@ from toy_jobs import (
     HookedConfig,
     Index,
     Keep,
+    Leaves,
     Nested,
     Read,
     Say,
@@ -251,6 +254,70 @@ def test_a_job_that_does_not_unwind_ends_all_the_same(workdir):
     assert task.job.stdout.read_text() == "no\n"
     assert "in execute" in task.job.stderr.read_text()  # where it was
     assert task.job.status().state is JobState.FAILED
+
+
+# -- what execute() leaves running ------------------------------------------------------------
+
+
+def wait_for_end(pid):
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(pid).wait(30)
+
+
+@pytest.mark.parametrize(
+    ("what", "name"),
+    [("thread", "writer"), ("pool", "ThreadPoolExecutor"), ("process", "worker"), ("exit", None)],
+)
+def test_the_time_limit_holds_for_what_goes_on(workdir, tmp_path, what, name):
+    begun = tmp_path / "begun"
+    left = "" if name is None else rf"; execute\(\) had returned, but left these running: {name}"
+    with (
+        failing(f"timed out after 1 s{left}"),
+        experiment(workdir, "left", launcher=ImpatientLauncher()),
+    ):
+        job = Leaves(what=what, begun=begun).submit(timeout_s=1).job
+    status = job.status()
+    assert status.state is JobState.FAILED
+    assert status.ended_s - status.started_s >= 1
+    assert job.stdout.read_text() == "executed\n"
+    wait_for_end(int(begun.read_text()))
+
+
+@pytest.mark.parametrize("what", ["thread", "pool", "process", "exit"])
+def test_a_job_is_done_when_what_goes_on_has_ended(workdir, meeting, what):
+    begun, go = meeting("begun"), meeting("go")
+    with experiment(workdir, "left"):
+        job = Leaves(what=what, begun=begun, go=go).submit(timeout_s=60).job
+        begun.read_text()
+        assert job.status().state is JobState.RUNNING
+        go.write_text("went on")
+    assert job.state is JobState.DONE
+    assert sorted(job.stdout.read_text().split("\n")) == ["", "executed", "went on"]
+
+
+def test_a_daemon_thread_is_not_awaited(workdir):
+    with experiment(workdir, "left"):
+        assert Leaves(what="daemon").submit().job.wait(60) is JobState.DONE
+
+
+def test_a_stopped_job_does_not_wait_for_its_threads(workdir, meeting):
+    begun = meeting("begun")
+    with failing("stopped by SIGTERM; execute"), experiment(workdir, "left"):
+        job = Leaves(what="thread", begun=begun).submit().job
+        os.kill(int(begun.read_text()), signal.SIGTERM)
+    assert job.state is JobState.CANCELLED
+
+
+@pytest.mark.parametrize("what", ["thread", "process"])
+def test_a_failed_job_does_not_wait_for_long(workdir, tmp_path, what):
+    begun = tmp_path / "begun"
+    with (
+        failing("RuntimeError: but left something"),
+        experiment(workdir, "left", launcher=ImpatientLauncher()),
+    ):
+        job = Leaves(what=what, begun=begun, fails=True).submit().job
+    assert job.status().state is JobState.FAILED
+    wait_for_end(int(begun.read_text()))
 
 
 def test_a_task_may_exit(workdir):

@@ -5,9 +5,12 @@ A named pipe is a meeting: whoever opens one end waits for the other.
 
 from __future__ import annotations
 
+import atexit
 import json
+import multiprocessing
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -131,6 +134,41 @@ class Stubborn(Task):
                 threading.Event().wait()
             except SystemExit:
                 print("no", flush=True)
+
+
+class Leaves(Task):
+    """Returns, or raises, while something that Python waits for goes on."""
+
+    what: Param[str]
+    begun: Meta[Path | None] = None
+    go: Meta[Path | None] = None
+    fails: Param[bool] = False
+
+    def execute(self) -> None:
+        self.ready, self.has_begun = os.pipe()
+        if self.what == "process":
+            context = multiprocessing.get_context("fork")
+            context.Process(target=self.go_on, name="worker").start()
+        elif self.what == "exit":
+            atexit.register(self.go_on)
+        elif self.what == "pool":
+            ThreadPoolExecutor(1).submit(self.go_on)
+        else:
+            threading.Thread(target=self.go_on, name="writer", daemon=self.what == "daemon").start()
+        if self.what != "exit":
+            os.read(self.ready, 1)
+        print("executed", flush=True)
+        if self.fails:
+            raise RuntimeError("but left something")
+
+    def go_on(self) -> None:
+        if self.begun is not None:
+            self.begun.write_text(str(os.getpid()))
+        os.write(self.has_begun, b".")
+        if self.go is not None:
+            print(self.go.read_text(), flush=True)
+        else:
+            threading.Event().wait()
 
 
 class Exits(Task):
