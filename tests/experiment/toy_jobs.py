@@ -13,7 +13,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from vectasks.experiment import (
     Config,
@@ -325,14 +325,14 @@ class Table(Config):
     fails: Meta[Path | None] = None
 
     @cache("table.txt")
-    def text(self, path: Path, suffix: str = "") -> str:
+    def text(self, path: Path) -> str:
         if not path.exists():
             path.write_text("half")
             if self.fails is not None and self.fails.exists():
                 raise OSError("no space left")
             write_down(self.made)
             path.write_text(f"table of {self.name}")
-        return path.read_text() + suffix
+        return path.read_text()
 
 
 class UseTable(Task):
@@ -344,7 +344,73 @@ class UseTable(Task):
     def execute(self) -> None:
         self.begun.write_text("begun")
         self.go.read_text()
-        print(self.table.text(suffix="!"))
+        print(self.table.text())
+
+
+class Numbers(Config):
+    """Caches by arguments; writes down what it computes."""
+
+    made: Meta[Path]
+
+    def _kept(self, path: Path, what: str) -> str:
+        if not path.exists():
+            write_down(self.made, what)
+            path.write_text(what)
+        return path.read_text()
+
+    @cache("numbers.txt")
+    def scaled(self, path: Path, by: Any = 1, *more: Any, shift: Any = 0, **rest: Any) -> str:
+        return self._kept(path, f"{by} {more} {shift} {sorted(rest.items())}")
+
+    @cache("numbers.txt")
+    def sums(self, path: Path) -> str:
+        return self._kept(path, f"sums of {self.scaled(2)}")
+
+    @cache("numbers.txt")
+    def factorial(self, path: Path, n: int) -> str:
+        return self._kept(path, str(n * int(self.factorial(n - 1)) if n else 1))
+
+    @cache("whole.txt")
+    def whole(self, path: Path) -> str:
+        if path.exists():
+            return path.read_text()
+        path.write_text("in the making")
+        return self._kept(path, self.whole())
+
+    @property
+    @cache("numbers.txt")
+    def size(self, path: Path) -> str:
+        return self._kept(path, "size")
+
+
+class MoreNumbers(Numbers):
+    @cache("numbers.txt")
+    def sums(self, path: Path) -> str:
+        return self._kept(path, f"more than {super().sums()}")
+
+
+class Circle(Config):
+    """Two methods that call each other; the first calls of both are made at once."""
+
+    made: Meta[Path]
+    both: ClassVar[threading.Barrier] = threading.Barrier(2)
+
+    def _kept(self, path: Path, what: str, ask: Any) -> str:
+        if not path.exists():
+            path.write_text(what)
+            if count(self.made) < 2:
+                write_down(self.made)
+                self.both.wait(30)
+            path.write_text(what + ask())
+        return path.read_text()
+
+    @cache("one.txt")
+    def one(self, path: Path) -> str:
+        return self._kept(path, "one", self.other)
+
+    @cache("other.txt")
+    def other(self, path: Path) -> str:
+        return self._kept(path, "other", self.one)
 
 
 class Nested(Task):
