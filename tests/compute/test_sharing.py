@@ -175,6 +175,23 @@ def test_workers_see_what_a_task_here_sees(tmp_path: Path) -> None:
         assert one == other, name
 
 
+def test_results_are_what_they_are_here() -> None:
+    class Make(Task[str, Any]):
+        def do(self, batch: str) -> Any:
+            return {
+                "own class": measured([1, 2], "m"),
+                "masked": np.ma.array([1, 2], mask=[True, False]),
+                "memoryview": memoryview(np.arange(3.0)),
+            }[batch]
+
+    names = ["own class", "masked", "memoryview"]
+    here, there = (
+        TaskManager(Make, backend=backend, num_workers=1).submit(names, prebatched=True).values()
+        for backend in ("inline", "process")
+    )
+    assert [Describe().do(value) for value in here] == [Describe().do(value) for value in there]
+
+
 def test_a_batch_cannot_be_written_through() -> None:
     class Write(Task[Any, None]):
         def do(self, batch: Any) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from vectasks.arguments import whole_number
 from vectasks.compute.batches import batches_of, count_batches, read_only
 from vectasks.compute.handlers import ResultsCollector, ResultsHandler
-from vectasks.compute.sharing import Parcels, Reader, place_of, sendable
+from vectasks.compute.sharing import Parcels, Reader, place_of, received, sendable
 from vectasks.compute.task import Result, Session, Task, require_do
 from vectasks.errors import RemoteError, RemoteTraceback, SetupError
 from vectasks.workers.cores import usable_cores
@@ -157,11 +157,11 @@ class Seat:
         return self._session.run(index, read_only(self._reader.unwrap(batch)))
 
     def value(self, index: int, batch: Any) -> Any:
-        """The same, but an error is raised: so it travels with its traceback."""
+        """The same, as it travels; an error is raised, so that it has its traceback."""
         result = self.run(index, batch)
         if result.error is not None:
             raise result.error
-        return result.value
+        return sendable(result.value)
 
     def end(self) -> None:
         """Tear down, if anything was set up."""
@@ -226,7 +226,7 @@ def _ahead(data: Any, num_batches: int | None, num_workers: int) -> int:
 def _result_of(index: int, future: Future[Any]) -> Result[Any]:
     error = future.exception()
     if error is None:
-        return Result(index, future.result())
+        return Result(index, received(future.result()))
     if isinstance(error, RemoteError):
         cause = error.__cause__
         if isinstance(cause, Exception) and not isinstance(cause, RemoteTraceback):

@@ -65,14 +65,22 @@ class Viewed(NamedTuple):
 _NUMPYS_OWN = (np.ndarray.__reduce__, np.ma.MaskedArray.__reduce__)
 
 
-def sendable(batch: Any) -> Any:
-    """Give a batch a form whose pickle holds all of it: mostly it is its own."""
-    if isinstance(batch, memoryview):
-        return Viewed(*reduce_view(batch))
-    if isinstance(batch, np.ndarray) and type(batch).__reduce__ in _NUMPYS_OWN:
-        attributes = _sendable_attributes(getattr(batch, "__dict__", {}))
-        return Attributed(batch, attributes) if attributes else batch
-    return batch
+def sendable(value: Any) -> Any:
+    """Give a batch or a result a form whose pickle holds all of it: mostly it is its own."""
+    if isinstance(value, memoryview):
+        return Viewed(*reduce_view(value))
+    if isinstance(value, np.ndarray) and type(value).__reduce__ in _NUMPYS_OWN:
+        attributes = _sendable_attributes(getattr(value, "__dict__", {}))
+        return Attributed(value, attributes) if attributes else value
+    return value
+
+
+def received(value: Any) -> Any:
+    """Return what was sent in the form that :func:`sendable` gave it."""
+    if isinstance(value, Attributed):
+        vars(value.array).update(value.attributes)
+        return value.array
+    return value.make(*value.args) if isinstance(value, Viewed) else value
 
 
 def _sendable_attributes(attributes: dict[str, Any]) -> dict[str, Any]:
@@ -235,12 +243,7 @@ class Reader:
         Raises:
             OSError: it lies in a file that is not there any more.
         """
-        if isinstance(batch, ArrayPlace):
-            return self.read(batch)
-        if isinstance(batch, Attributed):
-            vars(batch.array).update(batch.attributes)
-            return batch.array
-        return batch.make(*batch.args) if isinstance(batch, Viewed) else batch
+        return self.read(batch) if isinstance(batch, ArrayPlace) else received(batch)
 
     def read(self, place: ArrayPlace) -> NDArray[Any]:
         """The array at a place.
