@@ -143,7 +143,7 @@ def _cached_as(name: str, kind: type) -> Iterator[_Cached]:
 
 
 class _Held(threading.local):
-    """What a thread is making: the file of each lock that it holds.
+    """What a thread is making: the file of each lock that it holds (or could not wait for).
 
     While it waits for another lock, that one's name is beside those that it holds; so whoever waits
     for these, in whatever process, finds out that both would wait for ever.
@@ -162,7 +162,7 @@ class _Held(threading.local):
 
     @contextlib.contextmanager
     def while_waiting_for(self, lock: Path) -> Iterator[None]:
-        notes = [_note(held) for held in self.files]
+        notes = [_note(held) for held, file in self.files.items() if file.parent == held.parent]
         try:
             for note in notes:
                 note.write_text(str(lock))

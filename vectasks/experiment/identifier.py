@@ -111,9 +111,15 @@ def _array_form(array: Any, where: str) -> list[Any]:
         return ["masked"]
     if isinstance(array, numpy.ma.MaskedArray):
         parts = (array.filled(), numpy.ma.getmaskarray(array), numpy.asarray(array.fill_value))
-        return ["masked", type_name(type(array)), *(_plain_form(part, where) for part in parts)]
-    attributes = canonical(vars(array), f"{where}'s attributes")
-    return ["array", type_name(type(array)), *_plain_form(array, where), attributes]
+        return ["masked", _class_name(array), *(_plain_form(part, where) for part in parts)]
+    attributes = canonical(getattr(array, "__dict__", {}), f"{where}'s attributes")
+    return ["array", _class_name(array), *_plain_form(array, where), attributes]
+
+
+def _class_name(array: Any) -> str:
+    kind = type(array)
+    is_numpys = kind.__module__.partition(".")[0] == "numpy"  # which moves its classes about
+    return f"numpy.{kind.__name__}" if is_numpys else type_name(kind)
 
 
 def _plain_form(array: Any, where: str) -> list[Any]:
