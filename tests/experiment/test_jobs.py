@@ -283,7 +283,7 @@ def test_the_time_limit_holds_for_what_goes_on(workdir, tmp_path, what, name):
     wait_for_end(int(begun.read_text()))
 
 
-@pytest.mark.parametrize("what", ["thread", "pool", "process", "exit"])
+@pytest.mark.parametrize("what", ["after", "pool", "process", "exit"])
 def test_a_job_is_done_when_what_goes_on_has_ended(workdir, meeting, what):
     begun, go = meeting("begun"), meeting("go")
     with experiment(workdir, "left"):
@@ -302,8 +302,9 @@ def test_a_daemon_thread_is_not_awaited(workdir):
 
 def test_a_stopped_job_does_not_wait_for_its_threads(workdir, meeting):
     begun = meeting("begun")
-    with failing("stopped by SIGTERM; execute"), experiment(workdir, "left"):
-        job = Leaves(what="thread", begun=begun).submit().job
+    left = r"stopped by SIGTERM; execute\(\) had returned, but left these running: writer"
+    with failing(left), experiment(workdir, "left"):
+        job = Leaves(what="after", begun=begun).submit().job
         os.kill(int(begun.read_text()), signal.SIGTERM)
     assert job.state is JobState.CANCELLED
 

@@ -155,13 +155,15 @@ class Leaves(Task):
             ThreadPoolExecutor(1).submit(self.go_on)
         else:
             threading.Thread(target=self.go_on, name="writer", daemon=self.what == "daemon").start()
-        if self.what != "exit":
+        if self.what not in ("exit", "after"):
             os.read(self.ready, 1)
         print("executed", flush=True)
         if self.fails:
             raise RuntimeError("but left something")
 
     def go_on(self) -> None:
+        if self.what == "after":  # execute() has returned
+            threading.main_thread().join()
         if self.begun is not None:
             self.begun.write_text(str(os.getpid()))
         os.write(self.has_begun, b".")
