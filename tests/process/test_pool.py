@@ -65,7 +65,7 @@ def test_what_cannot_be_sent_is_refused_at_the_call(processes: WorkerPool) -> No
     assert processes.submit_at(0, "note", 1).result(PATIENCE_S) == [1]
 
 
-@pytest.mark.parametrize("what", ["lock", "unbuildable"])
+@pytest.mark.parametrize("what", ["lock", "late", "unbuildable"])
 def test_what_cannot_come_back_fails_its_own_call_only(processes: WorkerPool, what: str) -> None:
     futures = [processes.submit_at(0, *call) for call in (("give", what), ("note", 1))]
     assert isinstance(error_of(futures[0]), CallError)

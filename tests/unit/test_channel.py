@@ -73,6 +73,21 @@ def test_a_message_comes_as_it_was_sent(message: Any, ends: tuple[Channel, Chann
     assert there.receive() is None
 
 
+@pytest.mark.parametrize("num_items", [3, 10_000])
+@pytest.mark.parametrize("format", ["d", "q", "n", "P", "c", "?"])
+def test_a_memoryview_stays_one(ends: tuple[Channel, Channel], format: Any, num_items: int) -> None:
+    memory = bytearray(b"\0\1\1\0\1\0\0\1" * num_items)
+    view = memoryview(memory).cast(format)
+    for sent in (view, view.toreadonly(), view[::2], memoryview(memory[:8]).cast("d", ())):
+        here, there = ends
+        here.send([sent])
+        (received,) = arrived(there, here)
+        assert isinstance(received, memoryview)
+        for what in ("format", "shape", "readonly"):
+            assert getattr(received, what) == getattr(sent, what), what
+        assert received.tobytes() == sent.tobytes()
+
+
 def test_messages_keep_their_order(ends: tuple[Channel, Channel]) -> None:
     here, there = ends
     for i in range(50):

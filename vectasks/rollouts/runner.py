@@ -336,7 +336,7 @@ class RunnerWrapper:
             outcome: tuple[Status, list[Any]]
             outcome = await self._answer_of(sent, self.max_timeout, self._start_timeout_s)
             return outcome
-        except asyncio.TimeoutError:
+        except _Late:
             late = self._what_is_late(sent)
             doing = await asyncio.to_thread(self._describe)
             told = f"{late}, and the runner was killed. {doing}"
@@ -411,6 +411,10 @@ def _arguments(task: TaskWrapper) -> tuple[Any, int, int]:
     return task.task, task.repeat_times, task.run_id_base
 
 
+class _Late(Exception):
+    """An answer did not come in time; a TimeoutError may be somebody else's."""
+
+
 async def _result_of(future: CallFuture, timeout_s: float, start_timeout_s: float | None) -> Any:
     """Await a pool's future, which goes on if this is cancelled or late.
 
@@ -423,7 +427,7 @@ async def _result_of(future: CallFuture, timeout_s: float, start_timeout_s: floa
         start_timeout_s: how long that may take; None: as long as it takes.
 
     Raises:
-        asyncio.TimeoutError: it was not begun, or not done, in time.
+        _Late: it was not begun, or not done, in time.
     """
     if future.done():
         return future.result()
@@ -457,7 +461,7 @@ async def _result_of(future: CallFuture, timeout_s: float, start_timeout_s: floa
         if timer is not None:
             timer.cancel()
     if not is_there:
-        raise asyncio.TimeoutError
+        raise _Late
     return future.result()
 
 

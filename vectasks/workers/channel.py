@@ -14,6 +14,7 @@ each other, and a wait elsewhere can watch many channels, processes and a deadli
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import os
 import pickle
@@ -22,9 +23,9 @@ import socket
 import struct
 import sys
 import weakref
-from collections import deque
+from collections import ChainMap, deque
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import cloudpickle
 
@@ -34,6 +35,7 @@ _HEADER = struct.Struct("<IQ")
 _SIZE = struct.Struct("<Q")
 _PARTS_AT_ONCE = 64
 _AWAKE = contextlib.nullcontext()
+_DISPATCH_TABLE: Any = cloudpickle.CloudPickler.dispatch_table
 _OUT_OF_BAND_BYTES = 1 << 14  # smaller buffers are cheaper inside the pickle
 
 
@@ -86,7 +88,7 @@ class Channel:
         Raises:
             Exception: it cannot be pickled.
         """
-        body, buffers = plain_parts(message) or _parts(cloudpickle.dumps, message)
+        body, buffers = plain_parts(message) or _parts(_dumps, message)
         sizes = b"".join(_SIZE.pack(buffer.nbytes) for buffer in buffers)
         head = _HEADER.pack(len(buffers), len(body)) + sizes
         return [memoryview(head + body), *buffers]
@@ -176,7 +178,15 @@ class Channel:
             OSError: the other end is closed.
             Exception: the message cannot be pickled; nothing was sent.
         """
-        self.send(message)
+        self.post_blocking(self.pack(message))
+
+    def post_blocking(self, parts: list[memoryview]) -> None:
+        """Send a packed message and return when it has left.
+
+        Raises:
+            OSError: the other end is closed.
+        """
+        self.post(parts)
         self._pump_until(lambda: True if not self._outbox else None)
 
     def _pump_until(self, condition: Any) -> Any:
@@ -293,6 +303,37 @@ def _parts(
         return False
 
     return dumps(message, protocol=5, buffer_callback=keep_in_band), buffers
+
+
+class _Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]
+    """cloudpickle's, but a memoryview stays one: there, it becomes bytes, of whatever format."""
+
+    dispatch_table: ClassVar[Any] = ChainMap(
+        {memoryview: lambda view: reduce_view(view)}, _DISPATCH_TABLE
+    )
+
+
+def _dumps(message: Any, **options: Any) -> bytes:
+    with io.BytesIO() as file:
+        _Pickler(file, **options).dump(message)
+        return file.getvalue()
+
+
+def reduce_view(view: memoryview) -> tuple[Callable[..., memoryview], tuple[Any, ...]]:
+    """What makes a memoryview of the same items again, as ``__reduce__`` does."""
+    if len(view.format) > 1 or 0 in (view.shape or ()):  # numpy knows these, and ``cast`` does not
+        import numpy
+
+        return memoryview, (numpy.asarray(view),)
+    if view.c_contiguous:
+        return _view_of, (pickle.PickleBuffer(view), view.format, view.shape)
+    content = view.tobytes() if view.readonly else bytearray(view.tobytes())
+    return _view_of, (content, view.format, view.shape)
+
+
+def _view_of(buffer: Any, format: Any, shape: tuple[int, ...]) -> memoryview[Any]:
+    view: memoryview[Any] = memoryview(buffer).cast("B").cast(format, shape)
+    return view
 
 
 def unsendable(

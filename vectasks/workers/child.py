@@ -144,11 +144,9 @@ def _serve(channel: Channel, group: HostGroup, memory: SharedMemory | None) -> N
 
 def _answer(channel: Channel, replies: list[Reply], requests: list[Request]) -> None:
     try:
-        channel.send_blocking(replies)
-    except OSError:
-        raise
+        parts = channel.pack(replies)
     except Exception:  # user code: a value that cannot be pickled fails its own request only
-        channel.send_blocking(
+        parts = channel.pack(
             [
                 reply._replace(value=failure)
                 if (failure := unsendable(reply.value, request.command.label)) is not None
@@ -156,6 +154,7 @@ def _answer(channel: Channel, replies: list[Reply], requests: list[Request]) -> 
                 for reply, request in zip(replies, requests, strict=True)
             ]
         )
+    channel.post_blocking(parts)
 
 
 def registrations() -> bytes:

@@ -168,9 +168,8 @@ def _make_object_of(message: Any) -> Callable[[], Any]:
 
 def _send(channel: Channel, method: str, answer: Answer) -> None:
     try:
-        channel.send_blocking(answer)
-    except OSError:
-        raise
+        parts = channel.pack(answer)
     except Exception:  # user code: a value that cannot be pickled fails its own call only
         failure = unsendable(answer.value, method, 'WorkerPool(kind="inline")')
-        channel.send_blocking(Answer(failure=failure))
+        parts = channel.pack(Answer(failure=failure))
+    channel.post_blocking(parts)

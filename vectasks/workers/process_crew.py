@@ -269,6 +269,8 @@ class ProcessCrew(Crew):
         try:
             worker.start()
         except (OSError, EOFError) as error:
+            if isinstance(error, TimeoutError):  # it is of a handler of a signal
+                raise
             raise ResourceLimit(
                 f"Worker {worker.number} of {len(self._workers)} could not be started: {error}. "
                 "Give a smaller num_workers, or raise the limit."
