@@ -12,6 +12,7 @@ import numpy as np
 from vectasks.errors import InvalidArgument, WrongCount
 from vectasks.messages import Command
 
+_REAL: Any = (Real, np.integer, np.floating)
 _COMMANDS = {command.label: command for command in Command if command is not Command.SETUP}
 
 
@@ -133,7 +134,7 @@ def real_number(
         InvalidArgument: it is no such number.
     """
     fits = (
-        isinstance(value, (Real, np.integer, np.floating))
+        isinstance(value, _REAL)
         and not isinstance(value, (bool, np.bool_))
         and value >= at_least
         and not (positive and value <= 0)
@@ -145,6 +146,18 @@ def real_number(
             f"{name} must be a number {least}, got {value!r} ({type(value).__name__})."
         )
     return float(value)
+
+
+def seconds_or_none(name: str, value: Any, *, positive: bool = False) -> float | None:
+    """Return a limit in seconds as a ``float``; None, as infinity, is no limit.
+
+    Raises:
+        InvalidArgument: it is no such number.
+    """
+    if value is None:
+        return None
+    seconds = real_number(name, value, finite=False, positive=positive)
+    return None if math.isinf(seconds) else seconds
 
 
 def checked_seed(seed: Any) -> int:

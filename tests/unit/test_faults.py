@@ -232,7 +232,7 @@ def test_waiting_for_a_fault_has_an_end() -> None:
     ("change", "message"),
     [
         (forget_observation, "None as observation"),
-        (spoil_reward, "could not convert string to float"),
+        (spoil_reward, "reward must be a real number"),
         (spoil_info, "cannot be sent|pickle"),
     ],
 )
