@@ -509,10 +509,21 @@ class BaseVectorSampledTasks(StepFront):
         return self._ask(Command.ATTR, [sampler_id], [checked_name(attr_name)])[sampler_id]
 
     @exclusive
-    def set_attr(self, attr_names: str | Sequence[str], values: Sequence[Any]) -> None:
-        """Set an attribute of every unpaused sampler's task; one value a sampler."""
+    def set_attr(self, attr_names: str | Sequence[str], values: Any) -> None:
+        """Set an attribute of every unpaused sampler's task.
+
+        Args:
+            attr_names: one name for all, or one a sampler.
+            values: a list has one value for each sampler; anything else is the value of all.
+
+        Raises:
+            WrongCount: a list has more or fewer values than there are samplers; for the same list
+                everywhere, give ``[values] * num_unpaused_tasks``.
+        """
         ids = self._open_all("set_attr", Command.SET_ATTR)
         names = self._names("attr_names", attr_names, ids)
+        if not isinstance(values, list):
+            values = [values] * len(ids)
         pairs = list(zip(names, one_each("values", values, ids), strict=True))
         self._ask(Command.SET_ATTR, ids, pairs)
 
