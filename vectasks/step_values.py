@@ -43,7 +43,7 @@ def as_flag(name: str, value: Any) -> bool:
 
 def no_step_result(method: str, result: Any) -> TypeError:
     """The error of a task whose step gave something other than four values."""
-    count = f"{len(result)} values" if isinstance(result, (tuple, list)) else f"{_shown(result)}"
+    count = f"{len(result)} values" if isinstance(result, (tuple, list)) else shown(result)
     return TypeError(
         f"{method}() returned {count}; it must return an RLStepResult, which has four: "
         "observation, reward, done and info. (An environment of Gymnasium's interface, with five, "
@@ -74,18 +74,19 @@ def _no_reward(reward: Any) -> TypeError:
         advice = "Make it one in the task or the environment"
     return TypeError(
         "the step's reward must be a real number (or, where there are several agents, a list of "
-        f"them), got {_shown(reward)}. {advice}."
+        f"them), got {shown(reward)}. {advice}."
     )
 
 
 def _no_flag(name: str, value: Any) -> TypeError:
     return TypeError(
-        f"the step's {name} must be a bool, got {_shown(value)}. Where there are several agents, "
+        f"the step's {name} must be a bool, got {shown(value)}. Where there are several agents, "
         "say with any() or all() whether the episode is over."
     )
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Return a value for a message: itself, shortened, with its type and shape."""
     shape = getattr(value, "shape", None)
     of_shape = f" of shape {tuple(shape)}" if shape else ""
     return f"{value!r:.80} ({type(value).__name__}{of_shape})"
