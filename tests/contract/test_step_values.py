@@ -192,6 +192,18 @@ def test_an_evaluation_says_what_is_no_reward(kind: str) -> None:
     (episode,) = report.episodes
     assert episode.error is not None
     assert "the step's reward must be a real number" in episode.error
+    with pytest.raises(KeyError, match=r"'return'.*1 of 1 failed.*reward must be a real number"):
+        report.aggregates["return"]
+
+
+def test_an_evaluation_has_no_number_of_several_agents() -> None:
+    arguments = {"task_class": ListTask, "max_steps": len(LISTS)}
+    report = evaluate(
+        lambda seen: [0] * len(seen), ToySampler, [arguments], episodes=1, max_processes=0
+    )
+    assert report.episodes[0].metrics["return"] == [4.0, 8.0]
+    with pytest.raises(KeyError, match=r"'return'.*has \[4.0, 8.0\] \(list\)"):
+        report.aggregates["return"]
 
 
 def test_adapters_say_what_is_no_reward() -> None:
