@@ -21,6 +21,8 @@ __all__ = ["RLStepResult", "Task", "TaskLike", "TaskSampler", "TaskSamplerLike"]
 
 EnvT = TypeVar("EnvT")
 
+_NUMBERS = (int, float, np.integer, np.floating)
+
 
 class RLStepResult(NamedTuple):
     """What one step of a task gives; it unpacks to exactly these four."""
@@ -119,8 +121,11 @@ class Task(abc.ABC, Generic[EnvT]):
         max_steps: float = math.inf,
         observation_space: Any = None,
     ) -> None:
-        if not max_steps > 0:
-            raise ValueError(f"max_steps must be positive (or inf), got {max_steps!r}.")
+        if not isinstance(max_steps, _NUMBERS) or not max_steps > 0:
+            raise ValueError(
+                f"max_steps must be a positive number (or inf), got {max_steps!r} "
+                f"({type(max_steps).__name__})."
+            )
         self.env = env
         self.task_info: dict[str, Any] = {} if task_info is None else task_info
         self.max_steps = max_steps

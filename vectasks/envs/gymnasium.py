@@ -28,6 +28,7 @@ from gymnasium.envs.registration import (
 )
 from numpy.typing import NDArray
 
+from vectasks.arguments import checked_seed, whole_number, whole_number_or_inf
 from vectasks.envs.interface import (
     OLD_GYM_ADVICE,
     as_info,
@@ -195,16 +196,16 @@ class GymnasiumTaskSampler(TaskSampler[GymnasiumTask]):
         seed: int | None = None,
         seed_each_episode: bool = True,
         max_tasks: int | None = None,
-        max_steps: int | None = None,
+        max_steps: float | None = None,
         reset_options: Mapping[str, Any] | None = None,
         make_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
-        if max_tasks is not None and max_tasks < 0:
-            raise ValueError(f"max_tasks must be 0, positive or None, got {max_tasks!r}.")
-        if max_steps is not None and max_steps < 1:
-            raise ValueError(f"max_steps must be positive or None, got {max_steps!r}.")
-        self.max_tasks = max_tasks
-        self.max_steps: float = math.inf if max_steps is None else max_steps
+        self.max_tasks = None if max_tasks is None else whole_number("max_tasks", max_tasks)
+        if max_steps is None:
+            max_steps = math.inf
+        self.max_steps: float = whole_number_or_inf("max_steps", max_steps, at_least=1)
+        if seed is not None:
+            seed = checked_seed(seed)  # Gymnasium takes no integers of numpy
         self.seed_each_episode = seed_each_episode
         self.reset_options = reset_options
         self._num_sampled = 0
@@ -273,6 +274,7 @@ class GymnasiumTaskSampler(TaskSampler[GymnasiumTask]):
 
     def set_seed(self, seed: int) -> None:
         """Seed the episodes that are sampled from now on."""
+        seed = checked_seed(seed)
         self._rng = np.random.default_rng(seed)
         self._pending_seed = seed
 

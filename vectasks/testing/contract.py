@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from vectasks.arguments import checked_seed, whole_number
 from vectasks.step_values import as_reward
 from vectasks.task import RLStepResult, TaskSampler
 
@@ -330,6 +331,7 @@ def record_trace(tasks: Any, num_steps: int, seed: int = 0) -> list[Any]:
     Returns:
         the first observations, then each step's list of (observation, reward, done, info).
     """
+    num_steps, seed = whole_number("num_steps", num_steps), checked_seed(seed)
     trace: list[Any] = [_copied(tasks.get_observations())]
     seeded = [_seeded_space(space, seed + i) for i, space in enumerate(tasks.action_spaces)]
     by_id = dict(zip(tasks.sampler_ids, seeded, strict=True))

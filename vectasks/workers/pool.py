@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from vectasks.arguments import is_whole_number, real_number, seconds_or_none, whole_number
 from vectasks.closing import Closable
 from vectasks.errors import InvalidArgument, PoolClosed, UsageError, WorkerIndexError
 from vectasks.messages import Failure
@@ -74,12 +74,13 @@ class WorkerPool(Closable):
         resources: Mapping[str, Any] | None = None,
     ) -> None:
         checked_kind("kind", kind)
-        self.num_workers: int = _checked_count(num_workers)
+        self.num_workers: int = whole_number("num_workers", num_workers, at_least=1)
         if not callable(make_object):
             raise InvalidArgument(f"make_object must be callable, got {make_object!r}.")
         if resources is not None and kind != "ray":
             raise InvalidArgument(f"resources are for kind='ray'; this pool is of kind={kind!r}.")
-        self._close_grace_s = close_grace_s
+        start_timeout_s = seconds_or_none("start_timeout_s", start_timeout_s)
+        self._close_grace_s = real_number("close_grace_s", close_grace_s)
         self._crew: Crew
         if kind == "inline":
             self._crew = InlineCrew(make_object, self.num_workers)
@@ -224,17 +225,9 @@ class WorkerPool(Closable):
             raise PoolClosed(f"{what}: the pool is closed; make a new one.")
 
     def _checked(self, worker: Any) -> int:
-        number = operator.index(worker)
-        if not 0 <= number < self.num_workers:
+        if not is_whole_number(worker) or not 0 <= worker < self.num_workers:
             raise WorkerIndexError(
-                f"worker {number} is out of range: the pool has {self.num_workers} workers, so it "
-                f"must be from 0 to {self.num_workers - 1}."
+                f"worker {worker!r} is out of range: the pool has {self.num_workers} workers, so "
+                f"it must be an integer from 0 to {self.num_workers - 1}."
             )
-        return number
-
-
-def _checked_count(num_workers: Any) -> int:
-    count = operator.index(num_workers)
-    if count < 1:
-        raise InvalidArgument(f"num_workers must be at least 1, got {count}.")
-    return count
+        return int(worker)
