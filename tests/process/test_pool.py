@@ -238,7 +238,7 @@ def test_a_constructor_that_cannot_be_built_there(make: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"num_workers": 0}, "num_workers must be at least 1, got 0"),
+        ({"num_workers": 0}, "num_workers must be an integer of at least 1, got 0"),
         ({"kind": "thread"}, "kind='thread' is unknown"),
         ({"make_object": 3}, "make_object must be callable, got 3"),
         ({"resources": {"num_cpus": 2}}, "resources are for kind='ray'"),

@@ -28,7 +28,7 @@ from gymnasium.envs.registration import (
 )
 from numpy.typing import NDArray
 
-from vectasks.arguments import checked_seed, whole_number, whole_number_or_inf
+from vectasks.arguments import checked_seed, real_number, whole_number
 from vectasks.envs.interface import (
     OLD_GYM_ADVICE,
     as_info,
@@ -203,7 +203,7 @@ class GymnasiumTaskSampler(TaskSampler[GymnasiumTask]):
         self.max_tasks = None if max_tasks is None else whole_number("max_tasks", max_tasks)
         if max_steps is None:
             max_steps = math.inf
-        self.max_steps: float = whole_number_or_inf("max_steps", max_steps, at_least=1)
+        self.max_steps: float = real_number("max_steps", max_steps, at_least=1, finite=False)
         if seed is not None:
             seed = checked_seed(seed)  # Gymnasium takes no integers of numpy
         self.seed_each_episode = seed_each_episode
