@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
 import numpy as np
 
-from vectasks.errors import InvalidArgument, WrongCount
+from vectasks.errors import InvalidArgument, SamplerIndexError, WrongCount
 from vectasks.messages import Command
 
+_REAL: Any = (Real, np.integer, np.floating)
 _COMMANDS = {command.label: command for command in Command if command is not Command.SETUP}
 
 
@@ -117,6 +119,17 @@ def whole_number(name: str, value: Any, *, at_least: int = 0) -> int:
     return int(value)
 
 
+def whole_number_or_inf(name: str, value: Any, *, at_least: int = 0) -> float:
+    """Return ``value``, an integer or infinity, as an ``int`` or ``math.inf``.
+
+    Raises:
+        InvalidArgument: it is neither, or less than ``at_least``.
+    """
+    if isinstance(value, (float, np.floating)) and value == math.inf:
+        return math.inf
+    return whole_number(name, value, at_least=at_least)
+
+
 def real_number(
     name: str, value: Any, *, at_least: float = 0.0, finite: bool = True, positive: bool = False
 ) -> float:
@@ -133,7 +146,7 @@ def real_number(
         InvalidArgument: it is no such number.
     """
     fits = (
-        isinstance(value, (Real, np.integer, np.floating))
+        isinstance(value, _REAL)
         and not isinstance(value, (bool, np.bool_))
         and float(value) >= at_least
         and not (positive and float(value) <= 0)
@@ -157,6 +170,30 @@ def seconds_or_none(name: str, value: Any, *, positive: bool = False) -> float |
         return None
     seconds = real_number(name, value, finite=False, positive=positive)
     return None if math.isinf(seconds) else seconds
+
+
+def checked_ids(what: str, samplers: Any, known: Sequence[int], of_which: str) -> list[int]:
+    """Return ids of samplers, from a list, an array or any other sequence, as a list.
+
+    Raises:
+        InvalidArgument: it is no sequence.
+        SamplerIndexError: an id is no integer, is not among the ``known`` ones, which are those
+            ``of_which`` kind, or is there twice.
+    """
+    expected = f"a list of ids of {of_which}, each once; these are {list(known)}"
+    if isinstance(samplers, (str, bytes, Mapping)) or not isinstance(samplers, Iterable):
+        raise InvalidArgument(
+            f"{what}: samplers must be {expected}, got {samplers!r} ({type(samplers).__name__})."
+        )
+    items = list(samplers)
+    try:
+        # A mask of flags is not meant as ids 0 and 1.
+        ids = [operator.index(item) for item in items if not isinstance(item, bool)]
+    except TypeError:
+        ids = []
+    if len(ids) != len(items) or len(set(ids)) != len(ids) or not set(ids).issubset(known):
+        raise SamplerIndexError(f"{what}: samplers must be {expected}, got {samplers!r}.")
+    return ids
 
 
 def checked_seed(seed: Any) -> int:

@@ -68,7 +68,7 @@ class Dispatcher:
         ledger: Ledger,
         *,
         restart_dead_workers: bool,
-        max_restarts: int,
+        max_restarts: float,
     ) -> None:
         self.restarts: int = 0
         #: Counts whatever may have changed a task: as long as it stays, so do the observations.

@@ -14,6 +14,9 @@ from vectasks.arguments import (
     checked_sampler_args,
     one_each,
     one_seed_each,
+    real_number,
+    seconds_or_none,
+    whole_number_or_inf,
 )
 from vectasks.closing import Closable
 from vectasks.errors import (
@@ -64,7 +67,7 @@ class Front(Closable):
         check_actions: bool,
         observation_transport: str,
         on_worker_death: str,
-        max_restarts: int,
+        max_restarts: float,
         start_timeout_s: float | None,
         close_grace_s: float,
         mp_ctx: BaseContext | None,
@@ -86,6 +89,10 @@ class Front(Closable):
             )
         if not isinstance(timing, bool) and timing != "all":
             raise InvalidArgument(f"timing={timing!r} is unknown; use False, True or 'all'.")
+        read_timeout = seconds_or_none("read_timeout", read_timeout)
+        start_timeout_s = seconds_or_none("start_timeout_s", start_timeout_s)
+        close_grace_s = real_number("close_grace_s", close_grace_s)
+        max_restarts = whole_number_or_inf("max_restarts", max_restarts)
         count = len(arguments)
         seeds = one_seed_each(seed, count)
         self.make_sampler_fn = make_sampler_fn
@@ -353,7 +360,9 @@ class Front(Closable):
             raise
 
     def _timeout(self, timeout_s: float | None) -> float | None:
-        return self.read_timeout if timeout_s is None else timeout_s
+        if timeout_s is None:
+            return self.read_timeout
+        return seconds_or_none("timeout", timeout_s)
 
     def _names(self, what: str, names: str | Sequence[str], ids: Sequence[int]) -> list[str]:
         if isinstance(names, str):

@@ -58,7 +58,7 @@ class RestartLimit:
 
     def __init__(
         self,
-        max_restarts: int,
+        max_restarts: float,
         window_s: float = RESTART_WINDOW_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

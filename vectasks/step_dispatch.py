@@ -82,7 +82,7 @@ class StepDispatcher(Dispatcher):
         *,
         memory: SharedMemory | None,
         restart_dead_workers: bool,
-        max_restarts: int,
+        max_restarts: float,
     ) -> None:
         super().__init__(
             workers,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.context import BaseContext
@@ -12,9 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vectasks.answers import as_given
-from vectasks.arguments import checked_name, checked_seed, command_named, one_each
+from vectasks.arguments import (
+    checked_ids,
+    checked_name,
+    checked_seed,
+    command_named,
+    is_whole_number,
+    one_each,
+    whole_number,
+)
 from vectasks.batch import PlainStep, StepBatch
-from vectasks.errors import InvalidArgument, NothingPending, SamplerIndexError
+from vectasks.errors import InvalidArgument, NothingPending
 from vectasks.guard import also_named, exclusive
 from vectasks.journal import EpisodeRecorder
 from vectasks.ledger import SamplerState, VectorState
@@ -155,9 +162,7 @@ class BaseVectorSampledTasks(StepFront):
         """
         if not self._board.is_timed:
             raise InvalidArgument("trace: nothing was recorded; make the vector with timing=True.")
-        if operator.index(steps) < 1:
-            raise InvalidArgument(f"trace: steps must be at least 1, got {steps}.")
-        write_trace(self._board, path, steps)
+        write_trace(self._board, path, whole_number("steps", steps, at_least=1))
 
     # -- stepping -----------------------------------------------------------------------------
 
@@ -298,13 +303,7 @@ class BaseVectorSampledTasks(StepFront):
         if samplers is None:
             ids = [i for i in unpaused if i not in self._ledger.sent]
         else:
-            ids = [operator.index(i) for i in samplers]
-            unknown = [i for i in ids if i not in unpaused]
-            if unknown or len(set(ids)) != len(ids):
-                raise SamplerIndexError(
-                    f"send: samplers={ids} must be ids of unpaused samplers, each once; unpaused "
-                    f"are {unpaused}."
-                )
+            ids = checked_ids("send", samplers, unpaused, "unpaused samplers")
         self._require(Command.STEP, ids)
         prepared = self._prepared(ids, actions)
         self._dispatcher.send_step(ids, prepared, as_batch=True, one_by_one=True)
@@ -328,12 +327,13 @@ class BaseVectorSampledTasks(StepFront):
             self._ledger.require_idle("recv")
         if not sent:
             raise NothingPending("recv: no step is out; call send(actions) first.")
-        count = len(sent) if min_samplers is None else operator.index(min_samplers)
-        if not 1 <= count <= len(sent):
+        count = len(sent) if min_samplers is None else min_samplers
+        if not is_whole_number(count) or not 1 <= count <= len(sent):
             raise InvalidArgument(
-                f"recv: min_samplers={min_samplers} must be from 1 to {len(sent)}, the number of "
-                "samplers that are out."
+                f"recv: min_samplers must be an integer from 1 to {len(sent)}, the number of "
+                f"samplers that are out, got {min_samplers!r} ({type(min_samplers).__name__})."
             )
+        count = int(count)
         self._dispatcher.wait_step(sent, count, self._timeout(timeout))
         ids = self._dispatcher.earliest(sent, count)
         self._ledger.sent.difference_update(ids)
@@ -509,10 +509,21 @@ class BaseVectorSampledTasks(StepFront):
         return self._ask(Command.ATTR, [sampler_id], [checked_name(attr_name)])[sampler_id]
 
     @exclusive
-    def set_attr(self, attr_names: str | Sequence[str], values: Sequence[Any]) -> None:
-        """Set an attribute of every unpaused sampler's task; one value a sampler."""
+    def set_attr(self, attr_names: str | Sequence[str], values: Any) -> None:
+        """Set an attribute of every unpaused sampler's task.
+
+        Args:
+            attr_names: one name for all, or one a sampler.
+            values: a list has one value for each sampler; anything else is the value of all.
+
+        Raises:
+            WrongCount: a list has more or fewer values than there are samplers; for the same list
+                everywhere, give ``[values] * num_unpaused_tasks``.
+        """
         ids = self._open_all("set_attr", Command.SET_ATTR)
         names = self._names("attr_names", attr_names, ids)
+        if not isinstance(values, list):
+            values = [values] * len(ids)
         pairs = list(zip(names, one_each("values", values, ids), strict=True))
         self._ask(Command.SET_ATTR, ids, pairs)
 
@@ -560,13 +571,11 @@ class BaseVectorSampledTasks(StepFront):
             SamplerIndexError: there is no sampler of such an id.
         """
         everyone = range(len(self.sampler_fn_args))
-        ids = list(everyone) if samplers is None else [operator.index(i) for i in samplers]
-        unknown = [i for i in ids if i not in everyone]
-        if unknown:
-            raise SamplerIndexError(
-                f"record_episodes: samplers={ids} must be sampler ids, which go from 0 to "
-                f"{len(everyone) - 1}."
-            )
+        ids = list(everyone)
+        if samplers is not None:
+            ids = checked_ids("record_episodes", samplers, everyone, "samplers")
+        if max_episodes is not None:
+            max_episodes = whole_number("max_episodes", max_episodes)
         return EpisodeRecorder(self._journal, ids, observations, max_episodes)
 
     # -- seeing -------------------------------------------------------------------------------
@@ -686,8 +695,8 @@ class VectorSampledTasks(BaseVectorSampledTasks):
         timing: bool | Literal["all"] = False,
         name: str | None = None,
     ) -> None:
-        if max_processes is not None and max_processes < 1:
-            raise InvalidArgument(f"max_processes must be at least 1, got {max_processes!r}.")
+        if max_processes is not None:
+            max_processes = whole_number("max_processes", max_processes, at_least=1)
         context = start_context(multiprocessing_start_method, mp_ctx, preload)
 
         def make_workers(count: int, memory: SharedMemory | None) -> Sequence[Worker]:

@@ -122,7 +122,7 @@ def test_from_a_vector_of_tasks(opened: Any) -> None:
     seen = [ours.step(ours.action_space.sample()) for _ in range(30)]
     assert any("final_obs" in infos for *_, infos in seen)
     assert ours.call("num_steps_taken") == tuple(tasks.call("num_steps_taken"))
-    ours.set_attr("label", ["a", "b", "c"])
+    ours.set_attr("label", ("a", "b", "c"))
     assert ours.get_attr("label") == ("a", "b", "c")
     assert [image.dtype for image in ours.render()] == [np.uint8] * 3
     with pytest.raises(ValueError, match="not both"):

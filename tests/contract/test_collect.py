@@ -309,7 +309,7 @@ def test_vectors_that_have_no_rollouts_are_refused(make, kind):
         RolloutBuffer(make(vector={"heterogeneous": True}), 3)
     with pytest.raises(InvalidArgument, match="no arrays of one shape"):
         RolloutBuffer(make(NestedTask), 3)
-    with pytest.raises(InvalidArgument, match="horizon must be at least 1"):
+    with pytest.raises(InvalidArgument, match="horizon must be an integer of at least 1"):
         RolloutBuffer(make(), 0)
     mixed = toy_args(CountingTask, 1) + toy_args(MoreActions, 1)
     with kind.make(ToySampler, mixed) as tasks, pytest.raises(InvalidArgument, match="different"):

@@ -206,6 +206,22 @@ def test_attr_and_set_attr(tasks: Any) -> None:
     assert tasks.attr("note") == ["unset"] * 4
 
 
+@pytest.mark.parametrize("value", [8, "loud", None, (1, 2, 3, 4), {"a": [1]}, b"four"])
+def test_set_attr_sets_one_value_everywhere(tasks: Any, value: Any) -> None:
+    tasks.set_attr("note", value)
+    assert tasks.attr("note") == [value] * 4
+    tasks.set_attr("note", [value] * 4)
+    assert tasks.attr("note") == [value] * 4
+    tasks.pause_at(0)
+    tasks.set_attr(["note", "_private", "note"], "other")
+    assert tasks.attr("note") == ["other", value, "other"]
+
+
+def test_set_attr_sets_an_array_everywhere(tasks: Any) -> None:
+    tasks.set_attr("note", np.arange(4))
+    assert [note.tolist() for note in tasks.attr("note")] == [[0, 1, 2, 3]] * 4
+
+
 def test_call_sampler(tasks: Any) -> None:
     assert tasks.call_sampler("scale", [[10]] * 4) == [0, 10, 20, 30]
     assert tasks.call_sampler(["scale"] * 4, [{"factor": 1, "offset": i} for i in range(4)]) == [

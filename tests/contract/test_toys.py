@@ -102,6 +102,12 @@ class WrongRewardTask(CountingTask):
         return float("nan")
 
 
+class OneElementTask(CountingTask):
+    def step(self, action: Any) -> RLStepResult:
+        result = super().step(action)
+        return result._replace(reward=np.array([result.reward]))
+
+
 class WrongInfoTask(CountingTask):
     def info(self) -> Any:
         return "info"
@@ -144,6 +150,7 @@ class CloseOnceSampler(ToySampler):
         (DriftingTask, ToySampler, "test_seeds_reproduce"),
         (EndlessTask, ToySampler, "test_done_task_refuses_to_step"),
         (WrongRewardTask, ToySampler, "test_step_results"),
+        (OneElementTask, ToySampler, "test_step_results"),
         (WrongInfoTask, ToySampler, "test_step_results"),
         (FloatImageTask, ToySampler, "test_render"),
         (WrongMetricsTask, ToySampler, "test_metrics"),

@@ -108,9 +108,12 @@ def test_no_image_at_all(images):
         tile_images(images)
 
 
-@pytest.mark.parametrize("dimmed", [[1], [-1], [0, 5]])
-def test_dimming_a_place_that_is_not_there(dimmed):
-    with pytest.raises(InvalidArgument, match="no such positions"):
+@pytest.mark.parametrize(
+    ("dimmed", "message"),
+    [([1], "no such positions"), ([-1], "got -1"), ([0, 5], "no such positions")],
+)
+def test_dimming_a_place_that_is_not_there(dimmed, message):
+    with pytest.raises(InvalidArgument, match=f"dimmed.*{message}"):
         tile_images([flat(2, 2, 0)], dimmed=dimmed)
 
 

@@ -331,7 +331,7 @@ class GivenTasks:
     def set(self, name: str, values: Sequence[Any], indices: Sequence[int] | None = None) -> None:
         """Set an attribute of each task; one value for each."""
         if indices is None:
-            self.vector.set_attr(name, values)
+            self.vector.set_attr(name, list(values))
         else:
             for i, value in zip(indices, values, strict=True):
                 self.vector.command_at(i, Command.SET_ATTR, (name, value))

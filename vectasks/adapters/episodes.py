@@ -11,8 +11,10 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from vectasks.envs.interface import OLD_GYM_ADVICE, as_info, explain_step_error, reset_env
 from vectasks.messages import StepOutcome
 from vectasks.spaces import ActionBatches, action_batches, own, task_action
+from vectasks.step_values import as_flag
 from vectasks.task import RLStepResult
 
 # In the info of a step that ends an episode: the environment's own info, and that of the reset.
@@ -88,7 +90,8 @@ class Episodes:
         self.env: Any = env_fn()
         if not isinstance(self.env, gymnasium.Env):
             raise TypeError(
-                f"{env_fn!r} gave a {type(self.env).__name__}; it must make a gymnasium.Env."
+                f"{env_fn!r} gave a {type(self.env).__name__}; it must make a gymnasium.Env. "
+                f"{OLD_GYM_ADVICE if hasattr(self.env, 'step') else ''}".rstrip()
             )
         if id(self.env.unwrapped) in _IN_USE:
             raise ValueError(
@@ -125,11 +128,17 @@ class Episodes:
             return RLStepResult(self._observation, 0.0, False, self.reset_info)
         if self._scalars is not None:
             action = self._scalars[action]
-        observation, reward, terminated, truncated, info = self.env.step(action)
+        try:
+            observation, reward, terminated, truncated, info = self.env.step(action)
+        except (TypeError, ValueError) as error:
+            explain_step_error(self.env, error)
+            raise
+        if type(info) is not dict:
+            info = as_info(self.env, info)
         self._observation = observation
         if not (terminated or truncated):
             return observation, reward, False, info  # made sooner than an RLStepResult
-        terminated, truncated = bool(terminated), bool(truncated)
+        terminated, truncated = as_flag("terminated", terminated), as_flag("truncated", truncated)
         self._is_over = True
         if not self._same_step:
             info = {ENDED: info, "terminated": terminated, "truncated": truncated}
@@ -142,7 +151,7 @@ class Episodes:
         return StepOutcome(self._observation, reward, True, last, terminated, truncated, False)
 
     def _begin(self, start: dict[str, Any]) -> None:
-        self._observation, self.reset_info = self.env.reset(**start)
+        self._observation, self.reset_info = reset_env(self.env, **start)
         self._is_over = False
 
     def get_observations(self) -> Any:

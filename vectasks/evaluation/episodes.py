@@ -68,6 +68,31 @@ class EvaluationReport:
         """How many episodes failed."""
         return sum(result.error is not None for result in self.episodes)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "aggregates", _Aggregates(self.aggregates, self.episodes))
+
+
+class _Aggregates(dict[str, Aggregate]):
+    """Aggregates by the metric's name, which say why there is none of some name."""
+
+    def __init__(
+        self, aggregates: Mapping[str, Aggregate], episodes: Sequence[EpisodeResult]
+    ) -> None:
+        super().__init__(aggregates)
+        self._episodes = episodes
+
+    def __missing__(self, name: str) -> Aggregate:
+        failed = [result for result in self._episodes if result.error is not None]
+        told = [result.metrics[name] for result in self._episodes if name in result.metrics]
+        reasons = [f"{name!r}: no episode has a number of this name"]
+        if told:
+            reasons.append(f"the first that has it has {told[0]!r:.80} ({type(told[0]).__name__})")
+        if failed:
+            reasons.append(
+                f"{len(failed)} of {len(self._episodes)} failed, the first with {failed[0].error}"
+            )
+        raise KeyError("; ".join(reasons))
+
 
 def evaluate(
     policy: EvaluationPolicy,

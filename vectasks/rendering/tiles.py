@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vectasks.arguments import whole_number
 from vectasks.errors import InvalidArgument
 
 
@@ -47,7 +48,7 @@ def tile_images(
         raise InvalidArgument(
             f"tile_images needs at least one image, got {len(pictures)} empty places."
         )
-    dark = set(dimmed)
+    dark = {whole_number("dimmed", position) for position in dimmed}
     unknown = sorted(dark - set(range(len(pictures))))
     if unknown:
         raise InvalidArgument(
@@ -55,8 +56,8 @@ def tile_images(
         )
     if columns is None:
         columns = math.isqrt(len(pictures) - 1) + 1
-    elif columns < 1:
-        raise InvalidArgument(f"columns={columns}: it must be 1 or more.")
+    else:
+        columns = whole_number("columns", columns, at_least=1)
     rows = -(-len(pictures) // columns)
 
     height_px = max(picture.shape[0] for picture in present)

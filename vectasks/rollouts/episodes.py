@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from vectasks.arguments import real_number
 from vectasks.errors import InvalidArgument
 from vectasks.host import COMPLETE_TASK_METRICS_KEY, HostPlan, TaskHost
 from vectasks.messages import StepOutcome
@@ -228,7 +229,7 @@ class RolloutRunner:
         device: Any = None,
     ) -> None:
         self._policy = policy
-        self._gamma, self._lam = gamma, lam
+        self._gamma, self._lam = real_number("gamma", gamma), real_number("lam", lam)
         self._tasks = make_tasks()
         try:
             self._buffer = RolloutBuffer(self._tasks, horizon, device=device)

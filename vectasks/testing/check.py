@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 import cloudpickle
 
+from vectasks.arguments import checked_seed, whole_number
 from vectasks.testing.contract import TaskSamplerContract, assert_identical, record_trace
 from vectasks.vector import SingleProcessVectorSampledTasks, VectorSampledTasks
 
@@ -68,6 +69,7 @@ def check_sampler(
     Yields:
         findings, as soon as each is known.
     """
+    num_steps, seed = whole_number("num_steps", num_steps, at_least=1), checked_seed(seed)
     make = _Maker(make_sampler_fn, arguments)
     first = _finding(_PRELUDE, lambda: _make_first(make))
     yield first

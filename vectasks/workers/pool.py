@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from vectasks.arguments import real_number, seconds_or_none, whole_number
+from vectasks.arguments import is_whole_number, real_number, seconds_or_none, whole_number
 from vectasks.closing import Closable
 from vectasks.errors import InvalidArgument, PoolClosed, UsageError, WorkerIndexError
 from vectasks.messages import Failure
@@ -231,10 +230,9 @@ class WorkerPool(Closable):
             raise PoolClosed(f"{what}: the pool is closed; make a new one.")
 
     def _checked(self, worker: Any) -> int:
-        number = operator.index(worker)
-        if not 0 <= number < self.num_workers:
+        if not is_whole_number(worker) or not 0 <= worker < self.num_workers:
             raise WorkerIndexError(
-                f"worker {number} is out of range: the pool has {self.num_workers} workers, so it "
-                f"must be from 0 to {self.num_workers - 1}."
+                f"worker {worker!r} is out of range: the pool has {self.num_workers} workers, so "
+                f"it must be an integer from 0 to {self.num_workers - 1}."
             )
-        return number
+        return int(worker)

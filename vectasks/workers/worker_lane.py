@@ -71,7 +71,7 @@ def run_steps(
                 else:  # a frame less than asking the host, and usual results are looked at once
                     outcome = host.task.step(action)
                 # An adapter's environment gives plain tuples, which are made sooner.
-                if type(outcome) is RLStepResult or type(outcome) is tuple:
+                if type(outcome) is RLStepResult or (type(outcome) is tuple and len(outcome) == 4):
                     observation, reward, done, info = outcome
                     if (
                         done is False
