@@ -7,8 +7,10 @@ space is a new registration and edits no chain. Spaces that are not Gymnasium's 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import singledispatch
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -43,14 +45,26 @@ def own(value: Any) -> Any:
     if isinstance(value, tuple):
         items = [own(item) for item in value]
         return kind(*items) if hasattr(value, "_fields") else kind(items)
-    if isinstance(value, dict):
-        copy = value.copy()
-        for key, item in copy.items():
-            copy[key] = own(item)
-        return copy
+    if isinstance(value, Mapping):
+        return _own_mapping(value)
     if is_tensor(value):
         return value.detach().clone()
     return value
+
+
+def _own_mapping(value: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """The same of a mapping of another class than dict; as a dict where the class cannot be had."""
+    if isinstance(value, MappingProxyType):
+        return MappingProxyType(own(value.copy()))
+    try:
+        if not isinstance(value, dict):
+            return copy.deepcopy(value)
+        twin = copy.copy(value)
+        for key, item in twin.items():
+            twin[key] = own(item)
+        return twin
+    except Exception:  # user code: a class that lets nobody copy or fill it
+        return {key: own(item) for key, item in value.items()}
 
 
 def is_tensor(value: Any) -> bool:
@@ -76,6 +90,54 @@ def map_leaves(function: Callable[[Any], Any], nest: Any) -> Any:
     if isinstance(nest, tuple):
         return tuple(map_leaves(function, value) for value in nest)
     return function(nest)
+
+
+def items_under(nest: Any, keys: Collection[Any]) -> list[Any]:
+    """What stands under each of these keys in a mapping of any class; it may have further ones.
+
+    Raises:
+        TypeError: it is no mapping, or has no such key. (What a class of the user's raises passes.)
+    """
+    if not isinstance(nest, Mapping) or not all(key in nest for key in keys):
+        raise TypeError(f"{_show(nest)} is no mapping with the keys {sorted(map(str, keys))}")
+    return [nest[key] for key in keys]
+
+
+def items_within(nest: Any, count: int) -> list[Any]:
+    """The items of a sequence of any class, of which there are so many.
+
+    Raises:
+        TypeError: it is no such sequence. (What a class of the user's raises passes through.)
+    """
+    is_sequence = isinstance(nest, (Sequence, np.ndarray)) and not isinstance(nest, (str, bytes))
+    if not is_sequence or len(nest) != count:
+        raise TypeError(f"{_show(nest)} is no sequence of {count} items")
+    return list(nest)
+
+
+@singledispatch
+def nested_as(space: Any, observation: Any) -> Any:
+    """An observation in plain dicts and tuples, as its space is nested; further keys are left out.
+
+    Raises:
+        TypeError: it is nested in another way.
+    """
+    return observation
+
+
+@nested_as.register
+def _(space: spaces.Dict, observation: Any) -> dict[Any, Any]:
+    items = items_under(observation, space.spaces)
+    return {
+        key: nested_as(sub, item)
+        for (key, sub), item in zip(space.spaces.items(), items, strict=True)
+    }
+
+
+@nested_as.register(spaces.Tuple)
+def _(space: Any, observation: Any) -> tuple[Any, ...]:
+    items = items_within(observation, len(space.spaces))
+    return tuple(nested_as(sub, item) for sub, item in zip(space.spaces, items, strict=True))
 
 
 def split_actions(actions: Any, space: Any, count: int) -> list[Any]:
