@@ -92,6 +92,11 @@ def map_leaves(function: Callable[[Any], Any], nest: Any) -> Any:
     return function(nest)
 
 
+def is_named_tuple(kind: Any) -> bool:
+    """Whether a class is one of named tuples and nothing more."""
+    return kind.__bases__ == (tuple,) and hasattr(kind, "_fields")
+
+
 def items_under(nest: Any, keys: Collection[Any]) -> list[Any]:
     """What stands under each of these keys in a mapping of any class; it may have further ones.
 
@@ -189,6 +194,8 @@ def split_actions(actions: Any, space: Any, count: int) -> list[Any]:
 def task_action(space: Any, action: Any) -> Any:
     """``action`` as the task receives it: an int for Discrete, an array of the dtype for Box.
 
+    MultiDiscrete and MultiBinary are as Box; for Dict and Tuple the parts are taken likewise.
+
     Raises:
         TypeError, ValueError: it cannot be made one.
     """
@@ -200,17 +207,53 @@ def _(space: spaces.Discrete, action: Any) -> int:
     if type(action) is int:
         return action
     array = np.asarray(action)
-    if array.size != 1 or array.dtype.kind not in "iub":
-        raise TypeError("a Discrete action is one integer")
-    return int(array.reshape(()))
+    if array.size == 1 and array.dtype.kind in "iubf":
+        number = array.item()
+        if number == int(number):
+            return int(number)
+    raise TypeError("a Discrete action is one integer")
+
+
+@task_action.register(spaces.Box)
+@task_action.register(spaces.MultiDiscrete)
+@task_action.register(spaces.MultiBinary)
+def _(space: Any, action: Any) -> NDArray[Any]:
+    array = np.asarray(action)
+    converted = _converted(array, space.dtype) if array.dtype.kind in "iufb" else None
+    if converted is None:
+        raise TypeError(f"a {type(space).__name__} action is an array that {space.dtype} can hold")
+    return converted
 
 
 @task_action.register
-def _(space: spaces.Box, action: Any) -> Any:
-    array = np.array(action)
-    if array.dtype.kind not in "iufb" or (array.dtype.kind == "f" and space.dtype.kind in "iu"):
-        raise TypeError(f"a Box action is an array that {space.dtype} can hold")
-    return array.astype(space.dtype, copy=False)
+def _(space: spaces.Dict, action: Any) -> dict[Any, Any]:
+    keys = space.spaces.keys()
+    items = items_under(action, keys)
+    if len(action) != len(keys):
+        raise TypeError(f"{_show(action)} has other keys than {sorted(map(str, keys))}")
+    return {
+        key: task_action(space[key], tensors_to_arrays(item))
+        for key, item in zip(keys, items, strict=True)
+    }
+
+
+@task_action.register(spaces.Tuple)
+def _(space: Any, action: Any) -> tuple[Any, ...]:
+    items = items_within(action, len(space.spaces))
+    parts = [
+        task_action(sub, tensors_to_arrays(item))
+        for sub, item in zip(space.spaces, items, strict=True)
+    ]
+    return action._make(parts) if is_named_tuple(type(action)) else tuple(parts)
+
+
+def _converted(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any] | None:
+    """A copy in a dtype, rounded where it is one of floats; None where it cannot hold a number."""
+    if dtype.kind == "f" or array.dtype == dtype:
+        return array.astype(dtype)
+    with np.errstate(invalid="ignore"):  # NaN
+        converted = array.astype(dtype)
+    return converted if np.array_equal(converted, array) else None
 
 
 class ActionBatches:
@@ -268,9 +311,11 @@ class _Boxes(ActionBatches):
         space, array = self.space, _as_array(actions)
         if array is None or array.shape != (count, *space.shape):
             return None
-        if array.dtype.kind not in "iuf" or (array.dtype.kind == "f" and space.dtype.kind in "iu"):
+        if array.dtype.kind not in "iuf":
             return None
-        converted: NDArray[Any] = array.astype(space.dtype)
+        converted = _converted(array, space.dtype)
+        if converted is None:
+            return None
         # count_nonzero takes a fraction of the time of any and all on so short an array.
         inside = (converted >= space.low) & (converted <= space.high)
         if self._check and np.count_nonzero(inside) < inside.size:

@@ -76,6 +76,7 @@ class Episodes:
         # A trainer's environments get numpy's integers, and some rely on it.
         discrete = isinstance(self.action_space, spaces.Discrete)
         self._scalars = _Scalars(self.action_space.dtype) if discrete else None
+        self._is_nested = isinstance(self.action_space, (spaces.Dict, spaces.Tuple))
         # Stands for an observation, and is shown to nobody; drawn from a copy, because drawing
         # changes a space.
         self._observation = copy.deepcopy(space).sample()
@@ -94,6 +95,8 @@ class Episodes:
             return RLStepResult(self._observation, 0.0, False, self.reset_info)
         if self._scalars is not None:
             action = self._scalars[action]
+        elif self._is_nested:
+            action = _with_scalars(self.action_space, action)
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._observation = observation
         if not (terminated or truncated):
@@ -172,6 +175,18 @@ class Episodes:
                 return True
             env = env.env
         return False
+
+
+def _with_scalars(space: Any, action: Any) -> Any:
+    """A nested action with numpy's scalars in it, as Gymnasium's own vectors give it."""
+    if isinstance(space, spaces.Dict):
+        return {key: _with_scalars(sub, action[key]) for key, sub in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        parts = zip(space.spaces, action, strict=True)
+        return tuple(_with_scalars(sub, part) for sub, part in parts)
+    if isinstance(space, spaces.Discrete):
+        return space.dtype.type(action)
+    return action[()] if isinstance(space, spaces.Box) and space.shape == () else action
 
 
 def _loosened(space: Any) -> Any:

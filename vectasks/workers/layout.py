@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium import spaces
 
+from vectasks.spaces import is_named_tuple
+
 Path = tuple[str | int, ...]
 Fields = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
 
@@ -89,11 +91,6 @@ class Container(NamedTuple):
 
 
 _DICTS = (dict, OrderedDict)
-
-
-def is_named_tuple(kind: Any) -> bool:
-    """Whether a class is one of named tuples and nothing more."""
-    return kind.__bases__ == (tuple,) and hasattr(kind, "_fields")
 
 
 def _containers(space: Any, observation: Any, path: Path = ()) -> list[Container]:
