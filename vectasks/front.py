@@ -31,7 +31,7 @@ from vectasks.restarts import Death
 from vectasks.spaces import (
     ActionBatches,
     action_batches,
-    spaces_equal,
+    shared_space,
 )
 from vectasks.step_dispatch import StepDispatcher
 from vectasks.task import RLStepResult
@@ -173,19 +173,15 @@ class Front(Closable):
         self._observation_spaces = [ready[i].observation_space for i in ids]
         self._action_spaces = [ready[i].action_space for i in ids]
         if not self._heterogeneous:
-            first = self._observation_spaces[0]
-            for sampler_id, space in enumerate(self._observation_spaces):
-                if not spaces_equal(space, first):
-                    raise InvalidArgument(
-                        f"Sampler {sampler_id} has the observation space {space}, sampler 0 has "
-                        f"{first}. Make them equal, or make the vector with heterogeneous=True."
-                    )
-            actions = self._action_spaces
-            shared = actions[0] if all(spaces_equal(one, actions[0]) for one in actions) else None
-            self._action_batches = action_batches(shared, self._check_actions)
+            self._observation_space = _shared_by_all(self._observation_spaces)
+            actions = shared_space(self._action_spaces)
+            are_equal = actions is self._action_spaces[0]
+            # Of actions that are held against different bounds, each is looked at by itself.
+            batches = action_batches if are_equal else ActionBatches
+            self._action_batches = batches(actions, self._check_actions)
             layout = Layout.of(
-                first,
-                shared,
+                self._observation_space,
+                actions if are_equal else None,
                 ready[0].observation,
                 count,
                 len(self._dispatcher.workers),
@@ -358,3 +354,15 @@ class Front(Closable):
         if isinstance(names, str):
             return [names] * len(ids)
         return [checked_name(name) for name in one_each(what, names, ids)]
+
+
+def _shared_by_all(each: Sequence[Any]) -> Any:
+    space = shared_space(each)
+    if space is None:
+        odd = next(i for i, other in enumerate(each) if shared_space([each[0], other]) is None)
+        raise InvalidArgument(
+            f"Sampler {odd} has the observation space {each[odd]}, sampler 0 has {each[0]}, and "
+            "they differ in more than their bounds. Make them equal, or make the vector with "
+            "heterogeneous=True."
+        )
+    return space

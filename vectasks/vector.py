@@ -92,6 +92,8 @@ class BaseVectorSampledTasks(StepFront):
     def observation_space(self) -> Any:
         """The observation space that all samplers share.
 
+        Where samplers' spaces differ in their bounds, it is the smallest one that contains them.
+
         Raises:
             InvalidArgument: the vector is heterogeneous; ``observation_spaces`` has one a sampler.
         """
@@ -100,7 +102,7 @@ class BaseVectorSampledTasks(StepFront):
                 "observation_space: the vector was made with heterogeneous=True; "
                 "observation_spaces has one a sampler."
             )
-        return self._observation_spaces[0]
+        return self._observation_space
 
     @property
     def observation_spaces(self) -> list[Any]:
@@ -282,7 +284,7 @@ class BaseVectorSampledTasks(StepFront):
         Raises:
             SamplerIndexError: ``samplers`` are not ids of unpaused samplers, each once.
             WrongCount: there are more or fewer actions than samplers.
-            InvalidArgument: samplers wait for each other, or have spaces of their own.
+            InvalidArgument: samplers wait for each other, or the vector is heterogeneous.
         """
         if self._ledger.step_ids is not None or self._ledger.closed:
             self._ledger.require_idle("send")
@@ -638,7 +640,8 @@ class VectorSampledTasks(BaseVectorSampledTasks):
         max_processes: so many workers at most, the samplers spread evenly (None: one each).
         read_timeout: seconds that every call waits for its answers (None: without end).
         seed: seeds the very first tasks: one a sampler, or one int: each gets it plus its id.
-        heterogeneous: allow samplers with different observation spaces.
+        heterogeneous: allow samplers whose observation spaces differ in more than their bounds;
+            their results are no arrays then.
         check_actions: refuse actions outside the action space.
         observation_transport: "auto", "slab" (shared memory) or "pipe".
         on_worker_death: "raise" WorkerDied, or "restart" the worker.

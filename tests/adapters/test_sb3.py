@@ -343,6 +343,14 @@ def test_from_a_vector_of_tasks(opened: Any) -> None:
     assert PPO("MlpPolicy", ours, n_steps=8, batch_size=8, device="cpu").learn(24)
 
 
+def test_environments_whose_spaces_differ_in_their_bounds(opened: Any) -> None:
+    each = [spaces.Box(-i, 1 + i, (3,), np.float32) for i in range(3)]
+    fns = [functools.partial(lambda space: SpaceEnv(copy.deepcopy(space)), space) for space in each]
+    theirs, ours = opened(fns, DummyVecEnv), opened(fns)
+    assert ours.observation_space == spaces.Box(-2, 3, (3,), np.float32)
+    assert_same_run(theirs, ours)
+
+
 def test_a_vector_in_lockstep_cannot_be_served(opened: Any) -> None:
     tasks = SingleProcessVectorSampledTasks(
         ToySampler, toy_args(CountingTask, 2), auto_resample_when_done=False

@@ -45,17 +45,13 @@ class Episodes:
     Args:
         env_fn: makes the environment.
         same_step: whether the step that ends an episode begins the next one.
-        loosen: leave the bounds out of the observation space that is told to the vector, so that
-            environments which differ in them alone go together.
 
     Raises:
         TypeError: ``env_fn`` does not make a ``gymnasium.Env``.
         ValueError: the environment that it gives is in use already.
     """
 
-    def __init__(
-        self, env_fn: Callable[[], Any], same_step: bool = False, loosen: bool = False
-    ) -> None:
+    def __init__(self, env_fn: Callable[[], Any], same_step: bool = False) -> None:
         self.env: Any = env_fn()
         if not isinstance(self.env, gymnasium.Env):
             raise TypeError(
@@ -66,8 +62,7 @@ class Episodes:
                 f"{env_fn!r} gave an environment that is in use already; it must make a new one at "
                 "every call."
             )
-        space = self.env.observation_space
-        self.observation_space: spaces.Space[Any] = _loosened(space) if loosen else space
+        self.observation_space: spaces.Space[Any] = self.env.observation_space
         self.action_space: spaces.Space[Any] = self.env.action_space
         self.reset_info: dict[str, Any] = {}
         self._same_step = same_step
@@ -79,7 +74,7 @@ class Episodes:
         self._is_nested = isinstance(self.action_space, (spaces.Dict, spaces.Tuple))
         # Stands for an observation, and is shown to nobody; drawn from a copy, because drawing
         # changes a space.
-        self._observation = copy.deepcopy(space).sample()
+        self._observation = copy.deepcopy(self.observation_space).sample()
         _IN_USE.add(id(self.env.unwrapped))
 
     def next_task(self, start: dict[str, Any] | None = None) -> Episodes:
@@ -187,17 +182,3 @@ def _with_scalars(space: Any, action: Any) -> Any:
     if isinstance(space, spaces.Discrete):
         return space.dtype.type(action)
     return action[()] if isinstance(space, spaces.Box) and space.shape == () else action
-
-
-def _loosened(space: Any) -> Any:
-    """The space without the bounds of its boxes."""
-    if isinstance(space, spaces.Box):
-        info = np.iinfo if space.dtype.kind in "iu" else np.finfo
-        if space.dtype.kind not in "iuf":
-            return space
-        return spaces.Box(info(space.dtype).min, info(space.dtype).max, space.shape, space.dtype)
-    if isinstance(space, spaces.Dict):
-        return spaces.Dict({key: _loosened(sub) for key, sub in space.spaces.items()})
-    if isinstance(space, spaces.Tuple):
-        return spaces.Tuple([_loosened(sub) for sub in space.spaces])
-    return space

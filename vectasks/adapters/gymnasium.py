@@ -140,7 +140,6 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
                 self._envs = MadeEnvs(
                     env_fns,
                     same_step=self.autoreset_mode is AutoresetMode.SAME_STEP,
-                    loosen=observation_mode != "same",
                     start_method=context,
                     max_processes=min(limits, default=None),
                     shared_memory=shared_memory,
@@ -185,6 +184,12 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
                 else batch_differing_spaces(of_each)
             )
         for index, space in enumerate(of_each):
+            if observation_mode == "same" and space != of_each[0]:
+                raise RuntimeError(
+                    f"With observation_mode='same' the sub-environments observation spaces are not "
+                    f"equivalent. Environment {index} has {space}, environment 0 has {of_each[0]}. "
+                    "If this is intentional, use `observation_mode='different'` instead."
+                )
             if not is_space_dtype_shape_equiv(space, self.single_observation_space):
                 raise RuntimeError(
                     f"Environment {index} has the observation space {space}, which has not the "
