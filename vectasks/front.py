@@ -300,6 +300,12 @@ class Front(Closable):
         args_list = one_each("function_args_list", args_list, ids)
         return self._ask_list(command, ids, list(zip(names, args_list, strict=True)))
 
+    def _call_at(
+        self, what: str, sampler_index: int, command: Command, name: str, args: Any
+    ) -> Any:
+        sampler_id = self._open_at(what, sampler_index, command)
+        return self._ask(command, [sampler_id], [(checked_name(name), args)])[sampler_id]
+
     def _count(self, sampler_id: int, outcome: StepOutcome) -> None:
         """Write down what the end of an episode means for the counts and the waiting samplers."""
         info = outcome.info

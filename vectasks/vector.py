@@ -478,9 +478,7 @@ class BaseVectorSampledTasks(StepFront):
     @exclusive
     def call_at(self, sampler_index: int, function_name: str, function_args: Any = None) -> Any:
         """Call a method of one sampler's task; what it returned. Arguments as for :meth:`call`."""
-        sampler_id = self._open_at("call_at", sampler_index, Command.CALL)
-        data = [(checked_name(function_name), function_args)]
-        return self._ask(Command.CALL, [sampler_id], data)[sampler_id]
+        return self._call_at("call_at", sampler_index, Command.CALL, function_name, function_args)
 
     @exclusive
     def call_sampler(
@@ -491,6 +489,16 @@ class BaseVectorSampledTasks(StepFront):
         """Call a method of every unpaused sampler itself. Arguments as for :meth:`call`."""
         return self._call_all(
             "call_sampler", Command.CALL_SAMPLER, function_names, function_args_list
+        )
+
+    @_takes_index_process
+    @exclusive
+    def call_sampler_at(
+        self, sampler_index: int, function_name: str, function_args: Any = None
+    ) -> Any:
+        """Call a method of one sampler itself; what it returned. Arguments as for :meth:`call`."""
+        return self._call_at(
+            "call_sampler_at", sampler_index, Command.CALL_SAMPLER, function_name, function_args
         )
 
     @exclusive
