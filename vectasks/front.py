@@ -31,6 +31,7 @@ from vectasks.restarts import Death
 from vectasks.spaces import (
     ActionBatches,
     action_batches,
+    are_alike,
     shared_space,
 )
 from vectasks.step_dispatch import StepDispatcher
@@ -363,12 +364,11 @@ class Front(Closable):
 
 
 def _shared_by_all(each: Sequence[Any]) -> Any:
-    space = shared_space(each)
-    if space is None:
-        odd = next(i for i, other in enumerate(each) if shared_space([each[0], other]) is None)
-        raise InvalidArgument(
-            f"Sampler {odd} has the observation space {each[odd]}, sampler 0 has {each[0]}, and "
-            "they differ in more than their bounds. Make them equal, or make the vector with "
-            "heterogeneous=True."
-        )
-    return space
+    for sampler_id, space in enumerate(each):
+        if not are_alike(each[0], space):
+            raise InvalidArgument(
+                f"Sampler {sampler_id} has the observation space {space}, sampler 0 has {each[0]}, "
+                "and they differ in more than their bounds. Make them equal, or make the vector "
+                "with heterogeneous=True."
+            )
+    return shared_space(each)

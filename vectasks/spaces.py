@@ -38,6 +38,11 @@ def shared_space(each: Sequence[Any]) -> Any | None:
     return first if all(spaces_equal(space, first) for space in each) else _joined(first, each)
 
 
+def are_alike(one: Any, other: Any) -> bool:
+    """Whether two spaces are equal, but for their bounds."""
+    return spaces_equal(one, other) or _joined(one, [one, other]) is not None
+
+
 @singledispatch
 def _joined(first: Any, each: Sequence[Any]) -> Any | None:
     return None

@@ -12,7 +12,7 @@ from gymnasium import spaces
 
 from vectasks import InvalidAction, InvalidArgument
 from vectasks.rollouts import RolloutBuffer, collect
-from vectasks.spaces import shared_space
+from vectasks.spaces import are_alike, shared_space
 from vectasks.testing import toy_args
 from vectasks.testing.toys import CountingTask, ToySampler, ToyTask
 
@@ -144,11 +144,29 @@ def test_rollouts(kind: Any) -> None:
 def test_the_space_that_contains_all(each: Any, shared: Any) -> None:
     for spaces_in_order in (each, each[::-1]):
         assert shared_space(spaces_in_order) == shared
+        assert are_alike(*spaces_in_order[:2]) is (shared is not None)
 
 
 def test_equal_spaces_are_the_first_one_itself() -> None:
     each = [observation_space_of(1), observation_space_of(1)]
     assert shared_space(each) is each[0]
+
+
+class SpacelessTask(BoundedTask):
+    """Says nothing of its spaces."""
+
+    observation_space: Any = None
+    action_space: Any = None
+
+
+def test_tasks_without_spaces(kind: Any) -> None:
+    with kind.toys(SpacelessTask, count=2, max_steps=9) as tasks:
+        assert tasks.observation_space is None
+        assert [result.reward for result in tasks.step([1, 2])] == [1.125, 2.125]
+        arguments = toy_args(SpacelessTask, 2)
+    arguments[1]["task_class"] = CountingTask
+    with pytest.raises(InvalidArgument, match="Sampler 1"):
+        kind.make(ToySampler, arguments)
 
 
 def test_spaces_that_differ_in_more_are_refused(kind: Any) -> None:

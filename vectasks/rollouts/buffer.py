@@ -24,7 +24,7 @@ from vectasks.errors import InvalidArgument, LayoutError
 from vectasks.rollouts.devices import Device, as_numpy, empty_like, take
 from vectasks.rollouts.gae import estimate_advantages
 from vectasks.rollouts.policy import checked_decision
-from vectasks.spaces import map_leaves, shared_space
+from vectasks.spaces import are_alike, map_leaves
 from vectasks.task import RLStepResult
 from vectasks.workers.layout import leaves, pick
 from vectasks.workers.slab import DONE, TERMINATED, TRUNCATED
@@ -463,8 +463,8 @@ def _check_spaces(tasks: Any) -> tuple[tuple[int, ...], Any]:
                 f"RolloutBuffer: {leaf.name} has no fixed shape in {tasks.observation_space}; "
                 "encode it as a Box in the task."
             )
-    space = shared_space(tasks._action_spaces)
-    if space is None:
+    space = tasks._action_spaces[0]
+    if not all(are_alike(space, other) for other in tasks._action_spaces):
         raise InvalidArgument(
             "RolloutBuffer: the samplers' action spaces differ in more than their bounds."
         )
