@@ -54,7 +54,7 @@ def _(first: spaces.Box, each: Sequence[Any]) -> spaces.Box | None:
         return None
     low = np.minimum.reduce([space.low for space in each])
     high = np.maximum.reduce([space.high for space in each])
-    return spaces.Box(low, high, first.shape, first.dtype.type)
+    return spaces.Box(low, high, first.shape, first.dtype)
 
 
 @_joined.register(spaces.Discrete)

@@ -18,6 +18,7 @@ from tests.contract.conftest import TWIN
 from vectasks import LayoutError
 from vectasks.rollouts import RolloutBuffer, collect
 from vectasks.rollouts.episodes import EpisodeRunner
+from vectasks.spaces import own
 from vectasks.task import RLStepResult
 from vectasks.testing import assert_identical, toy_args
 from vectasks.testing.toys import ToySampler, ToyTask
@@ -246,8 +247,6 @@ def test_episodes_of_a_runner(mapping: Any, sequence: Any) -> None:
 
 
 def test_a_dict_that_nobody_can_fill() -> None:
-    from vectasks.spaces import own
-
     array = np.zeros(3)
     copy = own(Frozen(array=array))
     array[:] = 1
