@@ -35,7 +35,8 @@ from vectasks.restarts import Death
 from vectasks.spaces import (
     ActionBatches,
     action_batches,
-    spaces_equal,
+    are_alike,
+    shared_space,
 )
 from vectasks.step_dispatch import StepDispatcher
 from vectasks.task import RLStepResult
@@ -181,19 +182,15 @@ class Front(Closable):
         self._observation_spaces = [ready[i].observation_space for i in ids]
         self._action_spaces = [ready[i].action_space for i in ids]
         if not self._heterogeneous:
-            first = self._observation_spaces[0]
-            for sampler_id, space in enumerate(self._observation_spaces):
-                if not spaces_equal(space, first):
-                    raise SpaceMismatch(
-                        f"Sampler {sampler_id} has the observation space {space}, sampler 0 has "
-                        f"{first}. Make them equal, or make the vector with heterogeneous=True."
-                    )
-            actions = self._action_spaces
-            shared = actions[0] if all(spaces_equal(one, actions[0]) for one in actions) else None
-            self._action_batches = action_batches(shared, self._check_actions)
+            self._observation_space = _shared_by_all(self._observation_spaces)
+            actions = shared_space(self._action_spaces)
+            are_equal = actions is self._action_spaces[0]
+            # Of actions that are held against different bounds, each is looked at by itself.
+            batches = action_batches if are_equal else ActionBatches
+            self._action_batches = batches(actions, self._check_actions)
             layout = Layout.of(
-                first,
-                shared,
+                self._observation_space,
+                actions if are_equal else None,
                 ready[0].observation,
                 count,
                 len(self._dispatcher.workers),
@@ -312,6 +309,12 @@ class Front(Closable):
         args_list = one_each("function_args_list", args_list, ids)
         return self._ask_list(command, ids, list(zip(names, args_list, strict=True)))
 
+    def _call_at(
+        self, what: str, sampler_index: int, command: Command, name: str, args: Any
+    ) -> Any:
+        sampler_id = self._open_at(what, sampler_index, command)
+        return self._ask(command, [sampler_id], [(checked_name(name), args)])[sampler_id]
+
     def _count(self, sampler_id: int, outcome: StepOutcome) -> None:
         """Write down what the end of an episode means for the counts and the waiting samplers."""
         info = outcome.info
@@ -368,3 +371,14 @@ class Front(Closable):
         if isinstance(names, str):
             return [names] * len(ids)
         return [checked_name(name) for name in one_each(what, names, ids)]
+
+
+def _shared_by_all(each: Sequence[Any]) -> Any:
+    for sampler_id, space in enumerate(each):
+        if not are_alike(each[0], space):
+            raise SpaceMismatch(
+                f"Sampler {sampler_id} has the observation space {space}, sampler 0 has {each[0]}, "
+                "and they differ in more than their bounds. Make them equal, or make the vector "
+                "with heterogeneous=True."
+            )
+    return shared_space(each)

@@ -99,6 +99,8 @@ class BaseVectorSampledTasks(StepFront):
     def observation_space(self) -> Any:
         """The observation space that all samplers share.
 
+        Where samplers' spaces differ in their bounds, it is the smallest one that contains them.
+
         Raises:
             InvalidArgument: the vector is heterogeneous; ``observation_spaces`` has one a sampler.
         """
@@ -107,7 +109,7 @@ class BaseVectorSampledTasks(StepFront):
                 "observation_space: the vector was made with heterogeneous=True; "
                 "observation_spaces has one a sampler."
             )
-        return self._observation_spaces[0]
+        return self._observation_space
 
     @property
     def observation_spaces(self) -> list[Any]:
@@ -287,7 +289,7 @@ class BaseVectorSampledTasks(StepFront):
         Raises:
             SamplerIndexError: ``samplers`` are not ids of unpaused samplers, each once.
             WrongCount: there are more or fewer actions than samplers.
-            InvalidArgument: samplers wait for each other, or have spaces of their own.
+            InvalidArgument: samplers wait for each other, or the vector is heterogeneous.
         """
         if self._ledger.step_ids is not None or self._ledger.closed:
             self._ledger.require_idle("send")
@@ -476,9 +478,7 @@ class BaseVectorSampledTasks(StepFront):
     @exclusive
     def call_at(self, sampler_index: int, function_name: str, function_args: Any = None) -> Any:
         """Call a method of one sampler's task; what it returned. Arguments as for :meth:`call`."""
-        sampler_id = self._open_at("call_at", sampler_index, Command.CALL)
-        data = [(checked_name(function_name), function_args)]
-        return self._ask(Command.CALL, [sampler_id], data)[sampler_id]
+        return self._call_at("call_at", sampler_index, Command.CALL, function_name, function_args)
 
     @exclusive
     def call_sampler(
@@ -489,6 +489,16 @@ class BaseVectorSampledTasks(StepFront):
         """Call a method of every unpaused sampler itself. Arguments as for :meth:`call`."""
         return self._call_all(
             "call_sampler", Command.CALL_SAMPLER, function_names, function_args_list
+        )
+
+    @_takes_index_process
+    @exclusive
+    def call_sampler_at(
+        self, sampler_index: int, function_name: str, function_args: Any = None
+    ) -> Any:
+        """Call a method of one sampler itself; what it returned. Arguments as for :meth:`call`."""
+        return self._call_at(
+            "call_sampler_at", sampler_index, Command.CALL_SAMPLER, function_name, function_args
         )
 
     @exclusive
@@ -647,7 +657,8 @@ class VectorSampledTasks(BaseVectorSampledTasks):
         max_processes: so many workers at most, the samplers spread evenly (None: one each).
         read_timeout: seconds that every call waits for its answers (None: without end).
         seed: seeds the very first tasks: one a sampler, or one int: each gets it plus its id.
-        heterogeneous: allow samplers with different observation spaces.
+        heterogeneous: allow samplers whose observation spaces differ in more than their bounds;
+            their results are no arrays then.
         check_actions: refuse actions outside the action space.
         observation_transport: "auto", "slab" (shared memory) or "pipe".
         on_worker_death: "raise" WorkerDied, or "restart" the worker.

@@ -156,3 +156,15 @@ def test_a_sampler_that_ends(opened: Any) -> None:
     ours = VectorEnv(tasks)
     with pytest.raises(RuntimeError, match="no next task"):
         ours.reset(seed=1)
+
+
+def test_samplers_whose_spaces_differ_in_their_bounds(opened: Any) -> None:
+    fns = [make_env(spaces.Box(-i, 1 + i, (2,), np.float32)) for i in range(3)]
+    ours = opened(VectorEnv, sampled(fns))
+    assert ours.single_observation_space == spaces.Box(-2, 3, (2,), np.float32)
+    assert ours.observation_space == spaces.Box(-2, 3, (3, 2), np.float32)
+    ours.reset(seed=5)
+    for _ in range(4):
+        observation = ours.step([0, 1, 2])[0]
+        assert observation in ours.observation_space
+        assert np.abs(observation[2]).max() > 0

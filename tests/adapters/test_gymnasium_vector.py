@@ -252,6 +252,12 @@ def test_different_bounds(opened: Any, twin: Any, dtype: Any) -> None:
     assert_same_run(theirs, twin(list(map(make_env, each)), observation_mode="different"))
 
 
+def test_different_bounds_are_not_the_same() -> None:
+    each = [spaces.Box(0, 1 + i, (2,)) for i in range(3)]
+    with pytest.raises(RuntimeError, match=r"not equivalent\. Environment 1 .*'different'"):
+        VectorEnv(list(map(make_env, each)), max_processes=0)
+
+
 def test_given_spaces(opened: Any, twin: Any) -> None:
     each = [spaces.Box(0, 1 + i, (2,)) for i in range(2)]
     mode = (spaces.Box(0, 2, (2, 2)), spaces.Box(0, 2, (2,)))

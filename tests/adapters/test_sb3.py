@@ -26,8 +26,9 @@ from vectasks.testing.toys import CountingTask, ToySampler, toy_args
 pytest.importorskip("stable_baselines3", reason="needs the extra vectasks[sb3]")
 
 import torch
-from stable_baselines3 import A2C, PPO
+from stable_baselines3 import A2C, DQN, PPO, HerReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import (
@@ -374,6 +375,14 @@ def test_from_a_vector_of_tasks(opened: Any) -> None:
     assert PPO("MlpPolicy", ours, n_steps=8, batch_size=8, device="cpu").learn(24)
 
 
+def test_environments_whose_spaces_differ_in_their_bounds(opened: Any) -> None:
+    each = [spaces.Box(-i, 1 + i, (3,), np.float32) for i in range(3)]
+    fns = [functools.partial(lambda space: SpaceEnv(copy.deepcopy(space)), space) for space in each]
+    theirs, ours = opened(fns, DummyVecEnv), opened(fns)
+    assert ours.observation_space == spaces.Box(-2, 3, (3,), np.float32)
+    assert_same_run(theirs, ours)
+
+
 def test_a_vector_in_lockstep_cannot_be_served(opened: Any) -> None:
     tasks = SingleProcessVectorSampledTasks(
         ToySampler, toy_args(CountingTask, 2), auto_resample_when_done=False
@@ -399,3 +408,26 @@ def test_a_replay_of_an_environment_shows_frames(opened: Any) -> None:
         assert outcome.error is None
         assert len(frames) == outcome.num_steps + 1
         assert {frame.shape for frame in frames} == {(4, 6, 3)}
+
+
+@pytest.mark.parametrize("max_processes", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_hindsight_of_an_environment_that_shows_ordered_dicts(
+    opened: Any, max_processes: int
+) -> None:
+    weights = []
+    for kind in (DummyVecEnv, VecEnv):
+        make_env = functools.partial(BitFlippingEnv, n_bits=4, max_steps=4)
+        env = opened([make_env] * 2, kind, max_processes)
+        model = DQN(
+            "MultiInputPolicy",
+            env,
+            replay_buffer_class=HerReplayBuffer,
+            learning_starts=40,
+            batch_size=16,
+            buffer_size=1000,
+            policy_kwargs={"net_arch": [16]},
+            seed=3,
+        ).learn(120)
+        weights.append(model.policy.state_dict())
+    for name, expected in weights[0].items():
+        assert torch.equal(expected, weights[1][name])

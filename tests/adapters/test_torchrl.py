@@ -432,6 +432,13 @@ def test_from_a_vector_of_tasks(opened: Any) -> None:
     assert tasks.is_closed
 
 
+def test_environments_whose_spaces_differ_in_their_bounds(opened: Any) -> None:
+    each = [spaces.Dict({"x": spaces.Discrete(2 + i, start=-i)}) for i in range(3)]
+    env = opened([functools.partial(SpaceEnv, space) for space in each])
+    assert env.observation_spec["x"].shape == (3, 4)
+    check_env_specs(env)
+
+
 def test_a_vector_in_lockstep_cannot_be_served() -> None:
     tasks = SingleProcessVectorSampledTasks(
         ToySampler, toy_args(CountingTask, 2), auto_resample_when_done=False

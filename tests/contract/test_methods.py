@@ -222,6 +222,14 @@ def test_set_attr_sets_an_array_everywhere(tasks: Any) -> None:
     assert [note.tolist() for note in tasks.attr("note")] == [[0, 1, 2, 3]] * 4
 
 
+def test_call_sampler_at(tasks: Any) -> None:
+    assert tasks.call_sampler_at(2, "scale", [10]) == 20
+    assert tasks.call_sampler_at(2, "scale", 10) == 20
+    assert tasks.call_sampler_at(1, "scale", {"factor": 3, "offset": 4}) == 7
+    tasks.pause_at(0)  # later indices shift down
+    assert tasks.call_sampler_at(sampler_index=0, function_name="scale", function_args=(5,)) == 5
+
+
 def test_call_sampler(tasks: Any) -> None:
     assert tasks.call_sampler("scale", [[10]] * 4) == [0, 10, 20, 30]
     assert tasks.call_sampler(["scale"] * 4, [{"factor": 1, "offset": i} for i in range(4)]) == [
@@ -365,6 +373,7 @@ def test_both_constructors_take_the_same_keywords() -> None:
 def test_index_process_is_another_name(tasks: Any) -> None:
     assert tasks.step_at(index_process=1, action=0)[0].observation[0] == 1
     assert tasks.call_at(index_process=1, function_name="counts") == (1, 0, 1)
+    assert tasks.call_sampler_at(index_process=2, function_name="scale", function_args=[3]) == 6
     assert tasks.attr_at(index_process=2, attr_name="note") == "unset"
     assert_identical(tasks.next_task_at(index_process=3), counts((3, 1, 0)))
     assert tasks.command_at(index_process=3, command="attr", data="episode") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,18 @@ class TestGraph(ToyContract):
 
 class TestMultiAgent(ToyContract):
     task_class = MultiAgentTask
+
+
+class ReadOnlyTask(NestedTask):
+    """Gives a read-only mapping, with a list in it and a key that its space does not have."""
+
+    def get_observations(self) -> Any:
+        seen = super().get_observations()
+        return MappingProxyType({**seen, "pose": list(seen["pose"]), "more": "text"})
+
+
+class TestReadOnly(ToyContract):
+    task_class = ReadOnlyTask
 
 
 class TestGreyImages(TaskSamplerContract):

@@ -86,7 +86,8 @@ class GivenTasks:
             if not spaces_equal(space, self.action_space):
                 raise SpaceMismatch(
                     f"Sampler {index} has the action space {space}, sampler 0 has "
-                    f"{self.action_space}; trainers want one for all."
+                    f"{self.action_space}; trainers want one for all, whose every action each "
+                    "sampler takes."
                 )
         #: Whether every observation is made of arrays of a fixed shape.
         self.is_fixed: bool = all(leaf.dtype is not None for leaf in leaves(self.observation_space))
@@ -367,7 +368,6 @@ class MadeEnvs(GivenTasks):
         env_fns: each makes a ``gymnasium.Env``.
         same_step: whether the step that ends an episode begins the next one. Otherwise the next
             step begins it, and returns its first observation.
-        loosen: take observation spaces that differ in their bounds alone.
         start_method: of the processes (None: the library's own default).
         max_processes: so many workers at most (None: one each; 0: none, all in this process).
         **vector_options: go to the vector.
@@ -383,7 +383,6 @@ class MadeEnvs(GivenTasks):
         env_fns: Sequence[Callable[[], Any]],
         *,
         same_step: bool,
-        loosen: bool = False,
         start_method: str | None = None,
         max_processes: int | None = None,
         **vector_options: Any,
@@ -398,7 +397,7 @@ class MadeEnvs(GivenTasks):
         if max_processes is not None:
             max_processes = whole_number("max_processes", max_processes)
         env_fns = list(env_fns)
-        arguments = [{"env_fn": fn, "same_step": same_step, "loosen": loosen} for fn in env_fns]
+        arguments = [{"env_fn": fn, "same_step": same_step} for fn in env_fns]
         # What these trainers' own vectors do: wait as long as it takes, and let environments judge
         # their actions.
         common: dict[str, Any] = {

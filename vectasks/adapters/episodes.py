@@ -76,17 +76,13 @@ class Episodes:
     Args:
         env_fn: makes the environment.
         same_step: whether the step that ends an episode begins the next one.
-        loosen: leave the bounds out of the observation space that is told to the vector, so that
-            environments which differ in them alone go together.
 
     Raises:
         TypeError: ``env_fn`` does not make a ``gymnasium.Env``.
         ValueError: the environment that it gives is in use already.
     """
 
-    def __init__(
-        self, env_fn: Callable[[], Any], same_step: bool = False, loosen: bool = False
-    ) -> None:
+    def __init__(self, env_fn: Callable[[], Any], same_step: bool = False) -> None:
         self.env: Any = env_fn()
         if not isinstance(self.env, gymnasium.Env):
             raise TypeError(
@@ -98,8 +94,7 @@ class Episodes:
                 f"{env_fn!r} gave an environment that is in use already; it must make a new one at "
                 "every call."
             )
-        space = self.env.observation_space
-        self.observation_space: spaces.Space[Any] = _loosened(space) if loosen else space
+        self.observation_space: spaces.Space[Any] = self.env.observation_space
         self.action_space: spaces.Space[Any] = self.env.action_space
         self.reset_info: dict[str, Any] = {}
         self._same_step = same_step
@@ -110,9 +105,10 @@ class Episodes:
         self._scalars = _Scalars(self.action_space.dtype) if discrete else None
         if isinstance(self.action_space, spaces.Box):
             self.action_space = OpenBox(self.action_space)
+        self._is_nested = isinstance(self.action_space, (spaces.Dict, spaces.Tuple))
         # Stands for an observation, and is shown to nobody; drawn from a copy, because drawing
         # changes a space.
-        self._observation = copy.deepcopy(space).sample()
+        self._observation = copy.deepcopy(self.observation_space).sample()
         _IN_USE.add(id(self.env.unwrapped))
 
     def next_task(self, start: dict[str, Any] | None = None) -> Episodes:
@@ -128,6 +124,8 @@ class Episodes:
             return RLStepResult(self._observation, 0.0, False, self.reset_info)
         if self._scalars is not None:
             action = self._scalars[action]
+        elif self._is_nested:
+            action = _with_scalars(self.action_space, action)
         try:
             observation, reward, terminated, truncated, info = self.env.step(action)
         except (TypeError, ValueError) as error:
@@ -216,15 +214,13 @@ class Episodes:
         return False
 
 
-def _loosened(space: Any) -> Any:
-    """The space without the bounds of its boxes."""
-    if isinstance(space, spaces.Box):
-        info = np.iinfo if space.dtype.kind in "iu" else np.finfo
-        if space.dtype.kind not in "iuf":
-            return space
-        return spaces.Box(info(space.dtype).min, info(space.dtype).max, space.shape, space.dtype)
+def _with_scalars(space: Any, action: Any) -> Any:
+    """A nested action with numpy's scalars in it, as Gymnasium's own vectors give it."""
     if isinstance(space, spaces.Dict):
-        return spaces.Dict({key: _loosened(sub) for key, sub in space.spaces.items()})
+        return {key: _with_scalars(sub, action[key]) for key, sub in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
-        return spaces.Tuple([_loosened(sub) for sub in space.spaces])
-    return space
+        parts = zip(space.spaces, action, strict=True)
+        return tuple(_with_scalars(sub, part) for sub, part in parts)
+    if isinstance(space, spaces.Discrete):
+        return space.dtype.type(action)
+    return action[()] if isinstance(space, spaces.Box) and space.shape == () else action

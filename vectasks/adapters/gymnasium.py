@@ -174,7 +174,6 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
                 self._envs = MadeEnvs(
                     env_fns,
                     same_step=self.autoreset_mode is AutoresetMode.SAME_STEP,
-                    loosen=True,
                     daemon=daemon,
                     **options,
                 )

@@ -244,7 +244,7 @@ class EvaluationRun:
     def _pass_over(self, index: int) -> None:
         """Leave out a task that was played in an earlier run, the cheapest way there is."""
         try:
-            self._vector.command_at(index, "call_sampler", ("skip_task", None))
+            self._vector.call_sampler_at(index, "skip_task")
         except (TaskAttributeError, SamplerUnavailable):
             self._vector.next_task_at(index)
 

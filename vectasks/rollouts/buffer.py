@@ -25,7 +25,7 @@ from vectasks.errors import InvalidArgument, LayoutError
 from vectasks.rollouts.devices import Device, as_numpy, empty_like, take
 from vectasks.rollouts.gae import estimate_advantages
 from vectasks.rollouts.policy import checked_decision
-from vectasks.spaces import map_leaves, spaces_equal
+from vectasks.spaces import are_alike, map_leaves
 from vectasks.task import RLStepResult
 from vectasks.workers.layout import leaves, pick
 from vectasks.workers.slab import DONE, TERMINATED, TRUNCATED
@@ -474,13 +474,15 @@ def _check_spaces(tasks: Any) -> tuple[tuple[int, ...], Any]:
                 f"RolloutBuffer: {leaf.name} has no fixed shape in {tasks.observation_space}; "
                 "encode it as a Box in the task."
             )
-    spaces = tasks._action_spaces
-    its_leaves = leaves(spaces[0])
-    if not all(spaces_equal(space, spaces[0]) for space in spaces):
-        raise InvalidArgument("RolloutBuffer: the samplers have different action spaces.")
+    space = tasks._action_spaces[0]
+    if not all(are_alike(space, other) for other in tasks._action_spaces):
+        raise InvalidArgument(
+            "RolloutBuffer: the samplers' action spaces differ in more than their bounds."
+        )
+    its_leaves = leaves(space)
     if len(its_leaves) != 1 or its_leaves[0].path or its_leaves[0].dtype is None:
         raise InvalidArgument(
-            f"RolloutBuffer: actions of {spaces[0]} are no arrays of one shape; the action space "
+            f"RolloutBuffer: actions of {space} are no arrays of one shape; the action space "
             "must be a Discrete, Box, MultiDiscrete or MultiBinary."
         )
     return its_leaves[0].shape, its_leaves[0].dtype

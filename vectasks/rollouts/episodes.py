@@ -17,7 +17,7 @@ from vectasks.rollouts.buffer import RolloutBuffer
 from vectasks.rollouts.collect import collect
 from vectasks.rollouts.devices import without_gradients
 from vectasks.rollouts.policy import Policy, checked_decision
-from vectasks.spaces import map_leaves, own, prepare_action, tensors_to_arrays
+from vectasks.spaces import map_leaves, nested_as, own, prepare_action, tensors_to_arrays
 
 if TYPE_CHECKING:
     from vectasks.vector import SingleProcessVectorSampledTasks, VectorSampledTasks
@@ -126,7 +126,8 @@ class EpisodeRunner:
         return start.observation
 
     def _play(self, run_id: int, observation: Any) -> Episode:
-        action_space = self._host.action_space()
+        action_space, space = self._host.action_space(), self._host.observation_space()
+        observation = nested_as(space, observation)
         memory = self._no_memory()
         observations, decisions, rewards = [observation], [], []
         outcome: Any = None
@@ -138,7 +139,7 @@ class EpisodeRunner:
                 memory = [decision.pop("memory")[None]]
             action = prepare_action(action_space, decision["action"], 0, self._check_actions)
             outcome = self._host.step(action)
-            observation = own(outcome.observation)
+            observation = nested_as(space, own(outcome.observation))
             observations.append(observation)
             decisions.append(own(tensors_to_arrays(decision)))
             rewards.append(outcome.reward)

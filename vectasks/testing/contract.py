@@ -24,6 +24,7 @@ import numpy as np
 from gymnasium import spaces
 
 from vectasks.arguments import checked_seed, whole_number
+from vectasks.spaces import nested_as, own
 from vectasks.step_values import as_reward
 from vectasks.task import RLStepResult, TaskSampler
 
@@ -261,9 +262,11 @@ class TaskSamplerContract:
 
     def _check_observation(self, space: Any, observation: Any, where: str) -> None:
         assert observation is not None, f"the observation of {where} is None"
-        assert space.contains(observation), (
-            f"the observation of {where} is not in {space}: {observation!r}"
-        )
+        try:
+            is_inside = space.contains(nested_as(space, observation))
+        except TypeError:
+            is_inside = False
+        assert is_inside, f"the observation of {where} is not in {space}: {observation!r}"
 
     def _steps(self, sampler: Any, task: Any) -> Iterator[tuple[Any, RLStepResult]]:
         """At most ``num_steps`` (task, result), over as many tasks as that takes."""
@@ -353,4 +356,7 @@ def _seeded_space(space: spaces.Space[Any], seed: int) -> spaces.Space[Any]:
 
 def _copied(value: Any) -> Any:
     """A copy, so that a later change of a reused array does not change what was kept."""
-    return copy.deepcopy(value)
+    try:
+        return copy.deepcopy(value)
+    except TypeError:  # read-only views of dicts are refused
+        return own(value)
