@@ -60,6 +60,13 @@ class Reply(NamedTuple):
     value: Any
 
 
+class SendAlone(NamedTuple):
+    """The value of a reply to what could not be unpickled beside others: which of them is to blame?
+
+    Sent alone, it is carried out or fails.
+    """
+
+
 class _InPlace:
     def __repr__(self) -> str:
         return "<written in place>"

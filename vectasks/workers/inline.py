@@ -9,9 +9,10 @@ from vectasks.host import HostGroup
 from vectasks.messages import Failure, Reply, Request, StepOutcome
 from vectasks.spaces import own
 from vectasks.task import RLStepResult
-from vectasks.workers.base import Unreadable, Worker
+from vectasks.workers.base import Worker
 from vectasks.workers.blocks import BlocksMoved
 from vectasks.workers.board import Recorder, Ring, TimedHostGroup
+from vectasks.workers.channel import Unreadable
 from vectasks.workers.lane import AS_BATCH, Outcome, Steps, is_batch
 from vectasks.workers.parent_lane import ParentLane
 from vectasks.workers.slab import SlabWriter

@@ -219,6 +219,12 @@ class WorkerLane:
         """Steps whose actions came by message."""
         self._run(steps.ticket, list(steps.actions), steps.actions.values())
 
+    def fail_step(self, ticket: int, sampler_id: int, failure: Failure) -> None:
+        """A step that cannot be made: its action came by message and cannot be unpickled."""
+        extra = self.desks.at(ticket).fail(sampler_id, failure)
+        self._answered_at[sampler_id] = time.monotonic()
+        self._announce(ticket, [sampler_id], [] if self._notes.write(extra) else [extra])
+
     def move_blocks(self, moved: BlocksMoved) -> None:
         """Map the blocks that there are now, and no others."""
         known = {block.place: block for block in self._held_blocks}
