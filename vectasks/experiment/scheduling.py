@@ -26,8 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
-import cloudpickle
-
+from vectasks import pickling
 from vectasks.errors import FailedExperiment, InvalidArgument, WaitTimeout
 from vectasks.experiment import context, view
 from vectasks.experiment.config import Task, bind, jobs_of, output, reachable
@@ -288,7 +287,7 @@ class experiment:
         task = self._tasks[job.path]
         job.write("params.json", as_json(described(task, job)))
         job.write("environment.json", as_json({**environment(), "environ": job.environ}))
-        job.write("task.pkl", cloudpickle.dumps((main_name(), task)))
+        job.write("task.pkl", pickling.dumps((main_name(), task)))
         execution = self.launcher.start(job, command(job, run, attempt, self.name))
         with self._changed:
             self._executions[job.path] = execution

@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 
 import cloudpickle
 
+from vectasks import pickling
 from vectasks.messages import Failure
 
 _HEADER = struct.Struct("<IIQ")
@@ -92,7 +93,7 @@ class Channel:
         Raises:
             Exception: it cannot be pickled.
         """
-        body, buffers = plain_parts(message) or _parts(cloudpickle.dumps, message)
+        body, buffers = plain_parts(message) or _parts(pickling.dumps, message)
         label = b"" if envelope is None else pickle.dumps(envelope, protocol=5)
         head = _HEADER.pack(len(buffers), len(label), len(body))
         sizes = [_SIZE.pack(buffer.nbytes) for buffer in buffers]
@@ -310,7 +311,7 @@ def unsendable(
         instead: what hands objects over without sending them.
     """
     try:
-        cloudpickle.dumps(value, protocol=5)
+        pickling.dumps(value)
     except Exception as error:  # user code: pickling runs __reduce__ and __getstate__
         explained = pickle.PicklingError(
             f"what {what} gave cannot be sent to the parent process "

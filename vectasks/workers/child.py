@@ -20,8 +20,7 @@ from collections.abc import Callable
 from multiprocessing import parent_process
 from typing import Any
 
-import cloudpickle
-
+from vectasks import pickling
 from vectasks.host import HostGroup
 from vectasks.messages import Reply, Request, SendAlone
 from vectasks.workers import stacks
@@ -197,7 +196,7 @@ def _packed(spec: Any) -> Any:
     ):
         return spec  # with others, which takes half as long
     try:
-        return cloudpickle.dumps(spec, protocol=5)
+        return pickling.dumps(spec)
     except Exception as error:  # user code: an entry point that holds what does not travel
         logger.warning("Gymnasium's registration of %s does not travel to workers", spec.id)
         return f"it cannot be pickled ({type(error).__name__}: {error})"
