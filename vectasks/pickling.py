@@ -10,6 +10,15 @@ from typing import Any
 
 import cloudpickle
 
+# The first that pickles functions of Python 3.11 and later; setup.py asks for the same.
+_OLDEST = (2, 1)
+if tuple(map(int, cloudpickle.__version__.split(".")[:2])) < _OLDEST:
+    raise ImportError(
+        f"vectasks needs cloudpickle 2.1 or later, and {cloudpickle.__version__} is installed: "
+        "python -m pip install -U cloudpickle. (gym 0.17.3, which AllenAct needs, asks for an "
+        "older one, but works with newer ones.)"
+    )
+
 _NAME_LOADS = frozenset({"LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"})
 
 

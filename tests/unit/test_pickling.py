@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import pickle
+import sys
 import textwrap
 from typing import Any
 
+import cloudpickle
 import pytest
 
 from vectasks.pickling import dumps
@@ -101,3 +104,11 @@ def test_a_name_that_exists_nowhere_is_the_functions_own_error() -> None:
     exec("def make():\n    class Made:\n        size = nowhere\n", namespace)
     with pytest.raises(NameError, match="nowhere"):
         pickle.loads(dumps(namespace["make"]))()
+
+
+def test_a_cloudpickle_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where gym 0.17.3 was installed last, which asks for it."""
+    monkeypatch.setattr(cloudpickle, "__version__", "1.6.0")
+    monkeypatch.delitem(sys.modules, "vectasks.pickling")
+    with pytest.raises(ImportError, match=r"needs cloudpickle 2\.1 or later, and 1\.6\.0"):
+        importlib.import_module("vectasks.pickling")
