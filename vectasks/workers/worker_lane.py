@@ -102,8 +102,9 @@ def run_steps(
             except LayoutError as error:
                 extra = writer.fail(i, Failure.of(error))
             if extra is not None:
+                # An episode's last info is owned already.
                 if owned and (not flags[i] & DONE or extra[2:] != _NO_OTHERS):
-                    extra = own(extra)  # but for an episode's last info, which is owned already
+                    extra = own(extra, with_objects=True)
                 keep(extra)
             num_done += 1
     except BaseException as error:
