@@ -44,6 +44,8 @@ def own(value: Any, with_objects: bool = False) -> Any:
     if isinstance(value, np.ndarray):
         return _copy_if_possible(value) if value.dtype.hasobject else value.copy()
     if kind is dict:
+        if not value:
+            return {}
         return {
             key: item if type(item) in _IMMUTABLE else own(item, with_objects)
             for key, item in value.items()
