@@ -61,9 +61,9 @@ class Reply(NamedTuple):
 
 
 class SendAlone(NamedTuple):
-    """The value of a reply to what could not be unpickled beside others: which of them is to blame?
+    """Asks for a request again: it came with others, and together they could not be unpickled.
 
-    Sent alone, it is carried out or fails.
+    Sent alone, it is carried out, or it is the one to blame and fails.
     """
 
 

@@ -10,8 +10,8 @@ import pytest
 from gymnasium import spaces
 
 from vectasks import (
-    InvalidArgument,
     Command,
+    InvalidArgument,
     RLStepResult,
     SamplerState,
     SingleProcessVectorSampledTasks,

@@ -131,8 +131,8 @@ class GymnasiumTask(Task[AnyEnv]):
             raise ValueError(f"render() got the mode {mode!r}; it takes one of {_IMAGE_MODES}.")
         # Asked first, because rendering without a mode makes Gymnasium warn at every frame.
         frame: Any = None if self.env.render_mode is None else self._draw()
-        told = str(self.env.render_mode).startswith("rgb_array")
-        if not told and np.ndim(frame) not in (2, 3):
+        gives_images = str(self.env.render_mode).startswith("rgb_array")
+        if not gives_images and np.ndim(frame) not in (2, 3):
             raise RuntimeError(
                 f"{self.env} gives no image (its render_mode is {self.env.render_mode!r}): "
                 'make it with render_mode="rgb_array".'

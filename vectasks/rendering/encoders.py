@@ -187,6 +187,5 @@ def frame_rate(fps: float | Fraction, encoder: type[Encoder]) -> Fraction:
             + (f" and, in a {encoder.file_format}, at most {encoder.max_fps:g}" * (fps > 0))
             + "."
         )
-    return Fraction(fps if isinstance(fps, Fraction) else float(fps)).limit_denominator(
-        1001
-    )  # 1001: NTSC's rates, as 30000/1001
+    exact = fps if isinstance(fps, Fraction) else Fraction(float(fps))
+    return exact.limit_denominator(1001)  # 1001: NTSC's rates, as 30000/1001
