@@ -26,10 +26,19 @@ from vectasks.guard import ctrl_c
 from vectasks.host import HostPlan, HostReady
 from vectasks.journal import Journal
 from vectasks.ledger import Ledger, SamplerState
-from vectasks.messages import Command, Failure, Reply, Request, StepOutcome, TaskStart
+from vectasks.messages import (
+    Command,
+    Failure,
+    Reply,
+    Request,
+    SendAlone,
+    StepOutcome,
+    TaskStart,
+)
 from vectasks.restarts import Death, RestartLimit
 from vectasks.workers import stacks
-from vectasks.workers.base import Unreadable, Worker, WorkerEnded
+from vectasks.workers.base import Worker, WorkerEnded
+from vectasks.workers.channel import Unreadable
 from vectasks.workers.ending import end_workers, wait_for_news
 
 logger: logging.Logger = logging.getLogger("vectasks")
@@ -308,6 +317,8 @@ class Dispatcher:
         for reply in replies:
             if isinstance(reply, Unreadable):
                 self._settle_unreadable(worker, reply.error)
+            elif isinstance(reply.value, SendAlone):
+                self._send_alone(worker, reply)
             else:
                 self._settle(reply)
 
@@ -322,6 +333,12 @@ class Dispatcher:
                 self._settle(Reply(request.seq, i, failure))
             else:  # whose step it came with shows once that step is announced
                 self._unread[i] = failure
+
+    def _send_alone(self, worker: Worker, reply: Reply) -> None:
+        """Send a request again that the worker could not unpickle beside others."""
+        request = self._ledger.outstanding(reply.sampler_id)
+        if request is not None and request.seq == reply.seq:
+            self._reach(worker, lambda: worker.post(worker.pack([request])))
 
     def _settle(self, reply: Reply) -> None:
         request = self._ledger.settle(reply)

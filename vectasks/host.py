@@ -159,14 +159,14 @@ class TaskHost:
         if observation is None:
             observation = self.observe()
         # Copies: the next task may live in the same arrays, and the task's own dict stays its own.
-        observation = own(observation)
-        info = own(info if type(info) is dict else dict(info)) if info else {}
+        observation = own(observation, with_objects=True)
+        info = own(info if type(info) is dict else dict(info), with_objects=True) if info else {}
         terminated, truncated = _end_flags(task, info)
         metrics = task.metrics() if hasattr(task, "metrics") else None
         if metrics is not None and len(metrics) > 0:
-            info[COMPLETE_TASK_METRICS_KEY] = own(metrics)
+            info[COMPLETE_TASK_METRICS_KEY] = own(metrics, with_objects=True)
         if self._callback is not None:
-            info[COMPLETE_TASK_CALLBACK_KEY] = own(self._callback(task))
+            info[COMPLETE_TASK_CALLBACK_KEY] = own(self._callback(task), with_objects=True)
         if self._keeps_final_frame:
             info[FINAL_FRAME] = own(task.render("rgb"))
         if not self._auto_resample:

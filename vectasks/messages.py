@@ -13,7 +13,7 @@ import traceback
 from enum import IntEnum
 from typing import Any, NamedTuple
 
-import cloudpickle
+from vectasks import pickling
 
 __all__ = ["Command"]
 
@@ -58,6 +58,13 @@ class Reply(NamedTuple):
     seq: int
     sampler_id: int
     value: Any
+
+
+class SendAlone(NamedTuple):
+    """Asks for a request again: it came with others, and together they could not be unpickled.
+
+    Sent alone, it is carried out, or it is the one to blame and fails.
+    """
 
 
 class _InPlace:
@@ -142,7 +149,7 @@ def _safe_str(error: BaseException) -> str:
 
 def _pickle_if_it_survives(error: BaseException) -> bytes | None:
     try:
-        data = cloudpickle.dumps(error, protocol=5)
+        data = pickling.dumps(error)
         copy = pickle.loads(data)
         faithful = type(copy) is type(error) and _safe_str(copy) == _safe_str(error)
     except KeyboardInterrupt:

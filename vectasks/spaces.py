@@ -8,6 +8,7 @@ space is a new registration and edits no chain. Spaces that are not Gymnasium's 
 from __future__ import annotations
 
 import copy
+from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import singledispatch
 from types import MappingProxyType
@@ -21,6 +22,7 @@ from vectasks.errors import InvalidAction, InvalidArgument, WrongCount
 
 _INT64 = np.dtype(np.int64)
 _IMMUTABLE = frozenset({type(None), bool, int, float, complex, str, bytes})
+_PLAIN_MUTABLE = frozenset({set, bytearray, np.void})
 
 
 def spaces_equal(one: Any, other: Any) -> bool:
@@ -104,43 +106,62 @@ def _are_arrays_alike(kind: Any, each: Sequence[Any]) -> bool:
     )
 
 
-def own(value: Any) -> Any:
-    """A copy of ``value`` that shares no array with it.
+def own(value: Any, with_objects: bool = False) -> Any:
+    """Copy ``value``, so that it shares no container and no array with the original.
 
-    Containers are rebuilt, arrays and tensors copied; other objects are handed on as they are.
+    Args:
+        value: what is copied.
+        with_objects: also copy objects of any other class, where they can be copied. Otherwise
+            they are handed on as they are.
     """
     kind = type(value)
     if kind in _IMMUTABLE:
         return value
     if isinstance(value, np.ndarray):
-        return value.copy()
+        return _copy_if_possible(value) if value.dtype.hasobject else value.copy()
     if kind is dict:
-        return {key: item if type(item) in _IMMUTABLE else own(item) for key, item in value.items()}
+        if not value:
+            return {}
+        return {
+            key: item if type(item) in _IMMUTABLE else own(item, with_objects)
+            for key, item in value.items()
+        }
     if kind is list:
-        return [own(item) for item in value]
+        return [own(item, with_objects) for item in value]
     if isinstance(value, tuple):
-        items = [own(item) for item in value]
+        items = [own(item, with_objects) for item in value]
         return kind(*items) if hasattr(value, "_fields") else kind(items)
     if isinstance(value, Mapping):
-        return _own_mapping(value)
+        return _own_mapping(value, with_objects)
+    if isinstance(value, np.generic) and not isinstance(value, np.void):
+        return value
     if is_tensor(value):
         return value.detach().clone()
-    return value
+    if kind is deque:
+        return deque((own(item, with_objects) for item in value), value.maxlen)
+    return _copy_if_possible(value) if with_objects or kind in _PLAIN_MUTABLE else value
 
 
-def _own_mapping(value: Mapping[Any, Any]) -> Mapping[Any, Any]:
+def _copy_if_possible(value: Any) -> Any:
+    try:
+        return copy.deepcopy(value)
+    except Exception:  # user code: locks, handles of other libraries, a __deepcopy__ that raises
+        return value.copy() if isinstance(value, np.ndarray) else value
+
+
+def _own_mapping(value: Mapping[Any, Any], with_objects: bool) -> Mapping[Any, Any]:
     """The same of a mapping of another class than dict; as a dict where the class cannot be had."""
     if isinstance(value, MappingProxyType):
-        return MappingProxyType(own(value.copy()))
+        return MappingProxyType(own(value.copy(), with_objects))
     try:
         if not isinstance(value, dict):
             return copy.deepcopy(value)
         twin = copy.copy(value)
         for key, item in twin.items():
-            twin[key] = own(item)
+            twin[key] = own(item, with_objects)
         return twin
     except Exception:  # user code: a class that lets nobody copy or fill it
-        return {key: own(item) for key, item in value.items()}
+        return {key: own(item, with_objects) for key, item in value.items()}
 
 
 def is_tensor(value: Any) -> bool:

@@ -28,7 +28,7 @@ from vectasks.dispatch import Dispatcher
 from vectasks.errors import ResourceLimit
 from vectasks.host import HostPlan
 from vectasks.ledger import Ledger
-from vectasks.messages import Command, Failure, StepOutcome
+from vectasks.messages import Command, Failure, Reply, StepOutcome
 from vectasks.restarts import Death
 from vectasks.spaces import dispatch_rows, own
 from vectasks.workers.base import Worker
@@ -94,6 +94,7 @@ class StepDispatcher(Dispatcher):
         self._memory = memory
         self._slab_is_reached = False
         self._actions_go_by_slab = False
+        self._actions_sent: dict[int, Any] = {}  # of the last step that went by message
         self._lane: ParentLane | None = None
         self._here: InlineWorker | None = None  # steps at once, without tickets
         self._own_cores = [own_core(number, len(workers)) for number in range(len(workers))]
@@ -222,7 +223,9 @@ class StepDispatcher(Dispatcher):
                 for worker in workers:
                     its = {i: by_id[i] for i in worker.sampler_ids if i in by_id}
                     parcels.append(worker.pack(Steps(ticket, its)))
-                self.journal.steps(ids, own(actions))
+                kept = own(actions)
+                self.journal.steps(ids, kept)
+                self._actions_sent.update(zip(ids, dispatch_rows(kept), strict=True))
                 self._ledger.open_step(ids)
                 for worker, parcel in zip(workers, parcels, strict=True):
                     self._reach(worker, functools.partial(worker.post, parcel))
@@ -230,6 +233,14 @@ class StepDispatcher(Dispatcher):
             if all(isinstance(worker, InlineWorker) for worker in workers):
                 self.take_outcomes(ids)
             raise
+
+    def _send_alone(self, worker: Worker, reply: Reply) -> None:
+        i = reply.sampler_id
+        if reply.seq != 0:
+            super()._send_alone(worker, reply)
+        elif self._lane is not None and not self._lane.has_answered(i):
+            steps = Steps(self._lane.tickets[i], {i: self._actions_sent[i]})
+            self._reach(worker, lambda: worker.post(worker.pack(steps)))
 
     def _in_order_of_waking(self, workers: Sequence[Worker]) -> Sequence[Worker]:
         """Last who wakes up on our own core: it may keep us from waking another."""

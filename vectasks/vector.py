@@ -607,7 +607,7 @@ class BaseVectorSampledTasks(StepFront):
             **kwargs: go there too.
 
         Raises:
-            InvalidArgument: the mode is none of these.
+            InvalidArgument: the mode is none of these, or a task's image cannot be shown.
             DisplayUnavailable: "human" where there is no screen.
         """
         if mode not in _RENDER_MODES:
@@ -624,8 +624,9 @@ class BaseVectorSampledTasks(StepFront):
         images = self._ask(Command.RENDER, seen, [data] * len(seen))
         if mode == "raw_rgb_list":
             return [images[i] for i in ids]
-        from vectasks.rendering.tiles import tile_images
+        from vectasks.rendering.tiles import as_rgb, tile_images
 
+        images = {i: as_rgb(image, f"the image of sampler {i}") for i, image in images.items()}
         tile = tile_images(
             [images.get(i) for i in range(len(self.sampler_fn_args))],
             dimmed=[i for i in range(len(self.sampler_fn_args)) if i not in ids],

@@ -11,6 +11,7 @@ from gymnasium import spaces
 
 from vectasks import (
     Command,
+    InvalidArgument,
     RLStepResult,
     SamplerState,
     SingleProcessVectorSampledTasks,
@@ -314,6 +315,19 @@ def test_render_tile(tasks: Any) -> None:
     assert tile.shape[1] >= 24
     tasks.pause_at(1)
     assert tasks.render("rgb_array").shape == tile.shape  # a paused tile keeps its place
+
+
+def test_a_tile_takes_floats_and_names_whose_image_is_none(make: Any) -> None:
+    class DrawnTask(CountingTask):
+        def render(self, mode: str = "rgb", *args: Any, **kwargs: Any) -> Any:
+            white = np.ones((2, 3))
+            return None if self.env.sampler == 1 and self.step_number else white
+
+    tasks = make(DrawnTask, 2)
+    assert (tasks.render("rgb_array") == 255).all()
+    tasks.step([0, 0])
+    with pytest.raises(InvalidArgument, match="the image of sampler 1 is None"):
+        tasks.render("rgb_array")
 
 
 # -- the two classes ------------------------------------------------------------------------------

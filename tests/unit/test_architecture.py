@@ -16,7 +16,7 @@ PACKAGE = Path(vectasks.__file__).parent
 # From the bottom up; a module belongs to the first layer that names it or a package it is in.
 # The package itself ("vectasks", its public names) stands above the vector, all the rest above it.
 LAYERS = [
-    ["step_values"],
+    ["pickling", "step_values"],
     ["_version", "batch", "errors", "messages", "task"],
     [
         "arguments",

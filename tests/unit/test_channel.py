@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from vectasks.testing import assert_identical
-from vectasks.workers.channel import Channel, channel_pair
+from vectasks.workers.channel import Channel, Unreadable, channel_pair
 
 LARGE = 4_000_000  # more than a socket holds
 PATIENCE_S = 20.0
@@ -211,7 +211,7 @@ def test_a_message_that_was_cut_off_never_arrives(missing: int) -> None:
     raw, there = socket.socketpair()
     channel = Channel(there)
     with raw:
-        raw.send(wire("whole") + wire(np.arange(300))[: -missing - 12])  # a ring has 12 bytes
+        raw.send(wire("whole") + wire(np.arange(300))[: -missing - 16])  # a ring has 16 bytes
     assert channel.receive() == "whole"
     for _ in range(2):
         with pytest.raises(EOFError):
@@ -299,10 +299,23 @@ def test_what_cannot_be_built_here_costs_its_own_message_only(
     for message in ("before", Unbuildable("a", "b"), "after"):
         here.send(message)
     assert there.receive() == "before"
-    with pytest.raises(Exception, match="two"):
-        there.receive()
+    unreadable = there.receive()
+    assert isinstance(unreadable, Unreadable)
+    assert "two" in str(unreadable.error)
+    assert unreadable.envelope is None
     assert there.receive() == "after"
     assert there.receive() is None
+
+
+@pytest.mark.parametrize("buffer", [b"", np.zeros(LARGE, np.uint8)], ids=["small", "large"])
+def test_an_envelope_tells_whom_an_unreadable_message_is_for(
+    buffer: Any, ends: tuple[Channel, Channel]
+) -> None:
+    here, there = ends
+    for message in (Unbuildable("a", "b"), "readable"):
+        here.post(Channel.pack([buffer, message], envelope=[(1, 2)]))
+    assert arrived(there, here).envelope == [(1, 2)]
+    assert arrived(there, here)[1] == "readable"
 
 
 # -- rings -----------------------------------------------------------------------------------------
@@ -358,9 +371,9 @@ def test_many_rings_that_nobody_hears(ends: tuple[Channel, Channel]) -> None:
 def test_a_header_is_what_the_docstring_draws() -> None:
     array = np.arange(20_000, dtype=np.uint8)
     data = wire([array])
-    num_buffers, body_size, buffer_size = struct.unpack_from("<IQQ", data)
-    assert (num_buffers, buffer_size) == (1, 20_000)
-    body, buffer = data[20 : 20 + body_size], data[20 + body_size : 20 + body_size + buffer_size]
+    num_buffers, label_size, body_size, buffer_size = struct.unpack_from("<IIQQ", data)
+    assert (num_buffers, label_size, buffer_size) == (1, 0, 20_000)
+    body, buffer = data[24 : 24 + body_size], data[24 + body_size : 24 + body_size + buffer_size]
     assert_identical(pickle.loads(body, buffers=[buffer]), [array])
 
 

@@ -143,9 +143,9 @@ class Episodes:
             return RLStepResult(observation, reward, True, info)
         # At once what a host makes of a last step and a next task, which are one here. Copies:
         # the environment may reset the very same objects.
-        last = {ENDED: own(info), "final_observation": own(observation)}
+        last = {ENDED: own(info, True), "final_observation": own(observation, True)}
         self._begin({})
-        last[BEGUN] = own(self.reset_info)
+        last[BEGUN] = own(self.reset_info, True)
         return StepOutcome(self._observation, reward, True, last, terminated, truncated, False)
 
     def _begin(self, start: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from vectasks.arguments import whole_number
-from vectasks.workers.channel import reduce_view
+from vectasks.pickling import reduce_view
 from vectasks.workers.memory import SharedMemory
 
 _MIN_SLOT_BYTES = 1 << 18  # smaller batches are as well sent

@@ -36,6 +36,7 @@ from vectasks.envs.interface import (
     reset_env,
 )
 from vectasks.extras import require
+from vectasks.rendering.tiles import as_pixels
 from vectasks.step_values import as_flag
 from vectasks.task import RLStepResult, Task, TaskSampler
 
@@ -134,23 +135,25 @@ class GymnasiumTask(Task[AnyEnv]):
         return metrics
 
     def render(self, mode: str = "rgb", *args: Any, **kwargs: Any) -> NDArray[np.uint8]:
-        """The environment's own image: uint8 [height_px, width_px, 3].
+        """Render the environment's own image: uint8 [height_px, width_px, 3].
 
         Raises:
             ValueError: ``mode`` is neither ``"rgb"`` nor ``"rgb_array"``.
             RuntimeError: the environment was made without images.
+            InvalidArgument: what it gives cannot be shown as an image.
             MissingExtra: it draws with pygame, which is not installed.
         """
         if mode not in _IMAGE_MODES:
             raise ValueError(f"render() got the mode {mode!r}; it takes one of {_IMAGE_MODES}.")
         # Asked first, because rendering without a mode makes Gymnasium warn at every frame.
         frame: Any = None if self.env.render_mode is None else self._draw()
-        if np.ndim(frame) not in (2, 3):
+        gives_images = str(self.env.render_mode).startswith("rgb_array")
+        if not gives_images and np.ndim(frame) not in (2, 3):
             raise RuntimeError(
                 f"{self.env} gives no image (its render_mode is {self.env.render_mode!r}): "
                 'make it with render_mode="rgb_array".'
             )
-        return np.asarray(frame, dtype=np.uint8)
+        return as_pixels(frame, f"what render() of {self.env} gave")
 
     def _draw(self) -> Any:
         try:

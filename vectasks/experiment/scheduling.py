@@ -27,8 +27,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
-import cloudpickle
-
+from vectasks import pickling
 from vectasks.arguments import real_number, whole_number
 from vectasks.errors import FailedExperiment, InvalidArgument, WaitTimeout
 from vectasks.experiment import context, view
@@ -293,7 +292,7 @@ class experiment:
         task = self._tasks[job.path]
         job.write("params.json", as_json(described(task, job)))
         job.write("environment.json", as_json({**environment(), "environ": job.environ}))
-        job.write("task.pkl", cloudpickle.dumps((main_name(), task)))
+        job.write("task.pkl", pickling.dumps((main_name(), task)))
         execution = self.launcher.start(job, command(job, run, attempt, self.name))
         with self._changed:
             self._executions[job.path] = execution

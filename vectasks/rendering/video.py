@@ -106,11 +106,8 @@ class VideoRecorder:
         self._fps = frame_rate(fps, self._encoder_class)
         self._captions = captions
         self._per_sampler = per_sampler
-        if every_episodes is not None:
-            every_episodes = whole_number("every_episodes", every_episodes, at_least=1)
-        self._every_episodes = every_episodes
-        if columns is not None:
-            columns = whole_number("columns", columns, at_least=1)
+        self._every_episodes = _checked_count("every_episodes", every_episodes)
+        columns = _checked_count("columns", columns)
         if on_error not in ("warn", "raise"):
             raise InvalidArgument(f'on_error={on_error!r}: it must be "warn" or "raise".')
         self._on_error = on_error
@@ -498,6 +495,10 @@ def _frame_of(result: RLStepResult) -> Any:
 
 def _less_frames(info: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in info.items() if key not in (FRAME, FINAL_FRAME)}
+
+
+def _checked_count(name: str, value: int | None) -> int | None:
+    return None if value is None else whole_number(name, value, at_least=1)
 
 
 def _finish_quietly(thread: FilmThread) -> None:

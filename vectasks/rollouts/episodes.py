@@ -114,7 +114,7 @@ class EpisodeRunner:
         if task.seed is not None:
             self._host.seed(task.seed + run_id)
         with without_gradients(self._device):
-            return self._play(run_id, own(self._first_observation(task)))
+            return self._play(run_id, own(self._first_observation(task), True))
 
     def _first_observation(self, task: EpisodeTask) -> Any:
         was_begun, self._was_begun = self._was_begun, True
@@ -139,7 +139,7 @@ class EpisodeRunner:
                 memory = [decision.pop("memory")[None]]
             action = prepare_action(action_space, decision["action"], 0, self._check_actions)
             outcome = self._host.step(action)
-            observation = nested_as(space, own(outcome.observation))
+            observation = nested_as(space, own(outcome.observation, True))
             observations.append(observation)
             decisions.append(own(tensors_to_arrays(decision)))
             rewards.append(outcome.reward)

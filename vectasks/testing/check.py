@@ -15,8 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import cloudpickle
-
+from vectasks import pickling
 from vectasks.arguments import checked_seed, whole_number
 from vectasks.testing.contract import TaskSamplerContract, assert_identical, record_trace
 from vectasks.vector import SingleProcessVectorSampledTasks, VectorSampledTasks
@@ -159,7 +158,7 @@ def _check_pickling(make: _Maker, suite: _Suite) -> None:
     }
     for name, value in values.items():
         try:
-            pickle.loads(cloudpickle.dumps(value))
+            pickle.loads(pickling.dumps(value))
         except Exception as error:  # user code, from __reduce__ to __setstate__
             raise AssertionError(
                 f"{name} cannot be pickled, so cannot travel to or from a worker: "

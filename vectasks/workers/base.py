@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from vectasks.messages import Failure, Reply, Request
 from vectasks.workers.blocks import BlocksMoved
 from vectasks.workers.board import Ring
+from vectasks.workers.channel import Unreadable
 from vectasks.workers.lane import Steps
 from vectasks.workers.parent_lane import ParentLane
 
@@ -23,12 +24,6 @@ class WorkerEnded(Exception):
     def __init__(self, exitcode: int | None) -> None:
         super().__init__(exitcode)
         self.exitcode = exitcode
-
-
-class Unreadable(NamedTuple):
-    """Stands among the replies for a message that came and could not be rebuilt here."""
-
-    error: Exception
 
 
 class Worker(abc.ABC):
@@ -83,7 +78,7 @@ class Worker(abc.ABC):
 
     @abc.abstractmethod
     def receive(self) -> list[Reply | Unreadable]:
-        """The replies that are there now, perhaps none.
+        """The replies that are there now, perhaps none; ``Unreadable`` for a lost message.
 
         Raises:
             WorkerEnded: the worker is gone, and every reply that it gave was received before.

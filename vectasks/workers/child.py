@@ -20,14 +20,13 @@ from collections.abc import Callable
 from multiprocessing import parent_process
 from typing import Any
 
-import cloudpickle
-
+from vectasks import pickling
 from vectasks.host import HostGroup
-from vectasks.messages import Reply, Request
+from vectasks.messages import Reply, Request, SendAlone
 from vectasks.workers import stacks
 from vectasks.workers.blocks import BlocksMoved
 from vectasks.workers.board import Recorder, Ring, TimedHostGroup
-from vectasks.workers.channel import Channel, unsendable
+from vectasks.workers.channel import Channel, Unreadable, unreadable, unsendable
 from vectasks.workers.lane import Attach, Steps
 from vectasks.workers.memory import SharedMemory
 from vectasks.workers.worker_lane import WorkerLane
@@ -138,8 +137,31 @@ def _serve(channel: Channel, group: HostGroup, memory: SharedMemory | None) -> N
         elif isinstance(message, Steps):
             assert lane is not None
             lane.serve_message(message)
+        elif isinstance(message, Unreadable):
+            _refuse(channel, lane, message)
         else:  # END
             return
+
+
+def _refuse(channel: Channel, lane: WorkerLane | None, message: Unreadable) -> None:
+    """Answer for requests or steps that cannot be unpickled here, as ``ProcessWorker`` sent them.
+
+    One fails. Of several, perhaps only one is to blame: they are asked for again, one by one.
+    """
+    error, envelope = message
+    if envelope is None:
+        raise error  # not the user's
+    if isinstance(envelope, list):
+        requests, is_alone = envelope, len(envelope) == 1
+    else:
+        ticket, ids = envelope
+        requests, is_alone = [(0, i) for i in ids], False
+        if len(ids) == 1:
+            assert lane is not None
+            lane.fail_step(ticket, ids[0], unreadable(error))
+            return
+    value = unreadable(error) if is_alone else SendAlone()
+    channel.send_blocking([Reply(seq, sampler_id, value) for seq, sampler_id in requests])
 
 
 def _answer(channel: Channel, replies: list[Reply], requests: list[Request]) -> None:
@@ -160,32 +182,68 @@ def _answer(channel: Channel, replies: list[Reply], requests: list[Request]) -> 
 def registrations() -> bytes:
     """What this process has registered with Gymnasium, for :func:`adopt_registrations`.
 
-    A spec that cannot be pickled is left out: a worker that asks for it says it does not exist.
+    By id: the spec, its pickle where that may fail for what the user gave, or why there is none.
     """
     from gymnasium.envs.registration import registry
 
+    return pickle.dumps({env_id: _packed(spec) for env_id, spec in registry.items()}, protocol=5)
+
+
+def _packed(spec: Any) -> Any:
+    if _is_plain(
+        [spec.entry_point, spec.kwargs, spec.vector_entry_point, spec.additional_wrappers]
+    ):
+        return spec  # with others, which takes half as long
     try:
-        data: bytes = cloudpickle.dumps(dict(registry), protocol=5)
-    except Exception:  # user code: an entry point that holds something that does not travel
-        specs = {}
-        for env_id, spec in registry.items():
-            try:
-                cloudpickle.dumps(spec, protocol=5)
-            except Exception:
-                logger.warning("Gymnasium's registration of %s does not travel to workers", env_id)
-            else:
-                specs[env_id] = spec
-        data = cloudpickle.dumps(specs, protocol=5)
-    return data
+        return pickling.dumps(spec)
+    except Exception as error:  # user code: an entry point that holds what does not travel
+        logger.warning("Gymnasium's registration of %s does not travel to workers", spec.id)
+        return f"it cannot be pickled ({type(error).__name__}: {error})"
+
+
+def _is_plain(value: Any) -> bool:
+    if type(value) is dict:
+        return _is_plain([*value, *value.values()])
+    if type(value) in (list, tuple):
+        return all(map(_is_plain, value))
+    return type(value) in (type(None), bool, int, float, str)
 
 
 def adopt_registrations(data: bytes) -> None:
-    """Register what another process had registered with Gymnasium."""
-    from gymnasium.envs.registration import registry
+    """Register what another process had registered with Gymnasium.
 
-    registry.update(pickle.loads(data))
+    Making an environment whose registration did not travel raises why, unless it is known here.
+    """
+    from gymnasium.envs.registration import EnvSpec, registry
+
+    for env_id, spec in pickle.loads(data).items():
+        if type(spec) is bytes:
+            try:
+                spec = pickle.loads(spec)
+            except Exception as error:  # user code: what it is made of may not be found here
+                spec = f"it cannot be unpickled here ({type(error).__name__}: {error})"
+        if type(spec) is not str:
+            registry[env_id] = spec
+        elif env_id not in registry:
+            registry[env_id] = EnvSpec(env_id, entry_point=_DidNotTravel(env_id, spec))
     # The packages that made them register them again when they are imported here.
     warnings.filterwarnings("ignore", message=r".*Overriding environment .* already in registry")
+
+
+class _DidNotTravel:
+    """Stands in a worker for the entry point of an environment that could not be sent there."""
+
+    def __init__(self, env_id: str, why: str) -> None:
+        self._message = (
+            f"{env_id} is registered with Gymnasium in the parent process, but its registration "
+            f"did not travel to this worker: {why}. Register it with entry_point='module:Class', "
+            "or register it in make_sampler_fn, which runs in the worker."
+        )
+
+    def __call__(self, **_: Any) -> Any:
+        from gymnasium.error import UnregisteredEnv
+
+        raise UnregisteredEnv(self._message)
 
 
 def _end_with_parent(end: socket.socket) -> None:

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 from vectasks.messages import Failure
 from vectasks.workers import child, permits
-from vectasks.workers.base import Unreadable
-from vectasks.workers.channel import Channel, unsendable
+from vectasks.workers.channel import Channel, Unreadable, unreadable, unsendable
 
 #: The message before a call that is made only if the worker gets the permit for it.
 BY_PERMIT = "by permit"
@@ -122,18 +121,18 @@ def run(
     hosts: list[ObjectHost] = []
 
     def serve(channel: Channel) -> None:
-        host = ObjectHost(_make_object_of(_next(channel)))
+        host = ObjectHost(_make_object_of(channel.receive_blocking()))
         hosts.append(host)
         channel.send_blocking(Answer(failure=host.failure))
-        while (message := _next(channel)) != child.END:
+        while (message := channel.receive_blocking()) != child.END:
             is_permitted = True
             if message == BY_PERMIT:
                 is_permitted = permits.take(taking)
-                message = _next(channel)
+                message = channel.receive_blocking()
             if not is_permitted:
                 channel.send_blocking(Answer())  # it was cancelled, and nobody waits for it
             elif isinstance(message, Unreadable):
-                channel.send_blocking(Answer(failure=Failure.of(message.error)))
+                channel.send_blocking(Answer(failure=unreadable(message.error)))
             else:
                 if tells_begun:
                     channel.send_blocking(BEGUN)
@@ -143,16 +142,6 @@ def run(
         return LastWords(hosts[0].close() if hosts else None)
 
     child.serve_until_end(end, registrations, serve=serve, close=close)
-
-
-def _next(channel: Channel) -> Any:
-    """The next message, however long it takes; ``Unreadable`` for one that cannot be built here."""
-    try:
-        return channel.receive_blocking()
-    except Exception as error:  # user code: what pickles may yet not be built here
-        if channel.has_ended:
-            raise EOFError("the parent is gone") from error
-        return Unreadable(error)
 
 
 def _make_object_of(message: Any) -> Callable[[], Any]:

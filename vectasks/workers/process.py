@@ -21,10 +21,10 @@ from vectasks.errors import InvalidArgument, ResourceLimit
 from vectasks.guard import ctrl_c
 from vectasks.messages import Failure, Reply, Request
 from vectasks.workers import child, stacks
-from vectasks.workers.base import Unreadable, Worker, WorkerEnded
+from vectasks.workers.base import Worker, WorkerEnded
 from vectasks.workers.blocks import BlocksMoved
 from vectasks.workers.board import Ring
-from vectasks.workers.channel import Channel, channel_pair
+from vectasks.workers.channel import Channel, Unreadable, channel_pair
 from vectasks.workers.lane import StepExtras, Steps
 from vectasks.workers.memory import SharedMemory
 from vectasks.workers.parent_lane import ParentLane
@@ -133,11 +133,8 @@ class ChildProcess:
         while channel is not None:
             try:
                 message = channel.receive()
-            except Exception as error:  # user code: what pickles may yet not be built here
-                if channel.has_ended:
-                    break
-                messages.append(Unreadable(error))
-                continue
+            except EOFError:
+                break
             if message is not None:
                 messages.append(message)
             if not channel.has_news:  # what comes from now on wakes those who wait
@@ -247,8 +244,8 @@ class ProcessWorker(ChildProcess, Worker):
             self.attach(self._lane)
 
     def pack(self, message: list[Request] | Steps | BlocksMoved) -> list[memoryview]:
-        """Pickle the message."""
-        return Channel.pack(message)
+        """Pickle the message, and beside it whom it is for."""
+        return Channel.pack(message, _envelope(message))
 
     def post(self, parcel: list[memoryview]) -> None:
         """Send the message, and ring its bell in the slab."""
@@ -334,6 +331,13 @@ class ProcessWorker(ChildProcess, Worker):
         self.let_go()
         failures, self._failures = self._failures, []
         return failures
+
+
+def _envelope(message: list[Request] | Steps | BlocksMoved) -> Any:
+    """What a worker answers by if it cannot unpickle the message: numbers only."""
+    if isinstance(message, list):
+        return [tuple(request[:2]) for request in message]
+    return (message.ticket, list(message.actions)) if isinstance(message, Steps) else None
 
 
 def require_descriptors(

@@ -33,8 +33,7 @@ from vectasks.errors import ResourceLimit, SetupError, VectasksError
 from vectasks.messages import Failure
 from vectasks.restarts import how_it_ended
 from vectasks.workers import objects
-from vectasks.workers.base import Unreadable
-from vectasks.workers.channel import Channel
+from vectasks.workers.channel import Channel, Unreadable
 from vectasks.workers.crew import (
     BEGUN_ANEW,
     CLOSED,
