@@ -16,6 +16,8 @@ from typing import NamedTuple
 import psutil
 import pytest
 
+from vectasks.workers.forkserver import server
+
 # Tests that a shell started in the background, or nohup, ignore these, and so do their scripts.
 for _signum, _handler in (
     (signal.SIGINT, signal.default_int_handler),
@@ -39,11 +41,11 @@ class Holdings(NamedTuple):
 
     @classmethod
     def now(cls) -> Holdings:
-        """Holdings, less CPython's one forkserver and one resource tracker and their pipes."""
-        server = multiprocessing.forkserver._forkserver
+        """Holdings, less the fork servers, CPython's one resource tracker, and their pipes."""
+        servers = (server, multiprocessing.forkserver._forkserver)
         tracker = multiprocessing.resource_tracker._resource_tracker
-        own_pids = {server._forkserver_pid, tracker._pid}
-        own_descriptors = {server._forkserver_alive_fd, tracker._fd}
+        own_pids = {*(server._forkserver_pid for server in servers), tracker._pid}
+        own_descriptors = {*(server._forkserver_alive_fd for server in servers), tracker._fd}
         return cls(
             frozenset(child for child in _children() if child[0] not in own_pids),
             frozenset(item for item in _descriptors() if item[0] not in own_descriptors),
