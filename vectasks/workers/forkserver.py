@@ -48,6 +48,16 @@ class ForkServer(multiprocessing.forkserver.ForkServer):
         self._folder: str | None = None
         self.preload(())
 
+    @property
+    def pid(self) -> int | None:
+        """Its process id; None where it was not started."""
+        return self._forkserver_pid
+
+    @property
+    def address(self) -> str | None:
+        """The path of its socket; None where it was not started."""
+        return self._forkserver_address
+
     def preload(self, modules: Sequence[str]) -> None:
         """Add to what the server imports when it starts; a running one stays as it is.
 

@@ -1,8 +1,8 @@
 """How worker processes are started and waited for: CPython's three ways, made robust.
 
 - forkserver: by our own fork server. It was started once, and the program goes on: so each child
-  first adopts the environment variables that the parent has by then, before anything else. (The
-  working directory and ``sys.path`` travel by CPython's own way.)
+  first adopts the environment variables that the parent has by then. (The working directory and
+  ``sys.path`` travel by CPython's own way.)
 - spawn, fork: a child whose exit status somebody else took has ended all the same. CPython takes it
   for running, and so it would for ever where the program ignores SIGCHLD or waits for any child.
 """
@@ -12,9 +12,9 @@ from __future__ import annotations
 import importlib
 import io
 import os
+import pickle
 import threading
 import time
-from collections.abc import Mapping
 from multiprocessing import (
     context,
     forkserver,
@@ -30,6 +30,9 @@ from typing import Any
 
 from vectasks.errors import UNKNOWN_EXITCODE
 from vectasks.workers.forkserver import server
+
+#: What of CPython's preparation of a child runs ``__main__`` again.
+_MAIN = ("init_main_from_name", "init_main_from_path")
 
 
 class _OwnChild(popen_fork.Popen):
@@ -67,12 +70,14 @@ class _Served(popen_forkserver.Popen):
     _fds: list[int]  # CPython's, which typeshed does not know
 
     def _launch(self, process_obj: Any) -> None:
-        preparation = _Preparation(spawn.get_preparation_data(process_obj.name))
-        data = io.BytesIO()
+        preparation = spawn.get_preparation_data(process_obj.name)
+        main = {name: preparation.pop(name) for name in _MAIN if name in preparation}
+        packed, data = io.BytesIO(), io.BytesIO()
         context.set_spawning_popen(self)
         try:
+            reduction.dump(process_obj, packed)
             reduction.dump(preparation, data)
-            reduction.dump(process_obj, data)
+            reduction.dump(_Today(dict(os.environ), main, packed.getvalue()), data)
         finally:
             context.set_spawning_popen(None)
         self.sentinel, to_child = server.connect_to_new_process(self._fds)
@@ -97,24 +102,34 @@ def _close(*descriptors: int) -> None:
         os.close(descriptor)
 
 
-class _Preparation:
-    """What CPython prepares a child by; the environment is adopted when this is unpickled there."""
+class _Today:
+    """Unpickled, it is the process object, in the environment variables that the parent has now.
 
-    def __init__(self, data: dict[str, Any]) -> None:
-        self._data = data
+    They are adopted before the object's parts are unpickled and the user's ``__main__`` runs again,
+    but after CPython has set ``sys.path``, by which this module is found.
+
+    Args:
+        environ: the variables.
+        main: what of CPython's preparation runs ``__main__``.
+        packed: the process object, pickled.
+    """
+
+    def __init__(self, environ: dict[str, str], main: dict[str, Any], packed: bytes) -> None:
+        self._arguments = environ, main, packed
 
     def __reduce__(self) -> Any:
-        return _adopt, (dict(os.environ), self._data)
+        return _unpack, self._arguments
 
 
-def _adopt(environ: Mapping[str, str], data: dict[str, Any]) -> dict[str, Any]:
+def _unpack(environ: dict[str, str], main: dict[str, Any], packed: bytes) -> Any:
     if dict(os.environ) != environ:
         for name in os.environ.keys() - environ.keys():
             del os.environ[name]
         os.environ.update(environ)
         time.tzset()
     importlib.invalidate_caches()  # of folders that were not there when the server looked
-    return data
+    spawn.prepare(main)
+    return pickle.loads(packed)
 
 
 class _ForkProcess(context.ForkProcess):

@@ -75,6 +75,7 @@ class _SeedsTorch(MetaPathFinder):
 
             def load_and_seed(module: ModuleType) -> None:
                 load(module)
+                sys.meta_path.remove(self)
                 _seed_torch(module, self._seed)
 
             spec.loader.exec_module = load_and_seed  # type: ignore[method-assign]
