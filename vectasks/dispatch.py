@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from vectasks.errors import ResourceLimit, WaitTimeout
+from vectasks.errors import WaitTimeout
 from vectasks.guard import ctrl_c
 from vectasks.host import HostPlan, HostReady
 from vectasks.journal import Journal
@@ -37,7 +37,7 @@ from vectasks.messages import (
 )
 from vectasks.restarts import Death, RestartLimit
 from vectasks.workers import stacks
-from vectasks.workers.base import Worker, WorkerEnded
+from vectasks.workers.base import Worker, WorkerEnded, start_failed
 from vectasks.workers.channel import Unreadable
 from vectasks.workers.ending import end_workers, wait_for_news
 
@@ -106,10 +106,10 @@ class Dispatcher:
             try:
                 worker.start()
             except (OSError, EOFError) as error:
-                raise ResourceLimit(
-                    f"Worker {worker.number} of {len(self.workers)} could not be started: {error}. "
-                    "None is left running; give a smaller max_processes, or raise the limit."
-                ) from error
+                if isinstance(error, TimeoutError):  # it is of a handler of a signal
+                    raise
+                count = len(self.workers)
+                raise start_failed(worker.number, count, error, "max_processes") from error
         self.send([(i, Command.SETUP, self._plans[i]) for i in ids])
         self.wait(ids, timeout_s, "start_timeout_s")
         return self.take(ids)

@@ -78,6 +78,9 @@ __all__ = [
     "WrongCount",
 ]
 
+#: Stands for the exit code of a child that has ended, and how is not known.
+UNKNOWN_EXITCODE = 256
+
 
 class VectasksError(Exception):
     """Base of everything that vectasks raises."""
@@ -267,7 +270,7 @@ class WorkerDied(_Recorded, VectasksError, EOFError):
         super().__init__(message)
         self.worker = worker
         self.sampler_ids: tuple[int, ...] = tuple(sampler_ids)
-        self.exitcode = exitcode
+        self.exitcode = None if exitcode == UNKNOWN_EXITCODE else exitcode
         self.results: Mapping[int, Any] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -75,7 +75,7 @@ class Front(Closable):
         multiprocessing_start_method: str | None,
         timing: bool | Literal["all"],
         name: str | None,
-        make_workers: Callable[[int, SharedMemory | None], Sequence[Worker]],
+        make_workers: Callable[[Sequence[int | None], SharedMemory | None], Sequence[Worker]],
         shares_memory: bool,
     ) -> None:
         arguments = checked_sampler_args(make_sampler_fn, sampler_fn_args)
@@ -116,7 +116,7 @@ class Front(Closable):
         uses_slab = shares_memory and observation_transport != "pipe" and not heterogeneous
         memory = SharedMemory() if uses_slab else None
         try:
-            workers = make_workers(count, memory)
+            workers = make_workers(seeds, memory)
         except BaseException:
             if memory is not None:
                 memory.close()

@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
+from vectasks.errors import UNKNOWN_EXITCODE
+
 #: In how many seconds ``max_restarts`` may happen.
 RESTART_WINDOW_S = 300.0
 
@@ -18,6 +20,11 @@ def how_it_ended(exitcode: int | None) -> str:
         return "closed its connection, as by closing descriptors that are not its own"
     if exitcode == 0:
         return "exited with code 0, as by exit() or by closing descriptors that are not its own"
+    if exitcode == UNKNOWN_EXITCODE:
+        return (
+            "ended, and how is not known: the program took its exit status (it ignores SIGCHLD, or "
+            "waits for any child), or the fork server was killed"
+        )
     if exitcode > 0:
         return f"exited with code {exitcode}"
     try:

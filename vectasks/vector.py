@@ -711,7 +711,10 @@ class VectorSampledTasks(BaseVectorSampledTasks):
             max_processes = whole_number("max_processes", max_processes, at_least=1)
         context = start_context(multiprocessing_start_method, mp_ctx, preload)
 
-        def make_workers(count: int, memory: SharedMemory | None) -> Sequence[Worker]:
+        def make_workers(
+            seeds: Sequence[int | None], memory: SharedMemory | None
+        ) -> Sequence[Worker]:
+            count = len(seeds)
             num_workers = count if max_processes is None else min(max_processes, count)
             require_descriptors(num_workers)
             return [
@@ -720,6 +723,7 @@ class VectorSampledTasks(BaseVectorSampledTasks):
                     ids.tolist(),
                     context,
                     memory=memory,
+                    seeds=[seeds[i] for i in ids],
                     daemon=daemon,
                     rerun_main=rerun_main,
                 )
@@ -803,6 +807,6 @@ class SingleProcessVectorSampledTasks(BaseVectorSampledTasks):
             name=name,
             mp_ctx=None,
             multiprocessing_start_method=None,
-            make_workers=lambda count, _: [InlineWorker(0, range(count))],
+            make_workers=lambda seeds, _: [InlineWorker(0, range(len(seeds)))],
             shares_memory=False,
         )

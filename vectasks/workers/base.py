@@ -6,6 +6,7 @@ import abc
 from collections.abc import Sequence
 from typing import Any
 
+from vectasks.errors import ResourceLimit
 from vectasks.messages import Failure, Reply, Request
 from vectasks.workers.blocks import BlocksMoved
 from vectasks.workers.board import Ring
@@ -24,6 +25,21 @@ class WorkerEnded(Exception):
     def __init__(self, exitcode: int | None) -> None:
         super().__init__(exitcode)
         self.exitcode = exitcode
+
+
+def start_failed(number: int, count: int, error: Exception, argument: str) -> ResourceLimit:
+    """The error for a worker whose process could not be started.
+
+    Args:
+        number: the worker's number.
+        count: how many there are to be.
+        error: why it could not.
+        argument: what the user asked for them by.
+    """
+    advice = f" Give a smaller {argument}, or raise the limit."
+    if isinstance(error, FileNotFoundError):  # fewer workers would not help
+        advice = ""
+    return ResourceLimit(f"Worker {number} of {count} could not be started: {error}.{advice}")
 
 
 class Worker(abc.ABC):

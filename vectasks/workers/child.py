@@ -18,7 +18,7 @@ import time
 import warnings
 from collections.abc import Callable
 from multiprocessing import parent_process
-from typing import Any
+from typing import Any, NamedTuple
 
 from vectasks import pickling
 from vectasks.host import HostGroup
@@ -29,6 +29,7 @@ from vectasks.workers.board import Recorder, Ring, TimedHostGroup
 from vectasks.workers.channel import Channel, Unreadable, unreadable, unsendable
 from vectasks.workers.lane import Attach, Steps
 from vectasks.workers.memory import SharedMemory
+from vectasks.workers.randomness import WorkerSeed, seed_generators
 from vectasks.workers.worker_lane import WorkerLane
 
 #: The message that asks a worker to close everything and to end.
@@ -40,17 +41,29 @@ _LOOK_FOR_ADOPTION_MS = 1000
 logger: logging.Logger = logging.getLogger("vectasks.worker")
 
 
+class Start(NamedTuple):
+    """What every worker process begins with.
+
+    Attributes:
+        end: the socket to the parent.
+        registrations: what to register with Gymnasium; None: nothing.
+        seed: what its random state is derived from; None: from the system's entropy.
+    """
+
+    end: socket.socket
+    registrations: bytes | None
+    seed: WorkerSeed | None
+
+
 def run(
-    end: socket.socket,
-    registrations: bytes | None,
+    start: Start,
     memory: SharedMemory | None,
     ring: Ring | None = None,
 ) -> None:
     """Carry out what arrives until END or the parent's end, then close every task and sampler.
 
     Args:
-        end: the socket to the parent.
-        registrations: what to register with Gymnasium.
+        start: what every worker begins with.
         memory: where the slab will be, once its layout is known; None: steps come by the socket.
         ring: where to record how long everything takes; None: nowhere.
     """
@@ -59,16 +72,14 @@ def run(
         group = TimedHostGroup(Recorder(ring))
         ring.memory.close()
     serve_until_end(
-        end,
-        registrations,
+        start,
         serve=lambda channel: _serve(channel, group, memory),
         close=group.close,
     )
 
 
 def serve_until_end(
-    end: socket.socket,
-    registrations: bytes | None,
+    start: Start,
     *,
     serve: Callable[[Channel], None],
     close: Callable[[], Any],
@@ -76,8 +87,7 @@ def serve_until_end(
     """The life of every worker process.
 
     Args:
-        end: the socket to the parent.
-        registrations: what to register with Gymnasium.
+        start: what every worker begins with.
         serve: carries out what arrives, and returns at END.
         close: closes what the worker holds; what it returns is sent to the parent.
     """
@@ -92,12 +102,13 @@ def serve_until_end(
     with contextlib.suppress(OSError, RuntimeError):  # without it, a timeout shows no stack
         stacks.offer()
     threading.Thread(
-        target=_end_with_parent, args=(end,), name="vectasks-watchdog", daemon=True
+        target=_end_with_parent, args=(start.end,), name="vectasks-watchdog", daemon=True
     ).start()
-    channel = Channel(end)
+    channel = Channel(start.end)
     try:
-        if registrations is not None:
-            adopt_registrations(registrations)
+        seed_generators(start.seed)
+        if start.registrations is not None:
+            adopt_registrations(start.registrations)
         serve(channel)
     except (EOFError, OSError):
         close()  # the parent is gone: nobody is left to be told

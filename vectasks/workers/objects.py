@@ -105,16 +105,13 @@ async def _result_of(awaitable: Awaitable[Any]) -> Any:
     return await awaitable
 
 
-def run(
-    end: socket.socket, registrations: bytes | None, taking: socket.socket, tells_begun: bool
-) -> None:
+def run(start: child.Start, taking: socket.socket, tells_begun: bool) -> None:
     """The life of a pool's worker process: the first message makes its object, the others call it.
 
     Answers go back in the order of the calls, one for each.
 
     Args:
-        end: the socket to the parent.
-        registrations: what to register with Gymnasium.
+        start: what every worker begins with.
         taking: where the permits for calls are taken from that need one.
         tells_begun: whether to send BEGUN before each call.
     """
@@ -141,7 +138,7 @@ def run(
     def close() -> LastWords:
         return LastWords(hosts[0].close() if hosts else None)
 
-    child.serve_until_end(end, registrations, serve=serve, close=close)
+    child.serve_until_end(start, serve=serve, close=close)
 
 
 def _make_object_of(message: Any) -> Callable[[], Any]:

@@ -33,6 +33,7 @@ from vectasks.errors import ResourceLimit, SetupError, VectasksError
 from vectasks.messages import Failure
 from vectasks.restarts import how_it_ended
 from vectasks.workers import objects
+from vectasks.workers.base import start_failed
 from vectasks.workers.channel import Channel, Unreadable
 from vectasks.workers.crew import (
     BEGUN_ANEW,
@@ -270,10 +271,8 @@ class ProcessCrew(Crew):
         except (OSError, EOFError) as error:
             if isinstance(error, TimeoutError):  # it is of a handler of a signal
                 raise
-            raise ResourceLimit(
-                f"Worker {worker.number} of {len(self._workers)} could not be started: {error}. "
-                "Give a smaller num_workers, or raise the limit."
-            ) from error
+            count = len(self._workers)
+            raise start_failed(worker.number, count, error, "num_workers") from error
         with self._lock:
             if self._start_timeout_s is not None:
                 worker.deadline_s = time.monotonic() + self._start_timeout_s
