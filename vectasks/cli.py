@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import io
 import os
 import secrets
 import signal
@@ -56,6 +57,9 @@ class Policy(Protocol):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code (1: failed checks, 2: bad use, 130: Ctrl-C)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files are not always text
+            stream.reconfigure(errors="backslashreplace")
     try:
         args = _parser().parse_args(argv)
         exit_code: int = args.run(args)

@@ -6,6 +6,7 @@
     ├── UsageError                    the call was wrong: nothing was sent, nothing changed
     │   ├── InvalidArgument           (ValueError) unknown command, mode, start method, ...
     │   │   ├── WrongCount            one value a sampler was expected
+    │   │   ├── SpaceMismatch         the samplers' spaces do not go together
     │   │   └── InvalidAction         an action outside its space
     │   ├── SamplerIndexError         (IndexError) no unpaused sampler at that index
     │   ├── WorkerIndexError          (IndexError) no worker of a pool has that number
@@ -64,6 +65,7 @@ __all__ = [
     "SamplerUnavailable",
     "SchedulerUnavailable",
     "SetupError",
+    "SpaceMismatch",
     "TaskAttributeError",
     "TaskError",
     "UnknownBatch",
@@ -75,6 +77,9 @@ __all__ = [
     "WorkerIndexError",
     "WrongCount",
 ]
+
+#: Stands for the exit code of a child that has ended, and how is not known.
+UNKNOWN_EXITCODE = 256
 
 
 class VectasksError(Exception):
@@ -91,6 +96,10 @@ class InvalidArgument(UsageError, ValueError):
 
 class WrongCount(InvalidArgument):
     """A list does not hold one value a sampler."""
+
+
+class SpaceMismatch(InvalidArgument):
+    """Samplers have spaces that do not go together."""
 
 
 class InvalidAction(InvalidArgument):
@@ -162,6 +171,8 @@ class _Recorded:
 
     #: Recordings by sampler id; one for each sampler that failed in the same call.
     recordings: Mapping[int, Any] = {}
+    #: The errors of the other samplers that failed in the same call, by sampler id.
+    also_failed: Mapping[int, LayoutError | RemoteError | WorkerDied] = {}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the recordings into a file: ``vectasks replay PATH`` has the failure again.
@@ -259,7 +270,7 @@ class WorkerDied(_Recorded, VectasksError, EOFError):
         super().__init__(message)
         self.worker = worker
         self.sampler_ids: tuple[int, ...] = tuple(sampler_ids)
-        self.exitcode = exitcode
+        self.exitcode = None if exitcode == UNKNOWN_EXITCODE else exitcode
         self.results: Mapping[int, Any] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:

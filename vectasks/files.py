@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import secrets
 from collections.abc import Iterator
@@ -11,11 +12,33 @@ from pathlib import Path
 
 from vectasks.extras import require
 
+_MOST_NAME_BYTES = 255  # of usual file systems
+_DIGEST_CHARS = 16
+_REST_OF_CHARACTER = bytes(range(0x80, 0xC0))  # in UTF-8
+
+
+def shortened(name: str, num_bytes: int) -> str:
+    """Return a file's name, so shortened that a prefix of ``num_bytes`` has room before it.
+
+    The end of the name stays, and with it the suffix (unless that alone is too long); for what is
+    cut off stands a digest of the whole name.
+
+    Raises:
+        UnicodeEncodeError: no file can have this name.
+    """
+    data = os.fsencode(name)
+    if num_bytes + len(data) <= _MOST_NAME_BYTES:
+        return name
+    digest = hashlib.sha256(data).hexdigest()[:_DIGEST_CHARS]
+    end = data[num_bytes + _DIGEST_CHARS + 1 - _MOST_NAME_BYTES :]
+    return f"{digest}-{os.fsdecode(end.lstrip(_REST_OF_CHARACTER))}"
+
 
 @contextmanager
 def whole_or_nothing(path: Path) -> Iterator[Path]:
     """A name beside ``path`` to write to; it becomes ``path`` only if the body succeeds."""
-    partial_path = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
+    prefix = f".{secrets.token_hex(4)}."
+    partial_path = path.with_name(prefix + shortened(path.name, len(prefix)))
     try:
         yield partial_path
         partial_path.replace(path)

@@ -11,8 +11,6 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
-
 from vectasks.messages import (
     IN_PLACE,
     Command,
@@ -23,6 +21,7 @@ from vectasks.messages import (
     TaskStart,
 )
 from vectasks.spaces import own, spaces_equal
+from vectasks.step_values import as_flag, as_reward, no_step_result
 from vectasks.task import RLStepResult
 
 __all__ = ["COMPLETE_TASK_CALLBACK_KEY", "COMPLETE_TASK_METRICS_KEY"]
@@ -121,12 +120,17 @@ class TaskHost:
             if self._keeps_final_frame:
                 result.info[FINAL_FRAME] = own(task.render("rgb"))
             reward = result.reward
-            return result if type(reward) is float else result._replace(reward=_as_reward(reward))
-        observation, reward, done, info = result
+            return result if type(reward) is float else result._replace(reward=as_reward(reward))
+        try:
+            observation, reward, done, info = result
+        except (TypeError, ValueError):
+            raise no_step_result(f"{type(task).__name__}.step", result) from None
         if type(reward) is not float:
-            reward = _as_reward(reward)
+            reward = as_reward(reward)
         if done is None:
             done = task.is_done()
+        if type(done) is not bool:
+            done = as_flag("done", done)
         if done:
             return self._finish(task, observation, reward, info, place)
         if observation is None:
@@ -155,14 +159,14 @@ class TaskHost:
         if observation is None:
             observation = self.observe()
         # Copies: the next task may live in the same arrays, and the task's own dict stays its own.
-        observation = own(observation)
-        info = own(info if type(info) is dict else dict(info)) if info else {}
+        observation = own(observation, with_objects=True)
+        info = own(info if type(info) is dict else dict(info), with_objects=True) if info else {}
         terminated, truncated = _end_flags(task, info)
         metrics = task.metrics() if hasattr(task, "metrics") else None
         if metrics is not None and len(metrics) > 0:
-            info[COMPLETE_TASK_METRICS_KEY] = own(metrics)
+            info[COMPLETE_TASK_METRICS_KEY] = own(metrics, with_objects=True)
         if self._callback is not None:
-            info[COMPLETE_TASK_CALLBACK_KEY] = own(self._callback(task))
+            info[COMPLETE_TASK_CALLBACK_KEY] = own(self._callback(task), with_objects=True)
         if self._keeps_final_frame:
             info[FINAL_FRAME] = own(task.render("rgb"))
         if not self._auto_resample:
@@ -416,14 +420,6 @@ def _call(target: Any, name_and_args: Any) -> Any:
     if isinstance(args, (list, tuple)):
         return function(*args)
     return function(args)
-
-
-def _as_reward(reward: Any) -> float | list[float]:
-    if type(reward) is float:
-        return reward
-    if isinstance(reward, (list, tuple)) or (isinstance(reward, np.ndarray) and reward.ndim > 0):
-        return [float(item) for item in reward]
-    return float(reward)
 
 
 def _end_flags(task: Any, info: Mapping[str, Any]) -> tuple[bool, bool]:

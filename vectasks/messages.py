@@ -14,7 +14,8 @@ import traceback
 from enum import IntEnum
 from typing import Any, NamedTuple
 
-import cloudpickle
+from vectasks import pickling
+from vectasks.errors import UNKNOWN_EXITCODE
 
 __all__ = ["Command", "SamplerState", "VectorState"]
 
@@ -78,6 +79,13 @@ class Reply(NamedTuple):
     seq: int
     sampler_id: int
     value: Any
+
+
+class SendAlone(NamedTuple):
+    """Asks for a request again: it came with others, and together they could not be unpickled.
+
+    Sent alone, it is carried out, or it is the one to blame and fails.
+    """
 
 
 class _InPlace:
@@ -162,7 +170,7 @@ def _safe_str(error: BaseException) -> str:
 
 def _pickle_if_it_survives(error: BaseException) -> bytes | None:
     try:
-        data = cloudpickle.dumps(error, protocol=5)
+        data = pickling.dumps(error)
         copy = pickle.loads(data)
         faithful = type(copy) is type(error) and _safe_str(copy) == _safe_str(error)
     except KeyboardInterrupt:
@@ -178,6 +186,11 @@ def how_it_ended(exitcode: int | None) -> str:
         return "closed its connection, as by closing descriptors that are not its own"
     if exitcode == 0:
         return "exited with code 0, as by exit() or by closing descriptors that are not its own"
+    if exitcode == UNKNOWN_EXITCODE:
+        return (
+            "ended, and how is not known: the program took its exit status (it ignores SIGCHLD, or "
+            "waits for any child), or the fork server was killed"
+        )
     if exitcode > 0:
         return f"exited with code {exitcode}"
     try:

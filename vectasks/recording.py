@@ -19,8 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cloudpickle
-
+from vectasks import pickling
 from vectasks._version import __version__
 from vectasks.errors import RecordingError
 from vectasks.files import whole_or_nothing
@@ -158,9 +157,7 @@ class Recordings(dict[int, Recording]):
             for i, recording in self.items()
         }
         try:
-            payload = cloudpickle.dumps(
-                {"recordings": recordings, "registrations": registrations()}, protocol=5
-            )
+            payload = pickling.dumps({"recordings": recordings, "registrations": registrations()})
         except Exception as error:  # user code: whatever a sampler is made from
             raise RecordingError(
                 f"{target}: what the sampler is made from cannot be pickled "

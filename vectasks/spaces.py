@@ -7,8 +7,11 @@ space is a new registration and edits no chain. Spaces that are not Gymnasium's 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import copy
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import singledispatch
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,7 @@ from vectasks.errors import InvalidAction, InvalidArgument, WrongCount
 
 _INT64 = np.dtype(np.int64)
 _IMMUTABLE = frozenset({type(None), bool, int, float, complex, str, bytes})
+_PLAIN_MUTABLE = frozenset({set, bytearray, np.void})
 
 
 def spaces_equal(one: Any, other: Any) -> bool:
@@ -26,31 +30,138 @@ def spaces_equal(one: Any, other: Any) -> bool:
     return one is other or bool(one == other)
 
 
-def own(value: Any) -> Any:
-    """A copy of ``value`` that shares no array with it.
+def shared_space(each: Sequence[Any]) -> Any | None:
+    """The smallest space that contains these spaces, which may differ in their bounds alone.
 
-    Containers are rebuilt, arrays and tensors copied; other objects are handed on as they are.
+    Bounds are those of Box, Discrete and MultiDiscrete, in Dict and Tuple too. Where all spaces are
+    equal it is the first one itself; where they differ in more there is none.
+    """
+    first = each[0]
+    return first if all(spaces_equal(space, first) for space in each) else _joined(first, each)
+
+
+def are_alike(one: Any, other: Any) -> bool:
+    """Whether two spaces are equal, but for their bounds."""
+    return spaces_equal(one, other) or _joined(one, [one, other]) is not None
+
+
+@singledispatch
+def _joined(first: Any, each: Sequence[Any]) -> Any | None:
+    return None
+
+
+@_joined.register
+def _(first: spaces.Box, each: Sequence[Any]) -> spaces.Box | None:
+    if not _are_arrays_alike(spaces.Box, each):
+        return None
+    low = np.minimum.reduce([space.low for space in each])
+    high = np.maximum.reduce([space.high for space in each])
+    return spaces.Box(low, high, first.shape, first.dtype)
+
+
+@_joined.register(spaces.Discrete)
+def _(first: Any, each: Sequence[Any]) -> spaces.Discrete[Any] | None:
+    if not _are_arrays_alike(spaces.Discrete, each):
+        return None
+    start = min(int(space.start) for space in each)
+    end = max(int(space.start) + int(space.n) for space in each)
+    # Gymnasium did not always take a dtype.
+    options = {} if first.dtype == _INT64 else {"dtype": first.dtype.type}
+    return spaces.Discrete(end - start, start=start, **options)
+
+
+@_joined.register(spaces.MultiDiscrete)
+def _(first: Any, each: Sequence[Any]) -> spaces.MultiDiscrete[Any] | None:
+    if not _are_arrays_alike(spaces.MultiDiscrete, each):
+        return None
+    start = np.minimum.reduce([space.start for space in each])
+    end = np.maximum.reduce([space.start.astype(np.int64) + space.nvec for space in each])
+    return spaces.MultiDiscrete(end - start, first.dtype.type, start=start)
+
+
+@_joined.register
+def _(first: spaces.Dict, each: Sequence[Any]) -> spaces.Dict | None:
+    keys = first.spaces.keys()
+    if not all(isinstance(space, spaces.Dict) and space.spaces.keys() == keys for space in each):
+        return None
+    parts: list[Any] = [(key, shared_space([space[key] for space in each])) for key in keys]
+    return None if any(part is None for _, part in parts) else spaces.Dict(parts)
+
+
+@_joined.register(spaces.Tuple)
+def _(first: Any, each: Sequence[Any]) -> spaces.Tuple[Any] | None:
+    if not all(isinstance(space, spaces.Tuple) and len(space) == len(first) for space in each):
+        return None
+    columns = zip(*(space.spaces for space in each), strict=True)
+    parts: list[Any] = [shared_space(column) for column in columns]
+    return None if any(part is None for part in parts) else spaces.Tuple(parts)
+
+
+def _are_arrays_alike(kind: Any, each: Sequence[Any]) -> bool:
+    """Whether all spaces are of a kind, and their elements of one shape and dtype."""
+    first = each[0]
+    return all(
+        isinstance(space, kind) and (space.shape, space.dtype) == (first.shape, first.dtype)
+        for space in each
+    )
+
+
+def own(value: Any, with_objects: bool = False) -> Any:
+    """Copy ``value``, so that it shares no container and no array with the original.
+
+    Args:
+        value: what is copied.
+        with_objects: also copy objects of any other class, where they can be copied. Otherwise
+            they are handed on as they are.
     """
     kind = type(value)
     if kind in _IMMUTABLE:
         return value
     if isinstance(value, np.ndarray):
-        return value.copy()
+        return _copy_if_possible(value) if value.dtype.hasobject else value.copy()
     if kind is dict:
-        return {key: item if type(item) in _IMMUTABLE else own(item) for key, item in value.items()}
+        if not value:
+            return {}
+        return {
+            key: item if type(item) in _IMMUTABLE else own(item, with_objects)
+            for key, item in value.items()
+        }
     if kind is list:
-        return [own(item) for item in value]
+        return [own(item, with_objects) for item in value]
     if isinstance(value, tuple):
-        items = [own(item) for item in value]
+        items = [own(item, with_objects) for item in value]
         return kind(*items) if hasattr(value, "_fields") else kind(items)
-    if isinstance(value, dict):
-        copy = value.copy()
-        for key, item in copy.items():
-            copy[key] = own(item)
-        return copy
+    if isinstance(value, Mapping):
+        return _own_mapping(value, with_objects)
+    if isinstance(value, np.generic) and not isinstance(value, np.void):
+        return value
     if is_tensor(value):
         return value.detach().clone()
-    return value
+    if kind is deque:
+        return deque((own(item, with_objects) for item in value), value.maxlen)
+    return _copy_if_possible(value) if with_objects or kind in _PLAIN_MUTABLE else value
+
+
+def _copy_if_possible(value: Any) -> Any:
+    try:
+        return copy.deepcopy(value)
+    except Exception:  # user code: locks, handles of other libraries, a __deepcopy__ that raises
+        return value.copy() if isinstance(value, np.ndarray) else value
+
+
+def _own_mapping(value: Mapping[Any, Any], with_objects: bool) -> Mapping[Any, Any]:
+    """The same of a mapping of another class than dict; as a dict where the class cannot be had."""
+    if isinstance(value, MappingProxyType):
+        return MappingProxyType(own(value.copy(), with_objects))
+    try:
+        if not isinstance(value, dict):
+            return copy.deepcopy(value)
+        twin = copy.copy(value)
+        for key, item in twin.items():
+            twin[key] = own(item, with_objects)
+        return twin
+    except Exception:  # user code: a class that lets nobody copy or fill it
+        return {key: own(item, with_objects) for key, item in value.items()}
 
 
 def is_tensor(value: Any) -> bool:
@@ -76,6 +187,59 @@ def map_leaves(function: Callable[[Any], Any], nest: Any) -> Any:
     if isinstance(nest, tuple):
         return tuple(map_leaves(function, value) for value in nest)
     return function(nest)
+
+
+def is_named_tuple(kind: Any) -> bool:
+    """Whether a class is one of named tuples and nothing more."""
+    return kind.__bases__ == (tuple,) and hasattr(kind, "_fields")
+
+
+def items_under(nest: Any, keys: Collection[Any]) -> list[Any]:
+    """What stands under each of these keys in a mapping of any class; it may have further ones.
+
+    Raises:
+        TypeError: it is no mapping, or has no such key. (What a class of the user's raises passes.)
+    """
+    if not isinstance(nest, Mapping) or not all(key in nest for key in keys):
+        raise TypeError(f"{_show(nest)} is no mapping with the keys {sorted(map(str, keys))}")
+    return [nest[key] for key in keys]
+
+
+def items_within(nest: Any, count: int) -> list[Any]:
+    """The items of a sequence of any class, of which there are so many.
+
+    Raises:
+        TypeError: it is no such sequence. (What a class of the user's raises passes through.)
+    """
+    is_sequence = isinstance(nest, (Sequence, np.ndarray)) and not isinstance(nest, (str, bytes))
+    if not is_sequence or len(nest) != count:
+        raise TypeError(f"{_show(nest)} is no sequence of {count} items")
+    return list(nest)
+
+
+@singledispatch
+def nested_as(space: Any, observation: Any) -> Any:
+    """An observation in plain dicts and tuples, as its space is nested; further keys are left out.
+
+    Raises:
+        TypeError: it is nested in another way.
+    """
+    return observation
+
+
+@nested_as.register
+def _(space: spaces.Dict, observation: Any) -> dict[Any, Any]:
+    items = items_under(observation, space.spaces)
+    return {
+        key: nested_as(sub, item)
+        for (key, sub), item in zip(space.spaces.items(), items, strict=True)
+    }
+
+
+@nested_as.register(spaces.Tuple)
+def _(space: Any, observation: Any) -> tuple[Any, ...]:
+    items = items_within(observation, len(space.spaces))
+    return tuple(nested_as(sub, item) for sub, item in zip(space.spaces, items, strict=True))
 
 
 def split_actions(actions: Any, space: Any, count: int) -> list[Any]:
@@ -127,6 +291,8 @@ def split_actions(actions: Any, space: Any, count: int) -> list[Any]:
 def task_action(space: Any, action: Any) -> Any:
     """``action`` as the task receives it: an int for Discrete, an array of the dtype for Box.
 
+    MultiDiscrete and MultiBinary are as Box; for Dict and Tuple the parts are taken likewise.
+
     Raises:
         TypeError, ValueError: it cannot be made one.
     """
@@ -138,17 +304,53 @@ def _(space: spaces.Discrete, action: Any) -> int:
     if type(action) is int:
         return action
     array = np.asarray(action)
-    if array.size != 1 or array.dtype.kind not in "iub":
-        raise TypeError("a Discrete action is one integer")
-    return int(array.reshape(()))
+    if array.size == 1 and array.dtype.kind in "iubf":
+        number = array.item()
+        if number == int(number):
+            return int(number)
+    raise TypeError("a Discrete action is one integer")
+
+
+@task_action.register(spaces.Box)
+@task_action.register(spaces.MultiDiscrete)
+@task_action.register(spaces.MultiBinary)
+def _(space: Any, action: Any) -> NDArray[Any]:
+    array = np.asarray(action)
+    converted = _converted(array, space.dtype) if array.dtype.kind in "iufb" else None
+    if converted is None:
+        raise TypeError(f"a {type(space).__name__} action is an array that {space.dtype} can hold")
+    return converted
 
 
 @task_action.register
-def _(space: spaces.Box, action: Any) -> Any:
-    array = np.array(action)
-    if array.dtype.kind not in "iufb" or (array.dtype.kind == "f" and space.dtype.kind in "iu"):
-        raise TypeError(f"a Box action is an array that {space.dtype} can hold")
-    return array.astype(space.dtype, copy=False)
+def _(space: spaces.Dict, action: Any) -> dict[Any, Any]:
+    keys = space.spaces.keys()
+    items = items_under(action, keys)
+    if len(action) != len(keys):
+        raise TypeError(f"{_show(action)} has other keys than {sorted(map(str, keys))}")
+    return {
+        key: task_action(space[key], tensors_to_arrays(item))
+        for key, item in zip(keys, items, strict=True)
+    }
+
+
+@task_action.register(spaces.Tuple)
+def _(space: Any, action: Any) -> tuple[Any, ...]:
+    items = items_within(action, len(space.spaces))
+    parts = [
+        task_action(sub, tensors_to_arrays(item))
+        for sub, item in zip(space.spaces, items, strict=True)
+    ]
+    return action._make(parts) if is_named_tuple(type(action)) else tuple(parts)
+
+
+def _converted(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any] | None:
+    """A copy in a dtype, rounded where it is one of floats; None where it cannot hold a number."""
+    if dtype.kind == "f" or array.dtype == dtype:
+        return array.astype(dtype)
+    with np.errstate(invalid="ignore"):  # NaN
+        converted = array.astype(dtype)
+    return converted if np.array_equal(converted, array) else None
 
 
 class ActionBatches:
@@ -206,9 +408,11 @@ class _Boxes(ActionBatches):
         space, array = self.space, _as_array(actions)
         if array is None or array.shape != (count, *space.shape):
             return None
-        if array.dtype.kind not in "iuf" or (array.dtype.kind == "f" and space.dtype.kind in "iu"):
+        if array.dtype.kind not in "iuf":
             return None
-        converted: NDArray[Any] = array.astype(space.dtype)
+        converted = _converted(array, space.dtype)
+        if converted is None:
+            return None
         # count_nonzero takes a fraction of the time of any and all on so short an array.
         inside = (converted >= space.low) & (converted <= space.high)
         if self._check and np.count_nonzero(inside) < inside.size:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from vectasks.errors import InvalidArgument
+from vectasks._util.checks import real_number
 from vectasks.host import HostPlan, TaskHost
 from vectasks.messages import StepOutcome
 from vectasks.spaces import task_action
@@ -72,8 +72,7 @@ def suggest_max_processes(
         TaskError: a task failed, or its action space cannot be sampled from.
     """
     arguments = checked_sampler_args(make_sampler_fn, sampler_fn_args)
-    if not 0 < budget_s < math.inf:
-        raise InvalidArgument(f"budget_s must be a positive number of seconds, got {budget_s!r}.")
+    budget_s = real_number("budget_s", budget_s, positive=True)
 
     def make_probe(mp_ctx: Any) -> _Probe:
         return _Probe(HostPlan(make_sampler_fn, arguments[0], mp_ctx))

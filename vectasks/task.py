@@ -15,9 +15,13 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from vectasks.step_values import as_flag, as_reward, no_step_result
+
 __all__ = ["RLStepResult", "Task", "TaskLike", "TaskSampler", "TaskSamplerLike"]
 
 EnvT = TypeVar("EnvT")
+
+_NUMBERS = (int, float, np.integer, np.floating)
 
 
 class RLStepResult(NamedTuple):
@@ -117,8 +121,11 @@ class Task(abc.ABC, Generic[EnvT]):
         max_steps: float = math.inf,
         observation_space: Any = None,
     ) -> None:
-        if not max_steps > 0:
-            raise ValueError(f"max_steps must be positive (or inf), got {max_steps!r}.")
+        if not isinstance(max_steps, _NUMBERS) or not max_steps > 0:
+            raise ValueError(
+                f"max_steps must be a positive number (or inf), got {max_steps!r} "
+                f"({type(max_steps).__name__})."
+            )
         self.env = env
         self.task_info: dict[str, Any] = {} if task_info is None else task_info
         self.max_steps = max_steps
@@ -156,6 +163,7 @@ class Task(abc.ABC, Generic[EnvT]):
 
         Raises:
             RuntimeError: the task is done already.
+            TypeError: ``_step`` gave no four values, or a reward or a done that is none.
         """
         if self.is_done():
             raise RuntimeError(
@@ -164,14 +172,20 @@ class Task(abc.ABC, Generic[EnvT]):
             )
         result = self._step(action)
         if type(result) is not RLStepResult:
-            result = RLStepResult(*result)
+            try:
+                result = RLStepResult(*result)
+            except TypeError:
+                raise no_step_result(f"{type(self).__name__}._step", result) from None
         self._num_steps_taken += 1
         reward = result.reward
         if type(reward) is float:
             self._total_reward += reward
         else:
             self._total_reward = _add_rewards(self._total_reward, reward)
-        done = bool(result.done) or self.is_done()
+        done = result.done
+        if type(done) is not bool:
+            done = as_flag("done", done)
+        done = done or self.is_done()
         self._is_over = done
         return result if result.done is done else result._replace(done=done)
 
@@ -214,11 +228,12 @@ class Task(abc.ABC, Generic[EnvT]):
 
 def _add_rewards(total: Any, reward: Any) -> Any:
     """The sum of rewards; of each agent where there are several."""
-    if not isinstance(reward, (list, tuple, np.ndarray)):
-        return total + float(reward)
+    reward = as_reward(reward)
+    if isinstance(reward, float):
+        return total + reward
     if isinstance(total, float):
         total = [total] * len(reward)
-    return [before + float(more) for before, more in zip(total, reward, strict=True)]
+    return [before + more for before, more in zip(total, reward, strict=True)]
 
 
 TaskT = TypeVar("TaskT")

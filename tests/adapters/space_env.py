@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 from typing import Any, ClassVar
 
 import gymnasium
@@ -81,3 +83,15 @@ class SpaceEnv(gymnasium.Env[Any, Any]):
 
     def scaled(self, factor: float, *, offset: float = 0.0) -> float:
         return self.gravity * factor + offset
+
+    def process_id(self) -> int:
+        return os.getpid()
+
+    def is_daemonic(self) -> bool:
+        return multiprocessing.current_process().daemon
+
+    def start_process(self) -> int | None:
+        process = multiprocessing.get_context("fork").Process(target=int)
+        process.start()
+        process.join()
+        return process.exitcode

@@ -74,6 +74,19 @@ def test_resets_of_a_vector_that_begin_episodes_anew(opened: Any) -> None:
     assert_same(theirs.step([0, 0, 0])[:4], ours.step([0, 0, 0])[:4])
 
 
+def test_a_reset_of_all_begins_no_episode_twice(opened: Any) -> None:
+    theirs = opened(SyncVectorEnv, envs_of())
+    ours = opened(VectorEnv, sampled(envs_of()), autoreset_mode="NextStep")
+    theirs.set_attr("length", [2, 3, 4])
+    assert_same(theirs.reset(seed=5), ours.reset(seed=5))
+    for _ in range(3):
+        over = theirs.step([0, 0, 0])[2:4]
+        assert_same(over, ours.step([0, 0, 0])[2:4])
+    assert np.logical_or(*over).tolist() == [True, False, False]
+    np.testing.assert_array_equal(theirs.reset()[0], ours.reset()[0])
+    assert_same(theirs.step([0, 0, 0])[:4], ours.step([0, 0, 0])[:4])
+
+
 def test_a_vector_in_processes(opened: Any) -> None:
     theirs = opened(SyncVectorEnv, envs_of())
     tasks = sampled(envs_of(), VectorSampledTasks, max_processes=2)
@@ -109,7 +122,7 @@ def test_from_a_vector_of_tasks(opened: Any) -> None:
     seen = [ours.step(ours.action_space.sample()) for _ in range(30)]
     assert any("final_obs" in infos for *_, infos in seen)
     assert ours.call("num_steps_taken") == tuple(tasks.call("num_steps_taken"))
-    ours.set_attr("label", ["a", "b", "c"])
+    ours.set_attr("label", ("a", "b", "c"))
     assert ours.get_attr("label") == ("a", "b", "c")
     assert [image.dtype for image in ours.render()] == [np.uint8] * 3
     with pytest.raises(ValueError, match="not both"):
@@ -143,3 +156,15 @@ def test_a_sampler_that_ends(opened: Any) -> None:
     ours = VectorEnv(tasks)
     with pytest.raises(RuntimeError, match="no next task"):
         ours.reset(seed=1)
+
+
+def test_samplers_whose_spaces_differ_in_their_bounds(opened: Any) -> None:
+    fns = [make_env(spaces.Box(-i, 1 + i, (2,), np.float32)) for i in range(3)]
+    ours = opened(VectorEnv, sampled(fns))
+    assert ours.single_observation_space == spaces.Box(-2, 3, (2,), np.float32)
+    assert ours.observation_space == spaces.Box(-2, 3, (3, 2), np.float32)
+    ours.reset(seed=5)
+    for _ in range(4):
+        observation = ours.step([0, 1, 2])[0]
+        assert observation in ours.observation_space
+        assert np.abs(observation[2]).max() > 0

@@ -15,7 +15,9 @@ from gymnasium.wrappers import vector as wrappers
 from gymnasium_helpers import BOX, MODES, assert_same, envs_of, make_env
 from space_env import SPACES, SpaceEnv
 
+from vectasks import SingleProcessVectorSampledTasks
 from vectasks.adapters.gymnasium import VectorEnv, make_vec
+from vectasks.testing.toys import CountingTask, ToySampler, toy_args
 
 
 def assert_same_run(theirs: Any, ours: Any, num_steps: int = 25) -> int:
@@ -74,8 +76,95 @@ def test_every_action_space(opened: Any, twin: Any, space: Any) -> None:
     assert_same_run(theirs, ours, 6)
     pairs = zip(theirs.get_attr("last_action"), ours.get_attr("last_action"), strict=True)
     for expected, got in pairs:
-        # The action of a Box is always an array here, also one of no dimensions.
-        assert_same(expected, got[()] if isinstance(got, np.ndarray) and got.ndim == 0 else got)
+        assert_same(expected, got)
+
+
+@pytest.mark.parametrize("max_processes", [0, 1])
+def test_actions_without_dimensions_come_as_they_were_given(
+    opened: Any, max_processes: int
+) -> None:
+    env_fns = envs_of(action_space=spaces.Box(0, 1, (), np.float32))
+    theirs = opened(SyncVectorEnv, env_fns)
+    ours = opened(VectorEnv, env_fns, max_processes=max_processes)
+    assert ours.action_space == theirs.action_space
+    assert ours.single_action_space == theirs.single_action_space
+    for actions in (theirs.action_space.sample(), np.array([0.1, 0.2, 0.3]), [0.1, 1, 0.5]):
+        for envs in (theirs, ours):
+            envs.reset(seed=1)
+            envs.step(actions)
+        assert_same(theirs.get_attr("last_action"), ours.get_attr("last_action"))
+
+
+class Word(spaces.Space[str]):
+    """A space of a kind that Gymnasium does not know."""
+
+    def sample(self, mask: Any = None, probability: Any = None) -> str:
+        return str(self.np_random.integers(10))
+
+    def contains(self, x: Any) -> bool:
+        return isinstance(x, str)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Word)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("space", [Word(), spaces.Dict({"says": Word(), "sees": BOX})])
+def test_spaces_of_ones_own(opened: Any, space: Any, mode: AutoresetMode) -> None:
+    env_fns = envs_of(space, action_space=Word())
+    theirs = opened(SyncVectorEnv, env_fns, autoreset_mode=mode)
+    ours = opened(VectorEnv, env_fns, False, max_processes=1, autoreset_mode=mode)
+    assert_same_run(theirs, ours, 12)
+    assert_same(theirs.get_attr("last_action"), ours.get_attr("last_action"))
+    with pytest.raises(ValueError, match="give shared_memory=False"):
+        VectorEnv(env_fns, max_processes=0)
+
+
+def test_some_environments_by_their_indices(opened: Any) -> None:
+    ours = opened(VectorEnv, envs_of(render_mode="rgb_array"), max_processes=2)
+    ours.reset(seed=3)
+    assert ours.get_attr("np_random_seed", indices=[2, 0]) == (5, 3)
+    assert ours.get_attr("np_random_seed", -1) == (5,)
+    ours.set_attr("gravity", [1.0, 2.0], indices=[2, 0])
+    ours.set_attr("gravity", 7.0, indices=1)
+    assert ours.get_attr("gravity") == (2.0, 7.0, 1.0)
+    assert ours.call("scaled", 2.0, indices=(1, 2), offset=0.5) == (14.5, 2.5)
+    ours.call_async("scaled", 3.0, indices=range(1, 2))
+    assert ours.call_wait() == (21.0,)
+    assert len(ours.call("render", indices=[0])) == 1
+    with pytest.raises(IndexError, match="no environment 3"):
+        ours.call("scaled", 2.0, indices=3)
+    with pytest.raises(ValueError, match="must be an integer"):
+        ours.get_attr("gravity", indices=[True, False, True])
+    with pytest.raises(ValueError, match="3 items for 2"):
+        ours.set_attr("gravity", [1, 2, 3], indices=[0, 1])
+    assert ours.get_attr("gravity") == (2.0, 7.0, 1.0)
+
+
+def test_some_tasks_by_their_indices(opened: Any) -> None:
+    ours = opened(VectorEnv, SingleProcessVectorSampledTasks(ToySampler, toy_args(CountingTask, 3)))
+    ours.set_attr("label", ["a", "b"], indices=[2, 0])
+    assert ours.get_attr("label", indices=[0, 2]) == ("b", "a")
+    assert ours.call("num_steps_taken", indices=1) == (0,)
+    assert [image.dtype for image in ours.call("render", indices=[1, 0])] == [np.uint8] * 2
+
+
+@pytest.mark.parametrize("max_processes", [0, 2])
+def test_spaces_that_are_not_the_same(opened: Any, max_processes: int) -> None:
+    def make(*of_each: Any, mode: Any) -> Any:
+        env_fns = [make_env(space) for space in of_each]
+        return opened(VectorEnv, env_fns, max_processes=max_processes, observation_mode=mode)
+
+    bounds = [spaces.Box(0, high, (2,)) for high in (1, 2, 3)]
+    instead = ".*If this is intentional, use `observation_mode='different'` instead."
+    message = "the sub-environments observation spaces are not equivalent. " + instead
+    with pytest.raises(RuntimeError, match=message):
+        make(*bounds, mode="same")
+    with pytest.raises(RuntimeError, match=message):
+        make(BOX, spaces.Discrete(3), mode="same")
+    with pytest.raises(RuntimeError, match="do not share a common shape and dtype"):
+        make(BOX, spaces.Discrete(3), mode="different")
+    make(*bounds, mode="different").reset()
 
 
 def test_without_shared_memory_and_without_copies(opened: Any) -> None:
@@ -161,6 +250,12 @@ def test_different_bounds(opened: Any, twin: Any, dtype: Any) -> None:
     each = [spaces.Box(0, 1 + i, (2,), dtype) for i in range(3)]
     theirs = opened(SyncVectorEnv, list(map(make_env, each)), observation_mode="different")
     assert_same_run(theirs, twin(list(map(make_env, each)), observation_mode="different"))
+
+
+def test_different_bounds_are_not_the_same() -> None:
+    each = [spaces.Box(0, 1 + i, (2,)) for i in range(3)]
+    with pytest.raises(RuntimeError, match=r"not equivalent\. Environment 1 .*'different'"):
+        VectorEnv(list(map(make_env, each)), max_processes=0)
 
 
 def test_given_spaces(opened: Any, twin: Any) -> None:

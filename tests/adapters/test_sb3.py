@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import sys
@@ -17,7 +18,7 @@ import pytest
 from gymnasium import spaces
 from space_env import SPACES, SpaceEnv
 
-from vectasks import SingleProcessVectorSampledTasks, VectorSampledTasks
+from vectasks import SingleProcessVectorSampledTasks, TaskError, VectorSampledTasks
 from vectasks.debug.replay import Replay
 from vectasks.envs import GymnasiumTaskSampler
 from vectasks.testing.toys import CountingTask, ToySampler, toy_args
@@ -25,8 +26,9 @@ from vectasks.testing.toys import CountingTask, ToySampler, toy_args
 pytest.importorskip("stable_baselines3", reason="needs the extra vectasks[sb3]")
 
 import torch
-from stable_baselines3 import A2C, PPO
+from stable_baselines3 import A2C, DQN, PPO, HerReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import (
@@ -74,6 +76,11 @@ def opened() -> Iterator[Callable[..., Any]]:
     yield open_one
     while vectors:
         vectors.pop().close()
+
+
+def opening(env_fns: Any, *args: Any, **options: Any) -> Any:
+    """A VecEnv in processes, closed at the end of the block."""
+    return contextlib.closing(VecEnv(env_fns, *args, **options))
 
 
 def assert_same(expected: Any, got: Any) -> None:
@@ -234,6 +241,32 @@ def test_attributes_and_methods(opened: Any, max_processes: int) -> None:
             assert env.get_images() == [None] * 3
     with pytest.raises(IndexError):
         ours.get_attr("gravity", indices=3)
+    assert ours.get_attr("gravity", indices=np.int64(1)) == [4.0]
+    assert ours.get_attr("gravity", indices=[]) == ours.get_attr("render_mode", indices=[]) == []
+    ours.seed(np.int64(3))
+    ours.reset()
+    assert ours.get_attr("np_random_seed") == [3, 4, 5]
+
+
+def test_environments_that_start_processes(opened: Any) -> None:
+    with opening(envs_of(count=1)) as ours:
+        assert ours.env_method("start_process") == [0]
+    strict = VecEnv(envs_of(count=1), daemon=True)
+    with contextlib.closing(strict), pytest.raises(TaskError, match="daemonic"):
+        strict.env_method("start_process")
+
+
+def test_options_of_the_vector() -> None:
+    with opening(envs_of(), max_processes=np.int64(1), name="sb3", read_timeout=7.5) as ours:
+        assert len({*ours.env_method("process_id")}) == 1
+        assert ours._envs.vector.read_timeout == 7.5
+    with pytest.raises(TypeError, match="no option 'preloads'; did you mean 'preload'"):
+        VecEnv(envs_of(), preloads=["json"])
+    with pytest.raises(ValueError, match="on_worker_death='cry'"):
+        VecEnv(envs_of(), max_processes=0, on_worker_death="cry")
+    tasks = SingleProcessVectorSampledTasks(ToySampler, toy_args(CountingTask, 1))
+    with tasks, pytest.raises(ValueError, match="daemon, start_method cannot be given"):
+        VecEnv(tasks, "spawn", daemon=False)
 
 
 def test_images(opened: Any) -> None:
@@ -265,7 +298,7 @@ def test_misuse(opened: Any) -> None:
     ours.step_wait()
     with pytest.raises(RuntimeError):
         ours.step_wait()
-    with pytest.raises(ValueError, match="teleport"):
+    with pytest.raises(ValueError, match="cannot find context for 'teleport'"):
         VecEnv(envs_of(), start_method="teleport")
     env = SpaceEnv(BOX)
     with pytest.raises(Exception, match="in use already"):
@@ -342,6 +375,14 @@ def test_from_a_vector_of_tasks(opened: Any) -> None:
     assert PPO("MlpPolicy", ours, n_steps=8, batch_size=8, device="cpu").learn(24)
 
 
+def test_environments_whose_spaces_differ_in_their_bounds(opened: Any) -> None:
+    each = [spaces.Box(-i, 1 + i, (3,), np.float32) for i in range(3)]
+    fns = [functools.partial(lambda space: SpaceEnv(copy.deepcopy(space)), space) for space in each]
+    theirs, ours = opened(fns, DummyVecEnv), opened(fns)
+    assert ours.observation_space == spaces.Box(-2, 3, (3,), np.float32)
+    assert_same_run(theirs, ours)
+
+
 def test_a_vector_in_lockstep_cannot_be_served(opened: Any) -> None:
     tasks = SingleProcessVectorSampledTasks(
         ToySampler, toy_args(CountingTask, 2), auto_resample_when_done=False
@@ -367,3 +408,26 @@ def test_a_replay_of_an_environment_shows_frames(opened: Any) -> None:
         assert outcome.error is None
         assert len(frames) == outcome.num_steps + 1
         assert {frame.shape for frame in frames} == {(4, 6, 3)}
+
+
+@pytest.mark.parametrize("max_processes", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_hindsight_of_an_environment_that_shows_ordered_dicts(
+    opened: Any, max_processes: int
+) -> None:
+    weights = []
+    for kind in (DummyVecEnv, VecEnv):
+        make_env = functools.partial(BitFlippingEnv, n_bits=4, max_steps=4)
+        env = opened([make_env] * 2, kind, max_processes)
+        model = DQN(
+            "MultiInputPolicy",
+            env,
+            replay_buffer_class=HerReplayBuffer,
+            learning_starts=40,
+            batch_size=16,
+            buffer_size=1000,
+            policy_kwargs={"net_arch": [16]},
+            seed=3,
+        ).learn(120)
+        weights.append(model.policy.state_dict())
+    for name, expected in weights[0].items():
+        assert torch.equal(expected, weights[1][name])

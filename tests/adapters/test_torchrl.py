@@ -16,7 +16,7 @@ from gymnasium import spaces
 from gymnasium.vector import SyncVectorEnv
 from space_env import SPACES, SpaceEnv
 
-from vectasks import SingleProcessVectorSampledTasks
+from vectasks import SingleProcessVectorSampledTasks, TaskError
 from vectasks.testing.toys import CountingTask, ToySampler, toy_args
 
 pytest.importorskip("torchrl", reason="needs the extra vectasks[torchrl]")
@@ -25,8 +25,18 @@ import torch
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # TorchRL warns of its own deprecations when it is imported
+    from tensordict import TensorDict
     from torchrl.collectors import Collector
-    from torchrl.envs import Compose, RewardSum, StepCounter, TransformedEnv
+    from torchrl.data import Composite, Unbounded
+    from torchrl.envs import (
+        Compose,
+        EnvBase,
+        RewardSum,
+        SerialEnv,
+        StepCounter,
+        TransformedEnv,
+        default_info_dict_reader,
+    )
     from torchrl.envs.utils import check_env_specs
 
     from vectasks.adapters.torchrl import Env
@@ -171,6 +181,199 @@ def test_resets_of_some(opened: Any) -> None:
     assert env._envs.get("np_random_seed") == [4, 5, 6]
 
 
+def assert_same_data(expected: Any, got: Any) -> None:
+    assert set(expected.keys(True, True)) == set(got.keys(True, True))
+    for key in expected.keys(True, True):
+        torch.testing.assert_close(expected[key], got[key], msg=str(key))
+
+
+@pytest.mark.parametrize("max_processes", [0, 2])
+def test_steps_of_some(opened: Any, max_processes: int) -> None:
+    env = opened(envs_of(count=4), max_processes=max_processes)
+    state = env.reset()
+    state["action"] = env.action_spec.rand()
+    state["_step"] = torch.tensor([[False], [True], [False], [True]])
+    following = env.step(state)["next"]
+    assert list(env.t) == [0, 1, 0, 1]
+    stays = torch.tensor([True, False, True, False])
+    assert torch.equal(following["observation"][stays], state["observation"][stays])
+    assert not torch.equal(following["observation"][~stays], state["observation"][~stays])
+    assert following["reward"].flatten().tolist() == [0, 0.5, 0, 0.5]
+    env.rand_step(following.exclude("reward"))  # and all of them go on
+    assert list(env.t) == [1, 2, 1, 2]
+
+
+class GymLike(EnvBase):  # type: ignore[misc]
+    """One environment as TorchRL has it, for its SerialEnv; GymEnv wants gym's registry."""
+
+    def __init__(self, env_fn: Any) -> None:
+        super().__init__()
+        self.env = env_fn()
+        one = Env([env_fn], max_processes=0, categorical_action_encoding=True)
+        self.observation_spec = one.observation_spec[0].clone()
+        self.action_spec = one.action_spec[0].clone()
+        self.reward_spec, self.done_spec = one.reward_spec[0].clone(), one.done_spec[0].clone()
+        one.close()
+
+    def _reset(self, tensordict: Any = None, **kwargs: Any) -> Any:
+        seed, self.seed = self.__dict__.get("seed"), None
+        return TensorDict({"observation": torch.tensor(self.env.reset(seed=seed)[0])}, [])
+
+    def _step(self, tensordict: Any) -> Any:
+        observation, reward, terminated, truncated, _ = self.env.step(tensordict["action"].item())
+        entries = {"reward": float(reward), "terminated": terminated, "truncated": truncated}
+        entries["done"] = terminated or truncated
+        data = {name: torch.tensor([value]) for name, value in entries.items()}
+        return TensorDict({"observation": torch.tensor(observation), **data}, [])
+
+    def _set_seed(self, seed: int | None) -> None:
+        self.seed = seed
+
+
+@pytest.mark.parametrize("when", ["all", "any", "never"])
+def test_rollouts_as_torchrls_own(opened: Any, when: str) -> None:
+    breaks = {"break_when_any_done": when == "any"}
+    if when == "all":
+        breaks["break_when_all_done"] = True
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = SerialEnv(3, [functools.partial(GymLike, fn) for fn in envs_of()])
+    ours = opened(envs_of(), categorical_action_encoding=True)
+
+    def rollouts(env: Any) -> Any:
+        env.reset()  # SerialEnv makes its environments at their first
+        assert env.set_seed(5, static_seed=True) == 5
+        torch.manual_seed(0)
+        first = env.rollout(20, **breaks)
+        torch.manual_seed(1)
+        return first, env.rollout(20, **breaks)
+
+    pairs = list(zip(rollouts(theirs), rollouts(ours), strict=True))
+    for expected, got in pairs:
+        assert_same_data(expected, got)
+    assert pairs[0][1].shape == (3, {"all": 5, "any": 3, "never": 20}[when])
+    theirs.close()
+
+
+def test_episodes_that_end_in_steps_of_some(opened: Any) -> None:
+    """What begins after an end that only some reached is kept until it is asked for."""
+    env = opened(envs_of(), categorical_action_encoding=True)
+    twin = opened(envs_of(), categorical_action_encoding=True)
+    for one in (env, twin):
+        one.set_seed(7)
+    state, expected = env.reset(), twin.reset()
+    actions = torch.tensor([0, 1, 2])
+    order: list[list[int]] = [[0], [0, 1], [1, 2], [1], [2], [2], [2]]  # 2, 3 and 4 steps
+    for rows in order:
+        state["action"] = actions
+        state["_step"] = torch.zeros(3, 1, dtype=torch.bool)
+        state["_step"][rows] = True
+        state = env.step(state)["next"].exclude("reward")
+    assert state["done"].flatten().tolist() == [True] * 3
+    firsts = []
+    for i in range(4):
+        expected["action"] = actions
+        data, expected = twin.step_and_maybe_reset(expected)
+        done = data["next", "done"].flatten()
+        if done.any():
+            (row,) = done.nonzero().flatten().tolist()
+            assert row == i - 1
+            firsts.append(expected["observation"][row])
+            assert torch.equal(state["observation"][row], data["next", "observation"][row])
+    state["_reset"] = torch.tensor([[True], [False], [True]])
+    again = env.reset(state)
+    assert torch.equal(again["observation"][[0, 2]], torch.stack([firsts[0], firsts[2]]))
+    assert torch.equal(again["observation"][1], state["observation"][1])
+    again["_reset"] = torch.tensor([[False], [True], [False]])
+    assert torch.equal(env.reset(again)["observation"], torch.stack(firsts))
+
+
+def test_one_seed_for_all(opened: Any) -> None:
+    env = opened(envs_of())
+    assert env.set_seed(np.int64(4), static_seed=True) == 4
+    env.reset()
+    assert list(env.np_random_seed) == [4, 4, 4]
+    assert env.set_seed(4) != 4
+    env.reset()
+    assert list(env.np_random_seed) == [4, 5, 6]
+
+
+# -- infos, methods, attributes -------------------------------------------------------------------
+
+
+def test_entries_of_infos(opened: Any) -> None:
+    env = opened(envs_of())
+    assert env.set_info_dict_reader(default_info_dict_reader(["t", "length"])) is env
+    check_env_specs(env)
+    data = env.rollout(7, break_when_any_done=False)
+    # Odd steps tell t, and resets tell the length. Episodes have 2, 3, ... steps more each time.
+    lengths = data["length"][0]
+    first = int(lengths[0])
+    assert data["next", "t"][0, :first].tolist() == [t if t % 2 else 0 for t in range(1, first + 1)]
+    assert lengths.nonzero().flatten().tolist()[:2] == [0, first]
+    assert lengths[first] == first + 1
+    assert (data["next", "length"] == 0).all()
+
+
+def test_all_numbers_of_infos(opened: Any) -> None:
+    env = opened(envs_of(), max_processes=1).auto_register_info_dict()
+    assert {"t", "half", "length"} <= set(env.observation_spec.keys())
+    assert env.observation_spec["half"].dtype is torch.float64
+    check_env_specs(env)
+
+    def depth(info: Any, data: Any) -> None:
+        if "deep" in info:
+            data["depth"] = torch.from_numpy(info["deep"]["array"])
+
+    with pytest.raises(ValueError, match="info_spec"):
+        env.set_info_dict_reader(depth)
+    depth.info_spec = Composite(depth=Unbounded((2,), dtype=torch.int64))  # type: ignore[attr-defined]
+    env.set_info_dict_reader(depth)
+    check_env_specs(env)
+    state = env.rand_step(env.reset())
+    assert state["next", "depth"].tolist() == [[1, 1]] * 3
+    state = state["next"].exclude("reward")
+    state["_step"] = torch.tensor([[True], [False], [True]])
+    assert env.rand_step(state)["next", "t"].tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize("max_processes", [0, 1])
+def test_methods_and_attributes_of_the_environments(opened: Any, max_processes: int) -> None:
+    env = opened(envs_of(), max_processes=max_processes)
+    for _ in range(2):
+        env.reset()
+        assert env.scaled(2, offset=1) == [9.81 * 2 + 1] * 3
+        assert list(env.gravity) == [9.81] * 3
+        assert list(env.observation_space.shape) == [(3,)] * 3
+        assert env.observation_space.contains(np.zeros(3, np.float32)) == [True] * 3
+        assert TransformedEnv(env, StepCounter()).scaled(1) == [9.81] * 3
+        assert not hasattr(env, "no_such_thing")
+        env.close()
+        assert env.is_closed
+        assert not hasattr(env, "gravity")
+        with pytest.raises(RuntimeError, match=r"reset\(\)"):
+            env.rand_step()  # the next reset opens it again
+
+
+def test_a_vector_of_tasks_stays_closed(opened: Any) -> None:
+    env = opened(SingleProcessVectorSampledTasks(ToySampler, toy_args(CountingTask, 3)))
+    env.reset()
+    assert env.num_steps_taken() == [0, 0, 0]
+    env.close()
+    with pytest.raises(RuntimeError, match="make new ones"):
+        env.reset()
+
+
+def test_environments_that_start_processes(opened: Any) -> None:
+    env = opened(envs_of(count=1), max_processes=None)
+    assert env.start_process() == [0]
+    with pytest.raises(TypeError, match="no option 'deamon'"):
+        Env(envs_of(), deamon=True)
+    strict = opened(envs_of(count=1), max_processes=None, daemon=True)
+    with pytest.raises(TaskError, match="daemonic"):
+        strict.start_process()
+
+
 # -- misuse ---------------------------------------------------------------------------------------
 
 
@@ -227,6 +430,13 @@ def test_from_a_vector_of_tasks(opened: Any) -> None:
     assert env.rollout(20, break_when_any_done=False)["next", "done"].any()
     env.close()
     assert tasks.is_closed
+
+
+def test_environments_whose_spaces_differ_in_their_bounds(opened: Any) -> None:
+    each = [spaces.Dict({"x": spaces.Discrete(2 + i, start=-i)}) for i in range(3)]
+    env = opened([functools.partial(SpaceEnv, space) for space in each])
+    assert env.observation_spec["x"].shape == (3, 4)
+    check_env_specs(env)
 
 
 def test_a_vector_in_lockstep_cannot_be_served() -> None:

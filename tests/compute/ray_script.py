@@ -40,6 +40,24 @@ assert manager.submit(data, batch_size=100).values() == [
     float(part.sum()) for part in np.split(data, 4)
 ]
 
+
+class Measured(np.ndarray):
+    def __array_finalize__(self, of: Any) -> None:
+        self.unit = getattr(of, "unit", "none")
+
+
+class Mean(Task[Any, Any]):
+    def do(self, batch: Any) -> Any:
+        return type(batch).__name__, getattr(batch, "unit", ""), float(np.mean(batch))
+
+
+measured = data.view(Measured)
+measured.unit = "m"
+for whole in (np.ma.array(data, mask=data % 2 == 0), memoryview(data), measured):
+    here = TaskManager(Mean).submit(whole, batch_size=200).values()
+    there = TaskManager(Mean, backend="ray", num_workers=1).submit(whole, batch_size=200).values()
+    assert here == there, (here, there)
+
 directory = Path(sys.argv[1])
 jobs = [BatchJob(id=i, input="in", output=directory / "out" / i) for i in ("a", "bad", "c")]
 options: dict[str, Any] = {"manifest_path": directory / "run.json", "max_workers": 2}

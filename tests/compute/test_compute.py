@@ -195,7 +195,7 @@ def test_no_data(backend: str) -> None:
 @pytest.mark.parametrize(
     ("data", "options", "expected"),
     [
-        ([1], {"batch_size": 0}, "batch_size must be at least 1"),
+        ([1], {"batch_size": 0}, "batch_size must be an integer of at least 1"),
         (7, {}, "data must be a list, an array or an iterable, got a int"),
         ({"a": 1}, {}, r"list\(data.items\(\)\)"),
         (np.array(7), {}, "no axes"),
@@ -211,8 +211,22 @@ def test_what_cannot_be_made_into_batches(
 def test_wrong_managers() -> None:
     with pytest.raises(ValueError, match="backend='thread' is unknown"):
         TaskManager(Double, backend="thread")  # type: ignore[call-overload]
-    with pytest.raises(ValueError, match="num_workers must be at least 1"):
+    with pytest.raises(ValueError, match="num_workers must be an integer of at least 1"):
         TaskManager(Double, num_workers=0)
+
+
+def test_numpys_integers_are_sizes_and_numbers_of_workers(backend: str) -> None:
+    few, two = np.uint8(4), np.int64(2)
+    manager = TaskManager(Double, lambda: ResultsCollector(None, few), backend, two)  # type: ignore
+    assert manager.submit(list(range(10)), few).values() == [
+        [0, 2, 4, 6],
+        [8, 10, 12, 14],
+        [16, 18],
+    ]
+    assert shared_array(few).shape == shared_array(np.array([4])).shape == (4,)
+    for refused in (2.0, True, "2"):
+        with pytest.raises(InvalidArgument, match="batch_size must be an integer"):
+            manager.submit([1], refused)  # type: ignore[arg-type]
 
 
 # -- errors -----------------------------------------------------------------------------------
@@ -381,6 +395,12 @@ def test_the_mean_of_arrays(backend: str) -> None:
     mean, n = manager.submit(data, batch_size=64).get()
     assert n == 1000
     np.testing.assert_allclose(mean, data.mean(axis=0), rtol=1e-12)
+
+
+def test_a_mean_of_masked_arrays_is_masked() -> None:
+    handler = OnlineMeanResultsHandler()
+    handler.add_result(Result(0, (np.ma.array([2.0, 9.0], mask=[False, True]), 1)))
+    assert handler.get().mean.tolist() == [2.0, None]
 
 
 def test_means_and_sums_are_the_same_on_every_backend() -> None:

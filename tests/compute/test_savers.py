@@ -114,6 +114,17 @@ def test_what_is_wrong_is_said(files: Files) -> None:
     np.testing.assert_array_equal(files.read(), [[1, 2], [3, 4]])
 
 
+def test_masked_values_are_not_saved_as_if_they_were_there(files: Files) -> None:
+    rows = np.ma.array([[1.0, 2.0]], mask=[[True, False]])
+    collector = ResultsCollector(files.saver("append"))
+    for save in (files.saver("append").save, lambda rows: collector.add_result(Result(0, rows))):
+        with pytest.raises(InvalidArgument, match="masked"):
+            save(rows)
+    files.saver("append").save(rows.filled(9.0))
+    files.saver("append").save(np.ma.array([[3.0, 4.0]]))
+    np.testing.assert_array_equal(files.read(), [[9, 2], [3, 4]])
+
+
 def test_rows_are_added_in_place(tmp_path: Path) -> None:
     """A reader, or a kill, between the rows and the header sees the file as it was."""
     path = tmp_path / "data.npy"

@@ -157,6 +157,7 @@ def test_index_out_of_range(tasks: Any, index: Any) -> None:
         lambda: tasks.step_at(index, 0),
         lambda: tasks.next_task_at(index),
         lambda: tasks.call_at(index, "counts"),
+        lambda: tasks.call_sampler_at(index, "scale", [1]),
         lambda: tasks.attr_at(index, "note"),
         lambda: tasks.command_at(index, "attr", "note"),
         lambda: tasks.pause_at(index),
@@ -210,6 +211,7 @@ def test_missing_attribute(tasks: Any) -> None:
         lambda: tasks.attr(["note", "note", "note", "mistyped"]),
         lambda: tasks.call("mistyped"),
         lambda: tasks.call_at(1, "mistyped", [1]),
+        lambda: tasks.call_sampler_at(1, "mistyped", [1]),
         lambda: tasks.call_sampler("mistyped"),
         lambda: tasks.command("sampler_attr", ["mistyped"] * 4),
     ]
@@ -234,6 +236,7 @@ def test_names_that_are_none(tasks: Any, name: Any) -> None:
     for call in (
         lambda: tasks.attr_at(0, name),
         lambda: tasks.call_at(0, name),
+        lambda: tasks.call_sampler_at(0, name),
         lambda: tasks.attr([name] * 4),
     ):
         with pytest.raises(ValueError, match="name"):

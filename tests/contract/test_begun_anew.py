@@ -231,12 +231,12 @@ def test_who_is_made_anew_is_waited_for(processes: Any, tmp_path: Path, reach: A
 def test_a_restart_that_takes_too_long(processes: Any, tmp_path: Path) -> None:
     tasks, open_gate = made_anew_behind(processes, tmp_path / "gate")
     with tasks:
-        tasks._start_timeout_s = 0.1
+        tasks._core.calls._start_timeout_s = 0.1
         with pytest.raises(WaitTimeout, match="start_timeout_s") as caught:
             tasks.step([0] * 4)
         assert caught.value.sampler_ids == (2,)
         thread = open_gate()
-        tasks._start_timeout_s = 10
+        tasks._core.calls._start_timeout_s = 10
         told = tasks.step([0] * 4)
         thread.join()
         assert "worker_restarted" in told[2].info

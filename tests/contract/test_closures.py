@@ -65,6 +65,17 @@ def test_any_callable(every_kind: Any, name: str) -> None:
         assert tasks.attr("max_steps") == [6] * 3
 
 
+def test_a_class_in_a_function_names_globals_in_its_body(every_kind: Any) -> None:
+    def make(sampler: int) -> Any:
+        class Task(CountingTask):
+            actions = gymnasium.spaces.Discrete(7)
+
+        return ToySampler(Task, sampler)
+
+    with every_kind.make(make, [{"sampler": i} for i in range(2)]) as tasks:
+        assert [space.n for space in tasks.action_spaces] == [7, 7]
+
+
 def test_argument_dicts_are_not_changed(every_kind: Any) -> None:
     def make(**kwargs: Any) -> ToySampler:
         options = dict(kwargs)

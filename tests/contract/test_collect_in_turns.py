@@ -46,6 +46,7 @@ from vectasks.testing.toys import (
     ToySampler,
     toy_args,
 )
+from vectasks.vector.port import port_of
 
 HORIZON, COUNT = 7, 5
 PATIENCE_S = 20.0
@@ -210,10 +211,10 @@ def test_how_many_groups_there_can_be(given):
     with TWIN.toys() as tasks:
         buffer = RolloutBuffer(tasks, 2)
         told = rf"num_splits must be an integer from 1 to 4, .*, got {given!r}"
-        moves = tasks._moves
+        moves = port_of(tasks).moves
         with pytest.raises(InvalidArgument, match=told):
             collect(tasks, Dice(tasks.action_spaces[0]), buffer, num_splits=given)
-        assert tasks._moves == moves
+        assert port_of(tasks).moves == moves
 
 
 # -- what goes wrong -------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from gymnasium import spaces
 
 from vectasks import (
     Command,
+    InvalidArgument,
     RLStepResult,
     SamplerState,
     SingleProcessVectorSampledTasks,
@@ -206,6 +207,30 @@ def test_attr_and_set_attr(tasks: Any) -> None:
     assert tasks.attr("note") == ["unset"] * 4
 
 
+@pytest.mark.parametrize("value", [8, "loud", None, (1, 2, 3, 4), {"a": [1]}, b"four"])
+def test_set_attr_sets_one_value_everywhere(tasks: Any, value: Any) -> None:
+    tasks.set_attr("note", value)
+    assert tasks.attr("note") == [value] * 4
+    tasks.set_attr("note", [value] * 4)
+    assert tasks.attr("note") == [value] * 4
+    tasks.pause_at(0)
+    tasks.set_attr(["note", "_private", "note"], "other")
+    assert tasks.attr("note") == ["other", value, "other"]
+
+
+def test_set_attr_sets_an_array_everywhere(tasks: Any) -> None:
+    tasks.set_attr("note", np.arange(4))
+    assert [note.tolist() for note in tasks.attr("note")] == [[0, 1, 2, 3]] * 4
+
+
+def test_call_sampler_at(tasks: Any) -> None:
+    assert tasks.call_sampler_at(2, "scale", [10]) == 20
+    assert tasks.call_sampler_at(2, "scale", 10) == 20
+    assert tasks.call_sampler_at(1, "scale", {"factor": 3, "offset": 4}) == 7
+    tasks.pause_at(0)  # later indices shift down
+    assert tasks.call_sampler_at(sampler_index=0, function_name="scale", function_args=(5,)) == 5
+
+
 def test_call_sampler(tasks: Any) -> None:
     assert tasks.call_sampler("scale", [[10]] * 4) == [0, 10, 20, 30]
     assert tasks.call_sampler(["scale"] * 4, [{"factor": 1, "offset": i} for i in range(4)]) == [
@@ -292,6 +317,19 @@ def test_render_tile(tasks: Any) -> None:
     assert tasks.render("rgb_array").shape == tile.shape  # a paused tile keeps its place
 
 
+def test_a_tile_takes_floats_and_names_whose_image_is_none(make: Any) -> None:
+    class DrawnTask(CountingTask):
+        def render(self, mode: str = "rgb", *args: Any, **kwargs: Any) -> Any:
+            white = np.ones((2, 3))
+            return None if self.env.sampler == 1 and self.step_number else white
+
+    tasks = make(DrawnTask, 2)
+    assert (tasks.render("rgb_array") == 255).all()
+    tasks.step([0, 0])
+    with pytest.raises(InvalidArgument, match="the image of sampler 1 is None"):
+        tasks.render("rgb_array")
+
+
 # -- the two classes ------------------------------------------------------------------------------
 
 
@@ -349,6 +387,7 @@ def test_both_constructors_take_the_same_keywords() -> None:
 def test_index_process_is_another_name(tasks: Any) -> None:
     assert tasks.step_at(index_process=1, action=0)[0].observation[0] == 1
     assert tasks.call_at(index_process=1, function_name="counts") == (1, 0, 1)
+    assert tasks.call_sampler_at(index_process=2, function_name="scale", function_args=[3]) == 6
     assert tasks.attr_at(index_process=2, attr_name="note") == "unset"
     assert_identical(tasks.next_task_at(index_process=3), counts((3, 1, 0)))
     assert tasks.command_at(index_process=3, command="attr", data="episode") == 1

@@ -45,6 +45,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "call": lambda v: v.call("counts"),
     "call_at": lambda v: v.call_at(0, "counts"),
     "call_sampler": lambda v: v.call_sampler("scale", [[1]] * 4),
+    "call_sampler_at": lambda v: v.call_sampler_at(0, "scale", [1]),
     "attr": lambda v: v.attr("note"),
     "attr_at": lambda v: v.attr_at(0, "note"),
     "set_attr": lambda v: v.set_attr("note", [1] * 4),

@@ -46,10 +46,18 @@ def test_an_action_that_cannot_travel_steps_nobody(process_kind: Any) -> None:
         assert tasks.call("num_steps_taken") == [0] * 4
 
 
-def test_a_value_that_cannot_travel_back(process_kind: Any) -> None:
+class Late:
+    """Cannot be pickled, for a reason that looks like one of sockets."""
+
+    def __reduce__(self) -> Any:
+        raise TimeoutError("too late for a lock")
+
+
+@pytest.mark.parametrize("make_value", [threading.Lock, Late])
+def test_a_value_that_cannot_travel_back(process_kind: Any, make_value: Any) -> None:
     class LockTask(CountingTask):
         def lock(self) -> Any:
-            return threading.Lock()
+            return make_value()
 
     with process_kind.toys(LockTask, max_steps=9) as tasks:
         with pytest.raises(TaskError, match=r"lock"):

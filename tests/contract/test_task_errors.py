@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pickle
 import sys
 import threading
 from collections.abc import Callable
@@ -126,6 +127,11 @@ def test_all_who_failed_are_named(every_kind: Any) -> None:
             tasks.step([0] * 4)
         assert sorted(caught.value.results) == [0, 2]
         assert [i for i, state in tasks.sampler_states.items() if state is FAILED] == [1, 3]
+        ((sampler_id, other),) = caught.value.also_failed.items()
+        assert (sampler_id, other.sampler_id, type(other)) == (3, 3, TaskError)
+        assert type(other.__cause__) is type(caught.value.__cause__)
+        assert "Traceback" in other.remote_traceback
+        assert list(pickle.loads(pickle.dumps(caught.value)).also_failed) == [3]
 
 
 REVIVALS: dict[str, Callable[[Any], Any]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,18 @@ class TestMultiAgent(ToyContract):
     task_class = MultiAgentTask
 
 
+class ReadOnlyTask(NestedTask):
+    """Gives a read-only mapping, with a list in it and a key that its space does not have."""
+
+    def get_observations(self) -> Any:
+        seen = super().get_observations()
+        return MappingProxyType({**seen, "pose": list(seen["pose"]), "more": "text"})
+
+
+class TestReadOnly(ToyContract):
+    task_class = ReadOnlyTask
+
+
 class TestGreyImages(TaskSamplerContract):
     def make_task_sampler(self) -> ToySampler:
         return ToySampler(ImageTask, height_px=4, width_px=6, channels=0)
@@ -102,6 +115,12 @@ class WrongRewardTask(CountingTask):
         return float("nan")
 
 
+class OneElementTask(CountingTask):
+    def step(self, action: Any) -> RLStepResult:
+        result = super().step(action)
+        return result._replace(reward=np.array([result.reward]))
+
+
 class WrongInfoTask(CountingTask):
     def info(self) -> Any:
         return "info"
@@ -144,6 +163,7 @@ class CloseOnceSampler(ToySampler):
         (DriftingTask, ToySampler, "test_seeds_reproduce"),
         (EndlessTask, ToySampler, "test_done_task_refuses_to_step"),
         (WrongRewardTask, ToySampler, "test_step_results"),
+        (OneElementTask, ToySampler, "test_step_results"),
         (WrongInfoTask, ToySampler, "test_step_results"),
         (FloatImageTask, ToySampler, "test_render"),
         (WrongMetricsTask, ToySampler, "test_metrics"),

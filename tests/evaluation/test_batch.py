@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -219,8 +220,12 @@ def test_jobs_run_side_by_side(tmp_path: Path) -> None:
 
 def test_wrong_arguments_run_nothing(run_here: Any, tmp_path: Path) -> None:
     jobs = make_jobs(tmp_path, "a", "b")
-    with pytest.raises(ValueError, match="max_workers must be at least 1"):
+    with pytest.raises(ValueError, match="max_workers must be an integer of at least 1"):
         run_here(jobs, max_workers=0)
+    with pytest.raises(InvalidArgument, match=r"job 1 of the list: input: Field required"):
+        run_here([jobs[0], {"id": "b", "output": "o"}])
+    with pytest.raises(InvalidArgument, match="worker must be callable, got None"):
+        run_here(jobs, None)
     with pytest.raises(ValueError, match="'a' for one"):
         run_here([*jobs, jobs[0]])
     with pytest.raises(InvalidArgument, match=r"outputs? belong"):
@@ -316,6 +321,140 @@ def test_jobs_may_be_dicts(run_here: Any, tmp_path: Path) -> None:
 
 def test_no_jobs(run: Any) -> None:
     assert run([]).total == 0
+
+
+def test_numbers_of_numpy_are_numbers(run: Any, tmp_path: Path) -> None:
+    assert statuses(run(make_jobs(tmp_path, "a", "b"), max_workers=np.int64(2))) == ["success"] * 2
+
+
+def test_nan_and_infinities_are_kept(run: Any, tmp_path: Path) -> None:
+    """By the run, its manifest, its journal, and the runs that skip the job."""
+    told = {"loss": math.nan, "nested": [{"bound": -math.inf}], "text": "NaN", "array": [1.0, 2.0]}
+
+    def work(job: BatchJob) -> dict[str, Any]:
+        write(job)
+        return {**told, "loss": np.float32("nan"), "array": np.array([1.0, 2.0])}
+
+    jobs = make_jobs(tmp_path, "a", provenance={"bound": math.inf})
+    path = tmp_path / "run.json"
+    expected = {"bound": math.inf, **told}
+    for status in ("success", "skipped", "skipped"):
+        manifest = run(jobs, work)
+        assert statuses(manifest) == [status]
+        assert manifest.records[0].provenance == expected
+        assert BatchManifest.load(path) == manifest
+        path.unlink()
+        assert BatchManifest.load(path) == manifest, "the journal tells the same"
+
+
+# -- names that no file can have --------------------------------------------------------------
+
+LONG = "ä" * 123 + ".txt"  # 250 bytes
+IMPOSSIBLE = {
+    "nul": ("a\0b.txt", "holds a NUL character"),
+    "surrogate": ("a\ud800.txt", r"holds '\ud800'"),
+    "too long": ("n" * 256, "cannot be made: File name too long"),
+    "in a file": ("file/a.txt", "file' is no folder"),
+    "far in a file": ("file/b/c/a.txt", "file' is no folder"),
+    "in nothing": (f"{os.devnull}/a.txt", f"'{os.devnull}' is no folder"),
+    "above": ("..", "is a folder's place and no name"),
+    "the manifest": ("run.json", "is a file that this run writes itself"),
+    "the journal": ("out/../run.json.journal", "is a file that this run writes itself"),
+    "the lock": ("run.json.lock", "is a file that this run writes itself"),
+    "a folder": ("folder", "is there, and is a folder; the worker made a file"),
+}
+
+
+@pytest.mark.parametrize("name", IMPOSSIBLE)
+def test_an_impossible_output_is_one_failed_record(name: str, run: Any, tmp_path: Path) -> None:
+    output, expected = IMPOSSIBLE[name]
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "precious").touch()
+    bad = BatchJob(id="bad", input="in", output=tmp_path / output)
+    first, last = make_jobs(tmp_path, "first", "last")
+    for _ in range(2):
+        manifest = run([first, bad, last], force=True, max_workers=2)
+        assert statuses(manifest) == ["success", "failed", "success"]
+        assert expected in manifest.records[1].message
+        assert manifest.records[1].output == bad.output
+        assert BatchManifest.load(tmp_path / "run.json") == manifest
+    assert left_in(tmp_path / "folder") == ["precious"]
+    assert left_in(tmp_path / "out") == ["first.txt", "last.txt"]
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_a_folder_is_not_made_in_place_of_a_file(run_here: Any, tmp_path: Path) -> None:
+    jobs = make_jobs(tmp_path, "a")
+    run_here(jobs)
+    manifest = run_here(jobs, lambda job: job.output.mkdir(), force=True)
+    assert "is a file; the worker made a folder" in manifest.records[0].message
+    assert jobs[0].output.read_text() == "of a"
+    assert left_in(tmp_path / "out") == ["a.txt"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        LONG,
+        "n" * 251 + ".txt",
+        "." + "s" * 254,
+        os.fsdecode(b"\x80" * 255),
+        os.fsdecode(b"a\xff.txt"),
+    ],
+)
+def test_every_name_that_a_file_can_have(name: str, run: Any, tmp_path: Path) -> None:
+    suffixes = []
+
+    def work(job: BatchJob) -> dict[str, Any]:
+        job.output.write_text("x")
+        return {"suffix": job.output.suffix}
+
+    job = BatchJob(id=name, input=name, output=tmp_path / "out" / name)
+    for status in ("success", "skipped"):
+        manifest = run([job], work)
+        assert statuses(manifest) == [status], manifest.records[0].message
+        suffixes.append(manifest.records[0].provenance["suffix"])
+        loaded = BatchManifest.load(tmp_path / "run.json")
+        assert loaded == manifest
+        assert (loaded.records[0].job_id, loaded.records[0].output) == (name, job.output)
+    assert left_in(tmp_path / "out") == [name]
+    if name.endswith(".txt"):
+        assert suffixes == [".txt"] * 2
+
+
+def test_leftovers_of_a_long_name(run_here: Any, tmp_path: Path) -> None:
+    from vectasks.evaluation.jobs import partial_path
+
+    (tmp_path / "out").mkdir()
+    for name in (LONG, "ö" + LONG[1:]):
+        partial_path(tmp_path / "out" / name).write_text("of a killed run")
+    run_here([BatchJob(id="a", input="in", output=tmp_path / "out" / LONG)])
+    left = left_in(tmp_path / "out")
+    assert LONG in left
+    assert len(left) == 2, "what is of another job stays"
+
+
+def test_what_is_raised_may_be_odd(run: Any, tmp_path: Path) -> None:
+    class Odd(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no")
+
+    def work(job: BatchJob) -> Any:
+        if job.id == "odd":
+            raise Odd
+        if job.id == "surrogate":
+            raise ValueError("no \udc80")
+        job.output.touch()
+        own: list[Any] = []
+        own.append(own)
+        return {"own": own, "number": 10**9000} if job.id == "own" else {"number": 10**9000}
+
+    manifest = run(make_jobs(tmp_path, "odd", "surrogate", "own", "huge"), work)
+    assert statuses(manifest) == ["failed"] * 4
+    assert [record.message for record in manifest.records[:2]] == ["Odd", "no \udc80"]
+    assert "JSON cannot hold" in manifest.records[3].message
+    assert BatchManifest.load(tmp_path / "run.json") == manifest
 
 
 # -- the end of a run -------------------------------------------------------------------------

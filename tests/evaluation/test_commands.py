@@ -30,6 +30,13 @@ def make_sampler(**options):
     task_class = ImageTask if "height_px" in options else CountingTask
     return ToySampler(task_class, **options)
 
+class OddTask(CountingTask):
+    def metrics(self):
+        return {"score": float(["nan", 1, "inf"][self.task_info["episode"]])}
+
+def make_odd_sampler(**options):
+    return ToySampler(OddTask, **options)
+
 def push(observations):
     return [1] * len(observations)
 
@@ -153,6 +160,32 @@ def test_eval_of_a_list_of_tasks_and_of_all_tasks(
     assert "3 episodes" in capsys.readouterr().out
     assert eval_("--args", '{"num_tasks": 2}', "--samplers", "3", "--manifest", "all.json") == 0
     assert "6 episodes" in capsys.readouterr().out
+
+
+def test_eval_says_what_its_statistics_left_out(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert eval_("--episodes", "3", "--samplers", "1") == 0
+    assert "left out" not in capsys.readouterr().out
+    options = ["--episodes", "3", "--samplers", "1", "--manifest", "odd.json"]
+    assert eval_(*options, sampler="my_work:make_odd_sampler") == 0
+    out = capsys.readouterr().out
+    assert "left out: values that are NaN, infinite or no number" in out
+    (line,) = (line for line in out.splitlines() if line.startswith("score"))
+    assert line.split()[-1] == "2"
+
+
+def test_names_that_are_no_text_can_be_told(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = {"id": "bad\udc80", "input": "x", "output": "o\0"}
+    (directory / "jobs.jsonl").write_text(json.dumps(job))
+    assert batch("--backend", "inline", "--manifest", "\udc80.json") == 1
+    out = capsys.readouterr().out
+    assert "bad\\udc80" in out
+    assert "\\udc80.json: 0 done" in out
+    assert cli.main(["report", "\udc80.json", "-o", "\udc81.html"]) == 0
+    assert "bad\\udc80" in Path("\udc81.html").read_text("utf-8")
 
 
 def test_eval_interrupted(capsys: pytest.CaptureFixture[str]) -> None:

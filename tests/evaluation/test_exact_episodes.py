@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from vectasks.errors import InvalidArgument, WrongCount
 from vectasks.evaluation import BatchManifest, EvaluationReport, RunStatus, evaluate
+from vectasks.evaluation.json_form import from_json
 from vectasks.testing.toys import (
     CountingTask,
     FailingTask,
@@ -381,13 +384,22 @@ def test_another_evaluation_is_not_mixed_in(tmp_path: Path) -> None:
     ("arguments", "expected"),
     [
         ({"episodes": 3, "tasks": [1]}, "not both"),
-        ({"episodes": 0}, "episodes must be at least 1"),
+        ({"episodes": 0}, "episodes must be an integer of at least 1, got 0"),
         ({"tasks": []}, "tasks is empty"),
         ({"tasks": [object()]}, "cannot be written down"),
         ({"tasks": [{3: 4}]}, "must be strings"),
         ({}, "say how many episodes"),
         ({"episodes": 3, "videos": 2}, "give a manifest_path"),
-        ({"episodes": 3, "videos": -1}, "videos must be 0 or more"),
+        ({"episodes": 3, "videos": -1}, "videos must be an integer of at least 0, got -1"),
+        ({"episodes": 3, "policy": 3}, "policy must be callable, got 3"),
+        ({"episodes": 3, "sampler_fn_args": {}}, "one dict of keywords a sampler, got dict"),
+        ({"episodes": 3, "policy": lambda _: np.array(1)}, "actions"),
+        ({"episodes": 2.0}, "episodes must be an integer"),
+        ({"episodes": 3, "videos": [0.5]}, "an episode of videos must be an integer"),
+        ({"episodes": 3, "videos": "12"}, "videos must be an integer"),
+        ({"episodes": 3, "seed": "a"}, "a seed must be an integer"),
+        ({"episodes": 3, "fps": 0}, "fps must be a number above 0"),
+        ({"episodes": 3, "confidence": 95}, "confidence must lie between 0 and 1"),
         ({"episodes": 3, "videos": [7], "manifest_path": "run.json"}, "numbered from 0 to 2"),
     ],
 )
@@ -396,8 +408,153 @@ def test_wrong_arguments(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=expected):
-        evaluate(push, ToySampler, toy_args(CountingTask, 2), max_processes=0, **arguments)
+        evaluate(
+            **{
+                "policy": push,
+                "make_sampler_fn": ToySampler,
+                "sampler_fn_args": toy_args(CountingTask, 2),
+                "max_processes": 0,
+                **arguments,
+            }
+        )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
+    report = evaluate(
+        push,
+        ToySampler,
+        toy_args(CountingTask, 2, max_steps=2),
+        episodes=np.int64(3),
+        seed=np.int32(5),
+        max_processes=0,
+        manifest_path=tmp_path / "run.json",
+        videos=np.uint8(0),
+        fps=np.float32(10),
+        confidence=np.float64(0.9),
+    )
+    assert len(report.episodes) == 3
+    again = evaluate(
+        push,
+        ToySampler,
+        toy_args(CountingTask, 2, max_steps=2),
+        episodes=3,
+        seed=5,
+        max_processes=0,
+        manifest_path=tmp_path / "run.json",
+        videos=np.array([], int),
+    )
+    assert again.manifest is not None
+    assert again.manifest.skipped_count == 3
+
+
+# -- metrics that are no plain numbers --------------------------------------------------------
+
+ODD_RETURNS = [1.0, math.nan, math.inf, 2.0, -math.inf]
+
+
+class OddTask(CountingTask):
+    """Its metrics hold what standard JSON does not."""
+
+    def metrics(self) -> Any:
+        value = ODD_RETURNS[self.task_info["episode"]]
+        return {
+            "score": np.float32(value),
+            "nested": {"array": np.array([value, 1.0])},
+            "never": math.nan,
+            "huge": 10**400,
+            "beyond": 10**9000,
+            "text": "NaN",
+            "thing": Stubborn(),
+            "endless": Endless(),
+            7: None,
+        }
+
+
+class Endless:
+    """A list of it never ends."""
+
+    def __repr__(self) -> str:
+        return "endless"
+
+    def tolist(self) -> Any:
+        return self
+
+
+class Stubborn:
+    def __repr__(self) -> str:
+        raise RuntimeError("no")
+
+
+def test_what_is_no_finite_number_is_kept_and_counted(max_processes: int, tmp_path: Path) -> None:
+    """In results, files and statistics, of the first run and of one that goes on alike."""
+    path = tmp_path / "run.json"
+
+    def play(episodes: int) -> EvaluationReport:
+        return evaluate(
+            push,
+            ToySampler,
+            toy_args(OddTask, 1, max_steps=2),
+            episodes=episodes,
+            max_processes=max_processes,
+            manifest_path=path,
+        )
+
+    first, report = play(3), play(5)
+    assert report.manifest is not None
+    assert report.manifest.skipped_count == 3
+    assert BatchManifest.load(path) == report.manifest
+    text = (tmp_path / "run.episodes.jsonl").read_text()
+    for told in [
+        [result.metrics for result in report.episodes],
+        [result.metrics for result in play(5).episodes],
+        [record.provenance["metrics"] for record in BatchManifest.load(path).records],
+        [from_json(line.encode())["metrics"] for line in text.splitlines()],
+    ]:
+        assert [metrics["score"] for metrics in told] == pytest.approx(ODD_RETURNS, nan_ok=True)
+        assert [metrics["nested"]["array"] for metrics in told] == [
+            pytest.approx([value, 1.0], nan_ok=True) for value in ODD_RETURNS
+        ]
+        assert (told[0]["huge"], told[0]["text"], told[0]["7"]) == (10**400, "NaN", None)
+        assert (told[0]["beyond"], told[0]["thing"]) == ("<int>", "<Stubborn>")
+        assert told[0]["endless"] == "endless"
+    assert (first.aggregates["score"].n, first.aggregates["score"].left_out) == (1, 2)
+    score, never = report.aggregates["score"], report.aggregates["never"]
+    assert (score.n, score.left_out, score.mean, score.minimum) == (2, 3, 1.5, 1.0)
+    assert (never.n, never.left_out, never.mean_interval) == (0, 5, (None, None))
+    assert math.isnan(never.mean)
+    assert report.aggregates["huge"].left_out == 5
+    assert report.aggregates["return"].left_out == 0
+    assert not {"text", "thing", "7"} & set(report.aggregates)
+
+
+def test_a_list_of_tasks_may_hold_nan(tmp_path: Path) -> None:
+    """NaN equals nothing, and yet it is the same task when the evaluation goes on."""
+
+    class Fussy(ToySampler):
+        def next_task(self, goal: float = 0.0, **kwargs: Any) -> ToyTask | None:
+            return super().next_task(**kwargs)
+
+    for status in ("success", "skipped"):
+        report = evaluate(
+            push,
+            Fussy,
+            toy_args(CountingTask, 1),
+            tasks=[{"goal": float("nan")}, {"goal": math.inf}],
+            max_processes=0,
+            manifest_path=tmp_path / "run.json",
+        )
+        assert report.manifest is not None
+        assert [record.status for record in report.manifest.records] == [status] * 2
+
+
+def test_metrics_that_are_no_dict_are_kept() -> None:
+    class Terse(CountingTask):
+        def metrics(self) -> Any:
+            return [0.5]
+
+    report = evaluate(push, ToySampler, toy_args(Terse, 1), episodes=1, max_processes=0)
+    assert report.episodes[0].metrics["metrics"] == [0.5]
 
 
 def test_more_episodes_than_there_are_tasks() -> None:

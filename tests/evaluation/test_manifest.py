@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from datetime import datetime, timezone
+import math
+from datetime import datetime, timedelta, timezone
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,16 @@ import numpy as np
 import pytest
 
 from vectasks.errors import ManifestError
-from vectasks.evaluation import BatchJob, BatchManifest, BatchRunner, BatchRunRecord, RunStatus
+from vectasks.evaluation import (
+    BatchJob,
+    BatchManifest,
+    BatchRunner,
+    BatchRunRecord,
+    RunStatus,
+    read_jobs,
+)
 from vectasks.evaluation.journal import RunLog
-from vectasks.evaluation.records import plain
+from vectasks.evaluation.json_form import from_json, plain, to_json
 
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
 
@@ -85,6 +94,8 @@ def test_a_manifest_is_what_was_saved(path: Path) -> None:
 def test_provenance_is_what_json_can_hold() -> None:
     values = {
         "number": np.float32(0.5),
+        "long": np.longdouble(0.5),
+        "half": Fraction(1, 2),
         "array": np.arange(3),
         "path": Path("x"),
         "pair": (1, 2),
@@ -93,6 +104,8 @@ def test_provenance_is_what_json_can_hold() -> None:
     }
     assert record("a", provenance=values).provenance == {
         "number": 0.5,
+        "long": 0.5,
+        "half": 0.5,
         "array": [0, 1, 2],
         "path": "x",
         "pair": [1, 2],
@@ -102,6 +115,68 @@ def test_provenance_is_what_json_can_hold() -> None:
     with pytest.raises(ValueError, match="JSON cannot hold a object"):
         record("a", provenance={"thing": object()})
     assert plain([object()], otherwise=lambda value: "thing") == ["thing"]
+
+
+def test_the_json_is_standard_and_loses_nothing() -> None:
+    values = {
+        "numbers": [math.nan, math.inf, -math.inf, 0.1, -0.0, 2**70, True, None],
+        "texts": ["NaN", "\\NaN", "\\\\-Infinity", "Infinite", "nan", "", "ä\u2028\0", "\udc80"],
+        "\udc81": {"deep": [[math.nan]]},
+    }
+    data = to_json(values)
+    assert from_json(data) == values
+    told = json.loads(data, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert told["numbers"][:4] == ["NaN", "Infinity", "-Infinity", 0.1]
+    assert "ä" in data.decode("utf-8"), "people can read it"
+    assert repr(from_json(b"[NaN, -Infinity]")) == "[nan, -inf]", "as Python's json writes"
+    for damaged in (b"", b"{", b"\xff", b"\0" * 8, b"[" * 100_000):
+        with pytest.raises(ValueError, match=r".+"):
+            from_json(damaged)
+
+
+def test_records_that_say_motion(path: Path) -> None:
+    """So did those of others; the JSON says input."""
+    told = json.loads(record("a", provenance={"loss": None}).model_dump_json())
+    told["motion"] = told.pop("input")
+    lines = [{"record": told}]
+    manifest = BatchManifest.from_records(records=[], total=1, created_at=MOMENT)
+    written = {**manifest.model_dump(mode="json"), "success_count": 1, "records": [told]}
+    path.write_text(json.dumps(written))
+    for _ in range(2):
+        (loaded,) = BatchManifest.load(path).records
+        assert loaded.input == loaded.motion == Path("in")
+        assert loaded.provenance == {"loss": None}
+        path.write_text(json.dumps({**written, "records": []}))
+        journal_of(path).write_text(
+            json.dumps({"run": {**written, "started_at": written["updated_at"], "job_ids": ["a"]}})
+            + "\n"
+            + "".join(json.dumps(line) + "\n" for line in lines)
+        )
+    assert BatchRunRecord.model_validate({**told, "input": "other"}).motion == Path("other")
+    assert "motion" not in json.loads(loaded.model_dump_json())
+
+
+def test_durations() -> None:
+    later = MOMENT + timedelta(seconds=2.5)
+    made = record("a").model_copy(update={"finished_at": later})
+    assert made.duration_s == 2.5
+    manifest = BatchManifest.from_records(records=[made], total=1, created_at=MOMENT)
+    assert manifest.model_copy(update={"updated_at": later}).duration_s == 2.5
+
+
+def test_jobs_of_a_file_may_hold_what_they_like(tmp_path: Path) -> None:
+    job = {"id": "\udc80", "input": "a\u2028b", "output": "o", "provenance": {"x": math.nan}}
+    (tmp_path / "jobs.jsonl").write_text(
+        json.dumps(job) + "\n" + json.dumps({**job, "id": "b"}, ensure_ascii=False), "utf-8"
+    )
+    first, second = read_jobs(tmp_path / "jobs.jsonl")
+    assert (first.id, second.input, first.provenance) == (
+        "\udc80",
+        Path("a\u2028b"),
+        {"x": math.nan},
+    )
+    again = BatchJob.model_validate_json(second.model_dump_json())
+    assert math.isnan(again.provenance["x"])
 
 
 # -- files ------------------------------------------------------------------------------------

@@ -85,6 +85,18 @@ def test_aggregates_of_few_and_of_equal_values() -> None:
     assert same.mean_interval == same.iqm_interval == (2.0, 2.0)
 
 
+def test_aggregates_say_what_they_left_out() -> None:
+    told = aggregate(
+        [1.0, np.nan, np.float32("inf"), None, "two", np.int8(3), 10**400, np.array(2)]
+    )
+    assert (told.n, told.left_out) == (3, 5)
+    assert told[:-1] == aggregate([1.0, 3.0, 2.0])[:-1]
+    assert aggregate([1.0]).left_out == 0
+    nothing = aggregate([np.nan])
+    assert (nothing.n, nothing.left_out, nothing.iqm_interval) == (0, 1, (None, None))
+    assert np.isnan([nothing.mean, nothing.iqm, nothing.std, nothing.minimum]).all()
+
+
 # -- films ------------------------------------------------------------------------------------
 
 
@@ -243,6 +255,59 @@ def test_the_page_of_an_interrupted_run(tmp_path: Path) -> None:
             manifest_path=tmp_path / "run.json",
         )
     assert "1 not run yet" in page_of(tmp_path / "run.json").text
+
+
+def test_the_page_shows_what_is_no_finite_number(tmp_path: Path) -> None:
+    losses = {"a": np.nan, "b": 1.0, "c": np.inf, "d": 2.0}
+
+    def work(job: BatchJob) -> dict[str, Any]:
+        job.output.touch()
+        name = "$\\frac{$ loss"  # no formula
+        return {name: losses[job.name], "huge": 10**400, "text": "\udc80"}
+
+    jobs = [
+        BatchJob(id=f"{name}\udc80", name=name, input="in", output=tmp_path / name)
+        for name in losses
+    ]
+    for _ in range(2):  # the second run skips all, and tells the same
+        BatchRunner("inline").run(jobs, work, manifest_path=tmp_path / "run.json")
+        page = page_of(tmp_path / "run.json")
+        assert [kind for kind, _ in page.media] == ["image/svg+xml"]
+        row = page.words[page.words.index("$\\frac{$ loss") :][:4]
+        assert [word for word in row if word.strip()][:3] == ["$\\frac{$ loss", "2", "2"]
+        for word in ("left out", "NaN, infinite or no number", "nan", "inf", "a\\udc80"):
+            assert word in page.text, word
+
+
+@pytest.mark.parametrize(
+    ("values", "num_plots"),
+    [
+        ([1.0, 1.0000000000000002] * 5, 0),  # rounding errors are no spread
+        ([1e308, -1e308], 0),
+        ([1e308, 1.1e308, 1.7e308], 0),
+        ([-1e299, 1e299], 1),
+        ([0.0, 1e-310] * 5, 1),
+        ([*np.linspace(0, 1e-9, 30), 1e9], 1),
+    ],
+)
+def test_values_that_are_hard_to_plot(values: list[float], num_plots: int, tmp_path: Path) -> None:
+    def work(job: BatchJob) -> dict[str, Any]:
+        job.output.touch()
+        return {"score": values[int(job.id)]}
+
+    jobs = [{"id": n, "input": "in", "output": tmp_path / str(n)} for n in range(len(values))]
+    BatchRunner("inline").run(jobs, work, manifest_path=tmp_path / "run.json")
+    page = page_of(tmp_path / "run.json")
+    assert len(page.media) == num_plots
+    assert all(ElementTree.fromstring(data) is not None for _, data in page.media)
+
+
+def test_the_page_does_not_take_the_place_of_its_manifest(tmp_path: Path) -> None:
+    BatchRunner("inline").run([], print, manifest_path=tmp_path / "run.json")
+    before = (tmp_path / "run.json").read_bytes()
+    with pytest.raises(ValueError, match="take the place of its manifest"):
+        write_report(tmp_path / "run.json", tmp_path / "run.json")
+    assert (tmp_path / "run.json").read_bytes() == before
 
 
 def test_films_beyond_the_limit_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

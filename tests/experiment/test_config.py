@@ -135,6 +135,93 @@ def test_identifier_differs_for_any_value():
     assert len(identifiers) == len(changes) + 1, identifiers
 
 
+class Measured(np.ndarray):
+    pass
+
+
+def measured(values: Any, **attributes: Any) -> Measured:
+    array: Measured = np.array(values).view(Measured)
+    vars(array).update(attributes)
+    return array
+
+
+def test_identifier_differs_for_any_value_of_numpys():
+    pair, swapped = [("a", "<i4"), ("b", "<f4")], [("b", "<i4"), ("a", "<f4")]
+    values: list[Any] = [
+        np.zeros(2, [("a", "i4")]),
+        np.zeros(2, [("b", "i4")]),
+        np.zeros(2, [("a", "f4")]),
+        np.zeros(2, [("a", "i4", 1)]),
+        np.zeros(2, "V4"),
+        np.zeros(2, [("a", [("b", "i4")])]),
+        np.zeros(2, [("a", [("c", "i4")])]),
+        np.zeros(2, pair),
+        np.zeros(2, swapped),
+        np.zeros(1, pair),
+        np.array([(0, 1.0), (0, 0.0)], pair),
+        np.zeros((), pair)[()],
+        np.zeros((), swapped)[()],
+        np.zeros((), pair),
+        np.zeros(2, "M8[s]"),
+        np.zeros(2, "M8[ms]"),
+        np.zeros(2, "m8[s]"),
+        np.zeros(2, "i8"),
+        *(np.datetime64(5, "ns"), np.datetime64(5, "s"), np.datetime64("NaT", "s")),
+        *(np.timedelta64(5, "ns"), np.timedelta64(5, "s"), np.timedelta64(5, "Y"), 5),
+        *(np.longdouble(5), np.longdouble(5) + np.longdouble(2) ** -60, np.clongdouble(5), 5.0),
+        *(5 + 0j, complex(5, -0.0), complex(5, float("nan"))),
+        *(0.0, -0.0, np.array(0.0), np.array(-0.0)),
+        np.ma.array([1, 2], mask=[False, False]),
+        np.ma.array([1, 2], mask=[False, True]),
+        np.ma.array([1, 3], mask=[False, False]),
+        np.ma.array([1, 2], mask=[False, True], fill_value=7),
+        np.ma.masked,
+        np.array([[1, 2]]).view(np.matrix),
+        *(np.array([[1, 2]]), np.array([[1], [2]])),
+        *(
+            measured([1, 2]),
+            measured([1, 2], unit="m"),
+            measured([1, 2], unit="s"),
+            np.array([1, 2]),
+        ),
+    ]
+    forms = [everything(array=value).identifier for value in values]
+    alike = [
+        (values[i], values[forms.index(form)])
+        for i, form in enumerate(forms)
+        if forms.index(form) != i
+    ]
+    assert not alike
+    assert len(set(forms)) == len(forms)
+
+
+def test_identifier_ignores_how_an_array_lies_in_memory():
+    plain = np.array([(1, 2.0), (3, 4.0)], [("a", "i1"), ("b", "<f8")])
+    others = [
+        plain.astype(np.dtype([("a", "i1"), ("b", "<f8")], align=True)),
+        plain.astype([("a", "i1"), ("b", ">f8")]),
+        np.repeat(plain, 2)[::2],
+    ]
+    for other in others:
+        assert everything(array=other).identifier == everything(array=plain).identifier
+    hidden = [np.ma.array([1, under], mask=[False, True]) for under in (2, 3)]
+    one, other = (everything(array=array).identifier for array in hidden)
+    assert one == other
+
+
+def test_a_default_is_left_out_only_where_it_is_the_value():
+    class Grown(Config):
+        x: Param[Any] = field(default=1, ignore_default=True)
+
+    assert len({Grown(x=value).identifier for value in (1, True, 1.0, "1")}) == 4
+    assert Grown(x=1).identifier == Grown().identifier
+
+
+def test_a_time_is_no_number():
+    with pytest.raises(InvalidArgument, match="number"):
+        everything(number=np.timedelta64(3, "ns"))
+
+
 def test_a_part_of_another_class_is_another_value():
     class Other(Optimizer):
         pass
@@ -207,6 +294,8 @@ def test_a_class_of_a_script_has_the_name_that_it_has_imported(start_script, tmp
 def test_what_has_no_identity_is_named():
     with pytest.raises(InvalidArgument, match=r"Everything\.array\['f'\] is a function.*Meta"):
         _ = everything(array={"f": test_what_has_no_identity_is_named}).identifier
+    with pytest.raises(InvalidArgument, match=r"Everything\.array is a type"):
+        _ = everything(array=Optimizer).identifier
     with pytest.raises(InvalidArgument, match=r"Everything\.array is an array of objects"):
         _ = everything(array=np.array([object()])).identifier
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -9,6 +10,8 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
+import psutil
 import pytest
 from failing import failing
 from toy_jobs import (
@@ -25,6 +28,8 @@ from toy_jobs import (
     Hooked,
     HookedConfig,
     Index,
+    Keep,
+    Leaves,
     Nested,
     Read,
     Say,
@@ -251,6 +256,71 @@ def test_a_job_that_does_not_unwind_ends_all_the_same(workdir):
     assert task.job.status().state is JobState.FAILED
 
 
+# -- what execute() leaves running ------------------------------------------------------------
+
+
+def wait_for_end(pid):
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(pid).wait(30)
+
+
+@pytest.mark.parametrize(
+    ("what", "name"),
+    [("thread", "writer"), ("pool", "ThreadPoolExecutor"), ("process", "worker"), ("exit", None)],
+)
+def test_the_time_limit_holds_for_what_goes_on(workdir, tmp_path, what, name):
+    begun = tmp_path / "begun"
+    left = "" if name is None else rf"; execute\(\) had returned, but left these running: {name}"
+    with (
+        failing(f"timed out after 1 s{left}"),
+        experiment(workdir, "left", launcher=ImpatientLauncher()),
+    ):
+        job = Leaves(what=what, begun=begun).submit(timeout_s=1).job
+    status = job.status()
+    assert status.state is JobState.FAILED
+    assert status.ended_s - status.started_s >= 1
+    assert job.stdout.read_text() == "executed\n"
+    wait_for_end(int(begun.read_text()))
+
+
+@pytest.mark.parametrize("what", ["after", "pool", "process", "exit"])
+def test_a_job_is_done_when_what_goes_on_has_ended(workdir, meeting, what):
+    begun, go = meeting("begun"), meeting("go")
+    with experiment(workdir, "left"):
+        job = Leaves(what=what, begun=begun, go=go).submit(timeout_s=60).job
+        begun.read_text()
+        assert job.status().state is JobState.RUNNING
+        go.write_text("went on")
+    assert job.state is JobState.DONE
+    assert sorted(job.stdout.read_text().split("\n")) == ["", "executed", "went on"]
+
+
+def test_a_daemon_thread_is_not_awaited(workdir):
+    with experiment(workdir, "left"):
+        assert Leaves(what="daemon").submit().job.wait(60) is JobState.DONE
+
+
+def test_a_stopped_job_does_not_wait_for_its_threads(workdir, meeting):
+    begun = meeting("begun")
+    left = r"stopped by SIGTERM; execute\(\) had returned, but left these running: writer"
+    with failing(left), experiment(workdir, "left"):
+        job = Leaves(what="after", begun=begun).submit().job
+        os.kill(int(begun.read_text()), signal.SIGTERM)
+    assert job.state is JobState.CANCELLED
+
+
+@pytest.mark.parametrize("what", ["thread", "process"])
+def test_a_failed_job_does_not_wait_for_long(workdir, tmp_path, what):
+    begun = tmp_path / "begun"
+    with (
+        failing("RuntimeError: but left something"),
+        experiment(workdir, "left", launcher=ImpatientLauncher()),
+    ):
+        job = Leaves(what=what, begun=begun, fails=True).submit().job
+    assert job.status().state is JobState.FAILED
+    wait_for_end(int(begun.read_text()))
+
+
 def test_a_task_may_exit(workdir):
     with failing("SystemExit: 3"), experiment(workdir, "exits"):
         fine, wrong = Exits(code=0).submit(), Exits(code=3).submit()
@@ -328,13 +398,67 @@ def test_a_job_submits_nothing(workdir):
         Nested().submit()
 
 
-@pytest.mark.parametrize("options", [{"timeout_s": 0}, {"timeout_s": -1}, {"max_retries": -1}])
+def test_values_of_numpys_are_written_down_and_travel(workdir):
+    times, numbers = np.zeros(2, "M8[s]"), np.array([1 + 2j])
+    scalars = [np.datetime64(5, "ns"), np.timedelta64(5, "D"), np.longdouble(5), 1j]
+    values = [times, numbers, *scalars, np.zeros(2, [("a", "i4")]), np.array([b"a"])]
+    with experiment(workdir, "values"):
+        task = Keep(values=values).submit()
+    assert task.job.stdout.read_text() == task.identifier + "\n"
+    params = json.loads((task.job.path / "params.json").read_text())
+    assert params["parameters"]["values"][2:4] == ["1970-01-01T00:00:00.000000005", "5 days"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"timeout_s": value} for value in (0, -1, float("nan"), True, "5")),
+        *({"max_retries": value} for value in (-1, 1.0, True, "1")),
+    ],
+)
 def test_submit_refuses_nonsense(workdir, options):
     with experiment(workdir, "nonsense", dry_run=True), pytest.raises(InvalidArgument):
         Say(word="x").submit(**options)
 
 
+def test_numpys_numbers_are_numbers(workdir):
+    launcher = LocalLauncher(np.int64(2), grace_s=np.float32(2))
+    with experiment(workdir, "numbers", launcher=launcher, max_jobs=np.int8(1)) as xp:
+        options = {"timeout_s": np.float64(60), "max_retries": np.uint8(1)}
+        job = Say(word="hello").submit(**options).job
+        forever = Say(word="on").submit(timeout_s=float("inf")).job
+        assert job.wait(np.float32(60)) is JobState.DONE
+        assert forever.wait(float("inf")) is JobState.DONE
+        xp.wait(np.int64(60))
+    for name in ("max_jobs", "grace_s"):
+        with pytest.raises(InvalidArgument, match=f"{name} must be"):
+            LocalLauncher(**{name: -1})
+
+
 # -- waiting ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["job", "experiment"])
+def test_a_wait_that_the_caller_breaks_off_raises_what_the_caller_does(workdir, meeting, what):
+    begun, go = meeting("begun"), meeting("go")
+
+    def on_alarm(signum, frame):
+        raise TimeoutError("the caller's")
+
+    previous = signal.signal(signal.SIGALRM, on_alarm)
+    try:
+        with experiment(workdir, "alarm") as xp:
+            job = Held(begun=begun, go=go).submit().job
+            begun.read_text()
+            wait = job.wait if what == "job" else xp.wait
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            with pytest.raises(TimeoutError, match="the caller's") as caught:
+                wait()
+            assert not isinstance(caught.value, WaitTimeout)
+            go.write_text("go")
+    finally:
+        signal.signal(signal.SIGALRM, previous)
+    assert job.state is JobState.DONE
 
 
 def test_a_job_is_awaited(workdir, meeting):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 from failing import failing
-from toy_jobs import Held, SwallowsStop, Table, UseTable, count
+from toy_jobs import Circle, Held, MoreNumbers, Numbers, SwallowsStop, Table, UseTable, count
 
 from vectasks import InvalidArgument
 from vectasks.experiment import Job, JobState, LocalLauncher, cache, experiment
@@ -210,7 +212,7 @@ def test_the_second_call_hits(tmp_path, workdir_experiment):
     table = Table(name="x", made=tmp_path / "made")
     with workdir_experiment():
         assert table.text() == table.text() == "table of x"
-        assert Table(name="x", made=tmp_path / "made").text(suffix="!") == "table of x!"
+        assert Table(name="x", made=tmp_path / "made").text() == "table of x"
         assert count(tmp_path / "made") == 1
         assert Table(name="y", made=tmp_path / "made").text() == "table of y"
     with workdir_experiment():
@@ -233,7 +235,7 @@ def test_of_two_processes_at_once_one_makes_it(tmp_path, workdir_experiment, mee
             path.read_text()
         for path in go:
             path.write_text("go")
-    assert [task.job.stdout.read_text() for task in tasks] == ["table of x!\n"] * 2
+    assert [task.job.stdout.read_text() for task in tasks] == ["table of x\n"] * 2
     assert count(tmp_path / "made") == 1
 
 
@@ -247,6 +249,58 @@ def test_what_was_left_half_made_is_made_again(tmp_path, workdir_experiment):
             table.text()
         (tmp_path / "full").unlink()
         assert table.text() == "table of x"
+
+
+def test_arguments_belong_to_the_key(tmp_path, workdir_experiment):
+    numbers = Numbers(made=tmp_path / "made")
+    with workdir_experiment():
+        assert numbers.scaled(10) == numbers.scaled(by=10) == numbers.scaled(10, shift=0)
+        assert numbers.scaled(by=100) == "100 () 0 []"
+        assert numbers.scaled(10, 2) == "10 (2,) 0 []"
+        assert numbers.scaled(a=1, b=2) == numbers.scaled(1, b=2, a=1)
+        assert numbers.scaled() == numbers.scaled(1) == numbers.scaled(by=np.int64(1))
+        assert numbers.scaled(1.0) == "1.0 () 0 []"
+        assert count(tmp_path / "made") == 6
+        with pytest.raises(TypeError, match="missing"):
+            numbers.factorial()
+        with pytest.raises(InvalidArgument, match=r"Numbers\.scaled: by is a object"):
+            numbers.scaled(object())
+    with workdir_experiment():
+        assert numbers.scaled(by=100) == "100 () 0 []"
+    assert count(tmp_path / "made") == 6
+
+
+def test_cached_methods_call_each_other_and_themselves(tmp_path, workdir_experiment):
+    numbers, more = Numbers(made=tmp_path / "made"), MoreNumbers(made=tmp_path / "made")
+    with workdir_experiment():
+        for _ in range(2):
+            assert more.sums() == "more than sums of 2 () 0 []"
+            assert numbers.sums() == "sums of 2 () 0 []"
+            assert numbers.factorial(5) == "120"
+            assert numbers.whole() == "in the making"
+            assert numbers.size == "size"
+            made = count(tmp_path / "made")
+    assert count(tmp_path / "made") == made
+
+
+def test_who_would_wait_for_each_other_does_not(tmp_path, workdir_experiment):
+    circle = Circle(made=tmp_path / "made")
+    with workdir_experiment(), ThreadPoolExecutor(2) as pool:
+        futures = [pool.submit(method) for method in (circle.one, circle.other)]
+        one, other = (future.result(60) for future in futures)
+        assert one.startswith("one")
+        assert other.startswith("other")
+        assert circle.one() == one
+        assert circle.other() == other
+    assert not list((tmp_path / "work").glob("**/*.waits"))
+
+
+def test_many_threads_at_once_make_it_once(tmp_path, workdir_experiment):
+    numbers = Numbers(made=tmp_path / "made")
+    with workdir_experiment(), ThreadPoolExecutor(8) as pool:
+        values = set(pool.map(lambda i: numbers.sums() if i % 2 else numbers.scaled(2), range(32)))
+    assert values == {"sums of 2 () 0 []", "2 () 0 []"}
+    assert count(tmp_path / "made") == 2
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "..", "/a"])

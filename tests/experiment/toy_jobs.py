@@ -5,12 +5,15 @@ A named pipe is a meeting: whoever opens one end waits for the other.
 
 from __future__ import annotations
 
+import atexit
 import json
+import multiprocessing
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from vectasks.experiment import (
     Config,
@@ -40,6 +43,15 @@ class Say(Task):
 
     def execute(self) -> None:
         print(self.word.upper())
+
+
+class Keep(Task):
+    """Says who it is, once it was read from its folder."""
+
+    values: Param[list[Any]]
+
+    def execute(self) -> None:
+        print(Keep(values=self.values).identifier)
 
 
 class Concat(Task):
@@ -122,6 +134,43 @@ class Stubborn(Task):
                 threading.Event().wait()
             except SystemExit:
                 print("no", flush=True)
+
+
+class Leaves(Task):
+    """Returns, or raises, while something that Python waits for goes on."""
+
+    what: Param[str]
+    begun: Meta[Path | None] = None
+    go: Meta[Path | None] = None
+    fails: Param[bool] = False
+
+    def execute(self) -> None:
+        self.ready, self.has_begun = os.pipe()
+        if self.what == "process":
+            context = multiprocessing.get_context("fork")
+            context.Process(target=self.go_on, name="worker").start()
+        elif self.what == "exit":
+            atexit.register(self.go_on)
+        elif self.what == "pool":
+            ThreadPoolExecutor(1).submit(self.go_on)
+        else:
+            threading.Thread(target=self.go_on, name="writer", daemon=self.what == "daemon").start()
+        if self.what not in ("exit", "after"):
+            os.read(self.ready, 1)
+        print("executed", flush=True)
+        if self.fails:
+            raise RuntimeError("but left something")
+
+    def go_on(self) -> None:
+        if self.what == "after":  # execute() has returned
+            threading.main_thread().join()
+        if self.begun is not None:
+            self.begun.write_text(str(os.getpid()))
+        os.write(self.has_begun, b".")
+        if self.go is not None:
+            print(self.go.read_text(), flush=True)
+        else:
+            threading.Event().wait()
 
 
 class Exits(Task):
@@ -278,14 +327,14 @@ class Table(Config):
     fails: Meta[Path | None] = None
 
     @cache("table.txt")
-    def text(self, path: Path, suffix: str = "") -> str:
+    def text(self, path: Path) -> str:
         if not path.exists():
             path.write_text("half")
             if self.fails is not None and self.fails.exists():
                 raise OSError("no space left")
             write_down(self.made)
             path.write_text(f"table of {self.name}")
-        return path.read_text() + suffix
+        return path.read_text()
 
 
 class UseTable(Task):
@@ -297,7 +346,73 @@ class UseTable(Task):
     def execute(self) -> None:
         self.begun.write_text("begun")
         self.go.read_text()
-        print(self.table.text(suffix="!"))
+        print(self.table.text())
+
+
+class Numbers(Config):
+    """Caches by arguments; writes down what it computes."""
+
+    made: Meta[Path]
+
+    def _kept(self, path: Path, what: str) -> str:
+        if not path.exists():
+            write_down(self.made, what)
+            path.write_text(what)
+        return path.read_text()
+
+    @cache("numbers.txt")
+    def scaled(self, path: Path, by: Any = 1, *more: Any, shift: Any = 0, **rest: Any) -> str:
+        return self._kept(path, f"{by} {more} {shift} {sorted(rest.items())}")
+
+    @cache("numbers.txt")
+    def sums(self, path: Path) -> str:
+        return self._kept(path, f"sums of {self.scaled(2)}")
+
+    @cache("numbers.txt")
+    def factorial(self, path: Path, n: int) -> str:
+        return self._kept(path, str(n * int(self.factorial(n - 1)) if n else 1))
+
+    @cache("whole.txt")
+    def whole(self, path: Path) -> str:
+        if path.exists():
+            return path.read_text()
+        path.write_text("in the making")
+        return self._kept(path, self.whole())
+
+    @property
+    @cache("numbers.txt")
+    def size(self, path: Path) -> str:
+        return self._kept(path, "size")
+
+
+class MoreNumbers(Numbers):
+    @cache("numbers.txt")
+    def sums(self, path: Path) -> str:
+        return self._kept(path, f"more than {super().sums()}")
+
+
+class Circle(Config):
+    """Two methods that call each other; the first calls of both are made at once."""
+
+    made: Meta[Path]
+    both: ClassVar[threading.Barrier] = threading.Barrier(2)
+
+    def _kept(self, path: Path, what: str, ask: Any) -> str:
+        if not path.exists():
+            path.write_text(what)
+            if count(self.made) < 2:
+                write_down(self.made)
+                self.both.wait(30)
+            path.write_text(what + ask())
+        return path.read_text()
+
+    @cache("one.txt")
+    def one(self, path: Path) -> str:
+        return self._kept(path, "one", self.other)
+
+    @cache("other.txt")
+    def other(self, path: Path) -> str:
+        return self._kept(path, "other", self.one)
 
 
 class Nested(Task):

@@ -28,6 +28,13 @@ class Unbuildable:
         return refuse, ()
 
 
+class Late:
+    """Cannot be pickled, for a reason that looks like one of sockets."""
+
+    def __reduce__(self) -> Any:
+        raise TimeoutError("too late for that")
+
+
 def refuse() -> None:
     raise ValueError("not here")
 
@@ -59,7 +66,7 @@ class Thing:
         raise Unpicklable("odd", "one")
 
     def give(self, what: str) -> Any:
-        return {"lock": threading.Lock, "unbuildable": Unbuildable}[what]()
+        return {"lock": threading.Lock, "late": Late, "unbuildable": Unbuildable}[what]()
 
     def die(self, how: str) -> None:
         if how == "exit":

@@ -320,18 +320,18 @@ def test_too_few_descriptors_are_told_before_anything_is_started(method: str) ->
 def test_a_start_that_fails_half_way_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    import multiprocessing.context as context
+    from multiprocessing.popen_fork import Popen
 
-    launch = context.ForkProcess._Popen
+    launch = Popen._launch
     started = []
 
-    def launch_two(process: Any) -> Any:
+    def launch_two(popen: Any, process: Any) -> None:
         if len(started) == 2:
             raise BlockingIOError(11, "Resource temporarily unavailable")
         started.append(process)
-        return launch(process)
+        launch(popen, process)
 
-    monkeypatch.setattr(context.ForkProcess, "_Popen", staticmethod(launch_two))
+    monkeypatch.setattr(Popen, "_launch", launch_two)
     with pytest.raises(ResourceLimit, match=r"Worker 2 of 4 could not be started.*unavailable"):
         vector(count=4, multiprocessing_start_method="fork", marks=str(tmp_path))
     assert len(started) == 2

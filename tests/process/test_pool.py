@@ -65,7 +65,7 @@ def test_what_cannot_be_sent_is_refused_at_the_call(processes: WorkerPool) -> No
     assert processes.submit_at(0, "note", 1).result(PATIENCE_S) == [1]
 
 
-@pytest.mark.parametrize("what", ["lock", "unbuildable"])
+@pytest.mark.parametrize("what", ["lock", "late", "unbuildable"])
 def test_what_cannot_come_back_fails_its_own_call_only(processes: WorkerPool, what: str) -> None:
     futures = [processes.submit_at(0, *call) for call in (("give", what), ("note", 1))]
     assert isinstance(error_of(futures[0]), CallError)
@@ -238,7 +238,10 @@ def test_a_constructor_that_cannot_be_built_there(make: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"num_workers": 0}, "num_workers must be at least 1, got 0"),
+        ({"num_workers": 0}, "num_workers must be an integer of at least 1, got 0"),
+        ({"num_workers": 1.5}, "num_workers must be an integer of at least 1, got 1.5"),
+        ({"start_timeout_s": "5"}, "start_timeout_s must be a number"),
+        ({"close_grace_s": -1}, "close_grace_s must be a number"),
         ({"kind": "thread"}, "kind='thread' is unknown"),
         ({"make_object": 3}, "make_object must be callable, got 3"),
         ({"resources": {"num_cpus": 2}}, "resources are for kind='ray'"),

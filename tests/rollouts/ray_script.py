@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,61 @@ def the_scheduler(folder: str, cluster: Cluster, second: Any) -> None:
     asyncio.run(main())
 
 
+def actors_run_on_no_cpu_of_their_own(folder: str, cluster: Cluster, second: Any) -> None:
+    with WorkerPool(list, 10, kind="ray") as pool:  # on two nodes of four
+        for worker in range(10):
+            assert pool.submit_at(worker, "append", 1).result(PATIENCE_S) is None
+
+
+def what_has_no_place_is_told_within_seconds(folder: str, cluster: Cluster, second: Any) -> None:
+    async def main() -> None:
+        scheduler = Scheduler(
+            lambda: Thing(folder), 3, backend="ray", resources={"num_cpus": 4}, close_grace_s=1.0
+        )
+        began = time.monotonic()
+        starting = asyncio.create_task(scheduler.start())
+        while not caught and time.monotonic() - began < 10:
+            await asyncio.sleep(0.01)
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        await scheduler.stop()
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        asyncio.run(main())
+    (told,) = [str(each.message) for each in caught]
+    assert told.startswith("1 of 3 Ray actors have not started after 8 s. Each asks for"), told
+    assert "{'num_cpus': 4}" in told, told
+    assert "CPU 0 of 8" in told, told
+
+
+def rebuilding_a_task_has_its_own_limit(folder: str, cluster: Cluster, second: Any) -> None:
+    async def main() -> None:
+        async with Scheduler(
+            lambda: Thing(folder), 1, backend="ray", max_timeout=1.0, max_retry_times=0
+        ) as scheduler:
+            scheduler.schedule([RebuiltSlowly(), RebuiltSlowly()], 0)
+            statuses, _ = await scheduler.get_results(0)
+            assert num_ok(statuses) == 2, statuses
+            scheduler.schedule([("hang",)], 1)
+            (status,), _ = await scheduler.get_results(1)
+            assert "no answer within 1 s" in status.message, status
+
+    asyncio.run(main())
+
+
+class RebuiltSlowly:
+    """A task that takes longer to be rebuilt than it may take to run."""
+
+    def __reduce__(self) -> Any:
+        return rebuild, ()
+
+
+def rebuild() -> Any:
+    time.sleep(1.5)
+    return ("a",)
+
+
 def rollouts_of_local_vectors(folder: str, cluster: Cluster, second: Any) -> None:
     def act(observation: Any) -> dict[str, Any]:
         return {"action": observation[:, 2] % 4, "value": observation[:, 2]}
@@ -208,6 +264,9 @@ SCENARIOS = [
     a_pool_of_actors,
     what_cannot_be,
     the_scheduler,
+    actors_run_on_no_cpu_of_their_own,
+    what_has_no_place_is_told_within_seconds,
+    rebuilding_a_task_has_its_own_limit,
     rollouts_of_local_vectors,
     a_node_is_lost,
 ]

@@ -14,6 +14,9 @@ SCENARIOS = [
     "a_pool_of_actors",
     "what_cannot_be",
     "the_scheduler",
+    "actors_run_on_no_cpu_of_their_own",
+    "what_has_no_place_is_told_within_seconds",
+    "rebuilding_a_task_has_its_own_limit",
     "rollouts_of_local_vectors",
     "a_node_is_lost",
 ]

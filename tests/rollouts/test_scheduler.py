@@ -234,8 +234,8 @@ def test_a_run_gives_one_experience_or_a_list_or_none(run: Any) -> None:
 
 
 def test_sort_batch_id() -> None:
-    ids = ["b", 10, "3/eval", 4, "a", 3, "10/x", -1, "3/a"]
-    assert sorted(ids, key=sort_batch_id) == [-1, 3, "3/a", "3/eval", 4, 10, "10/x", "a", "b"]
+    ids = ["b", 10, "3/eval", 4, "a", 3, "10/x", -1, "3-a", "4"]
+    assert sorted(ids, key=sort_batch_id) == [-1, 3, "3-a", "3/eval", 4, "4", 10, "10/x", "a", "b"]
 
 
 def test_batches_have_priorities_and_tasks_are_first_in_first_out(

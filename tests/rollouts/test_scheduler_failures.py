@@ -22,6 +22,7 @@ from vectasks.rollouts.scheduler import (
     Scheduler,
     TaskWrapper,
 )
+from vectasks.workers.futures import CallFuture
 
 # -- time -----------------------------------------------------------------------------------------
 
@@ -67,6 +68,85 @@ def test_no_time_returns_at_once_and_clears_nothing(run: Any, tmp_path: Path) ->
         assert await scheduler.get_results(0, timeout=0) == ([], [])
 
     run(main)
+
+
+@pytest.mark.parametrize("waits_for_all", [True, False])
+def test_without_a_timeout_everything_is_waited_for(
+    run_in_processes: Any, waits_for_all: bool
+) -> None:
+    async def main(scheduler: Scheduler) -> None:
+        scheduler.schedule([("once", "hang"), "a", "b"], 0)  # longer than one attempt may take
+        if waits_for_all:
+            await scheduler.wait_all()
+        statuses, _ = await scheduler.get_results(0)
+        assert num_ok(statuses) == 3
+        assert scheduler.stats()["cleared"] == 0
+
+    run_in_processes(main, 1, max_timeout=HUNG_S)
+
+
+def test_a_task_that_is_rebuilt_slowly_is_not_late(run_in_processes: Any, tmp_path: Path) -> None:
+    async def main(scheduler: Scheduler) -> None:
+        scheduler.schedule([RebuiltSlowly(tmp_path), "a"], 0)
+        await log_has(tmp_path, "rebuilding")
+        await asyncio.sleep(2 * HUNG_S)
+        (tmp_path / "rebuilt").touch()
+        statuses, _ = await scheduler.get_results(0)
+        assert num_ok(statuses) == 2
+        stats = scheduler.stats()
+        assert (stats["retries"], stats["restarts"]) == (0, 0)
+        scheduler.schedule([RebuiltSlowly(tmp_path, "hang")], 1)  # which counts from when it runs
+        (status,), _ = await scheduler.get_results(1)
+        assert f"no answer within {HUNG_S:g} s" in status.message
+
+    run_in_processes(main, 1, max_timeout=HUNG_S, max_retry_times=0)
+
+
+class RebuiltSlowly:
+    """A task that is rebuilt when a file is there, as one that imports a heavy module."""
+
+    def __init__(self, folder: Path, task: str = "a") -> None:
+        self.folder = folder
+        self.task = task
+
+    def __reduce__(self) -> Any:
+        return rebuild, (self.folder, self.task)
+
+
+def rebuild(folder: Path, task: str) -> str:
+    runner = Runner(folder)
+    runner.tell("rebuilding")
+    runner.wait_for("rebuilt")
+    return task
+
+
+class Pool:
+    """Stands in for a pool whose worker answers at once, but never begins a task."""
+
+    def submit_at(self, worker: int, method: str, *args: Any) -> CallFuture:
+        future = CallFuture()
+        if method == "ready":
+            future.set_result(None)
+        return future
+
+    def is_alive(self, worker: int) -> bool:
+        return True
+
+    def describe(self, worker: int) -> str:
+        return "it imports"
+
+
+def test_what_is_never_rebuilt_is_late_after_start_timeout_s() -> None:
+    async def main() -> None:
+        pool: Any = Pool()
+        wrapper = RunnerWrapper(0, list, max_timeout=0.01, start_timeout_s=0.1, pool=pool)
+        status, _ = await wrapper.run_once(TaskWrapper("a", 0))
+        assert "had not been rebuilt" in status.message
+        assert "0.1 s (start_timeout_s)" in status.message
+        assert "it imports" in status.message
+        assert not wrapper.is_alive
+
+    asyncio.run(main())
 
 
 def test_wait_all_pops_nothing(run: Any) -> None:

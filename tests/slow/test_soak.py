@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import multiprocessing.forkserver
 import multiprocessing.resource_tracker
 import os
 import random
@@ -26,6 +25,7 @@ from vectasks import (
 from vectasks.journal import MAX_BYTES
 from vectasks.testing import assert_identical, toy_args
 from vectasks.testing.toys import RandomWalk, ReusingTask, ToySampler, ToyTask
+from vectasks.workers.forkserver import server
 
 pytestmark = pytest.mark.slow
 
@@ -45,10 +45,9 @@ class Footprint(NamedTuple):
     def now(cls) -> Footprint:
         gc.collect()
         own = psutil.Process()
-        server = multiprocessing.forkserver._forkserver._forkserver_pid
-        tracker = multiprocessing.resource_tracker._resource_tracker._pid
+        apart = (server._forkserver_pid, multiprocessing.resource_tracker._resource_tracker._pid)
         children = own.children(recursive=True)
-        workers = [child for child in children if child.pid not in (server, tracker)]
+        workers = [child for child in children if child.pid not in apart]
         return cls(
             own.memory_info().rss,
             sum(worker.memory_info().rss for worker in workers),

@@ -16,6 +16,7 @@ PACKAGE = Path(vectasks.__file__).parent
 # From the bottom up; a module belongs to the first layer that names it or a package it is in.
 # The package itself ("vectasks", its public names) stands above the vector, all the rest above it.
 LAYERS = [
+    ["pickling", "step_values"],
     ["_version", "batch", "errors", "messages", "task"],
     [
         "arguments",
@@ -23,11 +24,17 @@ LAYERS = [
         "extras",
         "guard",
         "spaces",
+    ],
+    [
+        "causes",
+        "files",
+        "host",
+        "ledger",
+        "restarts",
         "rendering.tiles",
         "rendering.captions",
         "rendering.window",
     ],
-    ["causes", "files", "host", "ledger", "restarts"],
     ["workers", "rendering"],
     ["recording"],
     ["journal"],

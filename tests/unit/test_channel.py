@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from vectasks.testing import assert_identical
-from vectasks.workers.channel import Channel, channel_pair
+from vectasks.workers.channel import Channel, Unreadable, channel_pair
 
 LARGE = 4_000_000  # more than a socket holds
 PATIENCE_S = 20.0
@@ -71,6 +71,21 @@ def test_a_message_comes_as_it_was_sent(message: Any, ends: tuple[Channel, Chann
     here.send(message)
     assert_identical(arrived(there, here), message)
     assert there.receive() is None
+
+
+@pytest.mark.parametrize("num_items", [3, 10_000])
+@pytest.mark.parametrize("format", ["d", "q", "n", "P", "c", "?"])
+def test_a_memoryview_stays_one(ends: tuple[Channel, Channel], format: Any, num_items: int) -> None:
+    memory = bytearray(b"\0\1\1\0\1\0\0\1" * num_items)
+    view = memoryview(memory).cast(format)
+    for sent in (view, view.toreadonly(), view[::2], memoryview(memory[:8]).cast("d", ())):
+        here, there = ends
+        here.send([sent])
+        (received,) = arrived(there, here)
+        assert isinstance(received, memoryview)
+        for what in ("format", "shape", "readonly"):
+            assert getattr(received, what) == getattr(sent, what), what
+        assert received.tobytes() == sent.tobytes()
 
 
 def test_messages_keep_their_order(ends: tuple[Channel, Channel]) -> None:
@@ -196,7 +211,7 @@ def test_a_message_that_was_cut_off_never_arrives(missing: int) -> None:
     raw, there = socket.socketpair()
     channel = Channel(there)
     with raw:
-        raw.send(wire("whole") + wire(np.arange(300))[: -missing - 12])  # a ring has 12 bytes
+        raw.send(wire("whole") + wire(np.arange(300))[: -missing - 16])  # a ring has 16 bytes
     assert channel.receive() == "whole"
     for _ in range(2):
         with pytest.raises(EOFError):
@@ -284,10 +299,23 @@ def test_what_cannot_be_built_here_costs_its_own_message_only(
     for message in ("before", Unbuildable("a", "b"), "after"):
         here.send(message)
     assert there.receive() == "before"
-    with pytest.raises(Exception, match="two"):
-        there.receive()
+    unreadable = there.receive()
+    assert isinstance(unreadable, Unreadable)
+    assert "two" in str(unreadable.error)
+    assert unreadable.envelope is None
     assert there.receive() == "after"
     assert there.receive() is None
+
+
+@pytest.mark.parametrize("buffer", [b"", np.zeros(LARGE, np.uint8)], ids=["small", "large"])
+def test_an_envelope_tells_whom_an_unreadable_message_is_for(
+    buffer: Any, ends: tuple[Channel, Channel]
+) -> None:
+    here, there = ends
+    for message in (Unbuildable("a", "b"), "readable"):
+        here.post(Channel.pack([buffer, message], envelope=[(1, 2)]))
+    assert arrived(there, here).envelope == [(1, 2)]
+    assert arrived(there, here)[1] == "readable"
 
 
 # -- rings -----------------------------------------------------------------------------------------
@@ -343,9 +371,9 @@ def test_many_rings_that_nobody_hears(ends: tuple[Channel, Channel]) -> None:
 def test_a_header_is_what_the_docstring_draws() -> None:
     array = np.arange(20_000, dtype=np.uint8)
     data = wire([array])
-    num_buffers, body_size, buffer_size = struct.unpack_from("<IQQ", data)
-    assert (num_buffers, buffer_size) == (1, 20_000)
-    body, buffer = data[20 : 20 + body_size], data[20 + body_size : 20 + body_size + buffer_size]
+    num_buffers, label_size, body_size, buffer_size = struct.unpack_from("<IIQQ", data)
+    assert (num_buffers, label_size, buffer_size) == (1, 0, 20_000)
+    body, buffer = data[24 : 24 + body_size], data[24 + body_size : 24 + body_size + buffer_size]
     assert_identical(pickle.loads(body, buffers=[buffer]), [array])
 
 

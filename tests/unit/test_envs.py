@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from gymnasium.wrappers import FrameStackObservation, TimeLimit
 
-from vectasks import MissingExtra
+from vectasks import InvalidArgument, MissingExtra
 from vectasks.envs import GymnasiumTask, GymnasiumTaskSampler
 from vectasks.envs.gymnasium import can_give_images, find_spec
 
@@ -266,6 +266,53 @@ def test_an_environment_without_images_says_how_to_make_it() -> None:
     assert text is not None
     with pytest.raises(RuntimeError, match="its render_mode is 'ansi'"):
         text.render()
+
+
+class DrawnEnv(CountdownEnv):
+    """Draws whatever it is told to."""
+
+    render_mode = "rgb_array"
+    drawn: Any = None
+
+    def render(self) -> Any:
+        return self.drawn
+
+
+@pytest.mark.parametrize(
+    "drawn",
+    [
+        np.full((2, 3, 3), 1.0),
+        np.full((2, 3, 3), True),
+        np.full((2, 3, 3), 255),
+        [np.zeros((2, 3, 3), np.uint8), np.full((2, 3, 3), 255, np.uint8)],
+        np.full((2, 3, 3), 255).tolist(),
+    ],
+)
+def test_images_of_other_types_are_made_uint8(drawn: Any) -> None:
+    env = DrawnEnv()
+    env.drawn = drawn
+    task = GymnasiumTaskSampler(env).next_task()
+    assert task is not None
+    assert task.render().dtype == np.uint8
+    np.testing.assert_array_equal(task.render(), np.full((2, 3, 3), 255))
+
+
+@pytest.mark.parametrize(
+    ("drawn", "told"),
+    [
+        (None, "gave is None"),
+        (np.full((2, 3, 3), 300), "gave is int64 .* with values from 300 to 300"),
+        (np.full((2, 3, 3), -0.5), "gave is float64 .* with values from -0.5 to -0.5"),
+        (np.zeros((2, 3, 7), np.uint8), r"gave is uint8 with shape \[2, 3, 7\]"),
+    ],
+)
+def test_what_is_no_image_is_told(drawn: Any, told: str) -> None:
+    env = DrawnEnv()
+    env.drawn = drawn
+    task = GymnasiumTaskSampler(env).next_task()
+    assert task is not None
+    with pytest.raises(InvalidArgument, match=told):
+        task.render()
 
 
 def test_an_id_without_images_is_made_without_a_render_mode() -> None:

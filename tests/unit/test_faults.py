@@ -232,7 +232,7 @@ def test_waiting_for_a_fault_has_an_end() -> None:
     ("change", "message"),
     [
         (forget_observation, "None as observation"),
-        (spoil_reward, "could not convert string to float"),
+        (spoil_reward, "reward must be a real number"),
         (spoil_info, "cannot be sent|pickle"),
     ],
 )
@@ -280,7 +280,7 @@ def test_the_twin_does_not_end_your_process(action: Any) -> None:
 
 @pytest.mark.parametrize("options", [{"call": 0}, {"times": 0}])
 def test_counts_begin_with_one(options: Any) -> None:
-    with pytest.raises(ValueError, match="count from 1"):
+    with pytest.raises(ValueError, match="must be an integer of at least 1, got 0"):
         Fault(fail(), **options)
 
 
@@ -289,10 +289,11 @@ def test_an_action_that_was_not_made() -> None:
         Fault("kill")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("sampler", [-1, 2])
-def test_a_sampler_that_does_not_exist(sampler: int) -> None:
-    with pytest.raises(ValueError, match=f"no sampler {sampler}"):
-        with_faults(ToySampler, [{}, {}], [Fault(fail(), sampler=sampler)])
+def test_a_sampler_that_does_not_exist() -> None:
+    with pytest.raises(ValueError, match="no sampler 2"):
+        with_faults(ToySampler, [{}, {}], [Fault(fail(), sampler=2)])
+    with pytest.raises(ValueError, match="sampler must be an integer of at least 0, got -1"):
+        Fault(fail(), sampler=-1)
 
 
 def test_a_method_that_does_not_exist() -> None:

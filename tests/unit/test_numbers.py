@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from vectasks._util.numbers import real_number, whole_number
+from vectasks._util.checks import real_number, whole_number
 from vectasks.errors import InvalidArgument
 
 

@@ -305,10 +305,10 @@ def test_minibatches_without_a_copy_are_in_the_same_arrays(tasks, device):
 def test_minibatches_of_no_possible_size(tasks, size):
     buffer = RolloutBuffer(tasks, HORIZON)
     collect(tasks, act, buffer)
-    with pytest.raises(InvalidArgument, match="batch_size must be from 1 to 21"):
-        next(buffer.minibatches(size))
-    with pytest.raises(InvalidArgument, match="num_samplers must be from 1 to 3"):
-        next(buffer.sequences(size))
+    with pytest.raises(InvalidArgument, match="batch_size must be an integer from 1 to 21"):
+        buffer.minibatches(size)
+    with pytest.raises(InvalidArgument, match="num_samplers must be an integer from 1 to 3"):
+        buffer.sequences(size)
 
 
 # -- what it costs, and torch ----------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -88,18 +90,64 @@ def test_the_tile_is_owned():
 @pytest.mark.parametrize(
     ("image", "complaint"),
     [
-        (np.zeros((4, 4, 3)), "image 1 has dtype float64"),
-        (np.zeros((4, 4), bool), "image 1 has dtype bool"),
-        (np.zeros((3, 4, 5), np.uint8), r"image 1 has shape \[3, 4, 5\]"),
-        (np.zeros(4, np.uint8), r"image 1 has shape \[4\]"),
-        (np.zeros((0, 4, 3), np.uint8), r"image 1 has shape \[0, 4, 3\]"),
-        (np.zeros((1, 4, 4, 3), np.uint8), r"image 1 has shape \[1, 4, 4, 3\]"),
-        ("a picture", "image 1 has dtype <U9"),
+        (np.full((4, 4, 3), 1.5), r"image 1 is float64 \[4, 4, 3\] with values from 1.5 to 1.5"),
+        (np.array([[-0.5, 0.25]]), r"image 1 is float64 \[1, 2\] with values from -0.5 to 0.25"),
+        (np.array([[0.0, np.nan]]), "image 1 is float64 .* with values from nan to nan"),
+        (np.array([[0, 300]]), r"image 1 is int64 \[1, 2\] with values from 0 to 300"),
+        (np.array([[-1, 5]]), r"image 1 is int64 \[1, 2\] with values from -1 to 5"),
+        (np.zeros((3, 4, 5), np.uint8), r"image 1 is uint8 with shape \[3, 4, 5\]"),
+        (np.zeros(4, np.uint8), r"image 1 is uint8 with shape \[4\]"),
+        (np.zeros((0, 4, 3), np.uint8), r"image 1 is uint8 with shape \[0, 4, 3\]"),
+        (np.zeros((1, 4, 4, 3), np.uint8), r"image 1 is uint8 with shape \[1, 4, 4, 3\]"),
+        ([], r"image 1 is float64 with shape \[0\]"),
+        ([[1, 2], [3]], "image 1 cannot be made an array"),
+        ("a picture", "image 1 is a str of dtype <U9"),
+        ({"an": "image"}, "image 1 is a dict of dtype object"),
     ],
 )
 def test_what_is_no_image_is_named(image, complaint):
     with pytest.raises(InvalidArgument, match=complaint):
         tile_images([flat(2, 2, 0), image])
+
+
+GREY = np.array([[0, 51, 255]], np.uint8)
+RGB = np.arange(2 * 5 * 3, dtype=np.uint8).reshape(2, 5, 3) * 8
+
+
+@pytest.mark.parametrize(
+    ("image", "shown"),
+    [
+        (np.array([[0, 0.2, 1]]), GREY),
+        (np.array([[0, 0.2, 1]], np.float32), GREY),
+        (np.array([[0, 0.2, 1]], np.float16), GREY),
+        ([[0, 0.2, 1.0]], GREY),
+        (np.array([[False, True]]), GREY[:, [0, 2]]),
+        (GREY.astype(np.int64), GREY),
+        (GREY.tolist(), GREY),
+        (np.array([[0, 1]]), np.array([[0, 1]], np.uint8)),  # integers are as bright as they say
+        (RGB.astype(np.float64) / 255, RGB),
+        (RGB.tolist(), RGB),
+        (list(RGB), RGB),  # its rows
+        ([flat(2, 5, 7), RGB], RGB),  # as render_mode="rgb_array_list" gives them: the newest
+        ([flat(9, 9, 7), RGB], RGB),
+        ((flat(2, 5, 7), RGB / 255), RGB),
+        ([np.zeros((2, 5)), np.ones((2, 5))], flat(2, 5, 255)),
+    ],
+)
+def test_whose_meaning_is_plain_is_converted(image: Any, shown: Any) -> None:
+    rgb = shown if shown.ndim == 3 else shown[..., np.newaxis].repeat(3, axis=2)
+    assert as_rgb(image).dtype == np.uint8
+    np.testing.assert_array_equal(as_rgb(image), rgb)
+    np.testing.assert_array_equal(tile_images([image]), rgb)
+
+
+def test_an_image_that_is_none_is_named() -> None:
+    with pytest.raises(InvalidArgument, match="the image of sampler 3 is None"):
+        as_rgb(None, "the image of sampler 3")
+
+
+def test_what_is_an_image_already_is_not_copied() -> None:
+    assert as_rgb(RGB) is RGB
 
 
 @pytest.mark.parametrize("images", [[], [None, None]])
@@ -108,9 +156,12 @@ def test_no_image_at_all(images):
         tile_images(images)
 
 
-@pytest.mark.parametrize("dimmed", [[1], [-1], [0, 5]])
-def test_dimming_a_place_that_is_not_there(dimmed):
-    with pytest.raises(InvalidArgument, match="no such positions"):
+@pytest.mark.parametrize(
+    ("dimmed", "message"),
+    [([1], "no such positions"), ([-1], "got -1"), ([0, 5], "no such positions")],
+)
+def test_dimming_a_place_that_is_not_there(dimmed, message):
+    with pytest.raises(InvalidArgument, match=f"dimmed.*{message}"):
         tile_images([flat(2, 2, 0)], dimmed=dimmed)
 
 

@@ -376,10 +376,23 @@ except OSError as error:
 def test_what_is_no_image_is_told_by_its_sampler(tmp_path):
     tasks, path = FakeVector(), tmp_path / "x.mp4"
     image = tasks.image
-    tasks.image = lambda i: image(i) / 255 if tasks.counts[0][1] == 2 else image(i)
-    with pytest.raises(InvalidArgument, match="image of sampler 0 has dtype float64"):
+    tasks.image = lambda i: image(i) / 2 if tasks.counts[0][1] == 2 else image(i)
+    with pytest.raises(InvalidArgument, match="image of sampler 0 is float64"):
         record(tasks, path, num_steps=2)
     assert len(read(path)[0]) == 2
+
+
+def test_floats_and_lists_are_filmed_as_integers_are(tmp_path):
+    films = []
+    for number, convert in enumerate(
+        (np.array, lambda x: x / 255, np.ndarray.tolist, lambda x: [x])
+    ):
+        tasks = FakeVector()
+        image = tasks.image
+        tasks.image = lambda i, convert=convert, image=image: convert(image(i))
+        record(tasks, tmp_path / f"{number}.mp4", num_steps=2)
+        films.append((tmp_path / f"{number}.mp4").read_bytes())
+    assert films == films[:1] * 4
 
 
 # -- the real thing -------------------------------------------------------------------------------

@@ -111,6 +111,13 @@ def test_an_episode_that_is_skipped_ends_its_file(tmp_path, tasks):
     assert_colours(tmp_path / "x-sampler1-episode1.mp4", [(150, 0, 0), (150, 0, 60), (150, 0, 120)])
 
 
+@pytest.mark.parametrize("option", ["every_episodes", "columns", "fps"])
+def test_numbers_of_numpy(tmp_path, option):
+    for kind in (np.int64, np.uint8, *([np.float32] if option == "fps" else [])):
+        with VideoRecorder(FakeVector(), tmp_path / "x.mp4", **{option: kind(2)}) as recorder:
+            recorder.step([0, 0])
+
+
 @pytest.mark.parametrize("option", ["every_episodes", "columns"])
 @pytest.mark.parametrize("value", [0, -1, 1.5])
 def test_numbers_out_of_range(tmp_path, option, value):

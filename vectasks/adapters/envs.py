@@ -11,8 +11,11 @@ own from functions that make environments. Adapters step the ``vector`` itself, 
 
 from __future__ import annotations
 
+import difflib
+import inspect
+import multiprocessing
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import gymnasium
@@ -20,14 +23,16 @@ import numpy as np
 from gymnasium.vector.utils import concatenate, create_empty_array
 from numpy.typing import NDArray
 
-from vectasks.adapters.episodes import BEGUN, ENDED, Episodes
+from vectasks._util.checks import is_whole_number, whole_number
+from vectasks.adapters.episodes import BEGUN, ENDED, Episodes, OpenBox
 from vectasks.batch import StepBatch
 from vectasks.errors import (
     InvalidArgument,
     LayoutError,
-    RemoteError,
     RemoteTraceback,
+    SamplerIndexError,
     SamplerUnavailable,
+    SpaceMismatch,
     TaskAttributeError,
 )
 from vectasks.messages import Command
@@ -40,6 +45,8 @@ from vectasks.vector import (
 from vectasks.workers.layout import leaves, pick
 from vectasks.workers.process import DEFAULT_START_METHOD
 
+#: Which environments: one index or several, from the end where they are negative; None: all.
+Indices: TypeAlias = int | Iterable[int] | None
 #: What the info of an episode's last step holds: the last observation, the environment's own info,
 #: and that of the reset that followed.
 Ended: TypeAlias = tuple[Any, dict[str, Any], dict[str, Any]]
@@ -77,9 +84,10 @@ class GivenTasks:
                 )
         for index, space in enumerate(actions):
             if not spaces_equal(space, self.action_space):
-                raise InvalidArgument(
+                raise SpaceMismatch(
                     f"Sampler {index} has the action space {space}, sampler 0 has "
-                    f"{self.action_space}; trainers want one for all."
+                    f"{self.action_space}; trainers want one for all, whose every action each "
+                    "sampler takes."
                 )
         #: Whether every observation is made of arrays of a fixed shape.
         self.is_fixed: bool = all(leaf.dtype is not None for leaf in leaves(self.observation_space))
@@ -88,6 +96,7 @@ class GivenTasks:
         self.over: NDArray[np.bool_] = np.zeros(self.num_envs, np.bool_)
         self._held: Any = None  # the first observations of the next ones, a row a sampler of
         self._held_rows: NDArray[np.int64] = np.flatnonzero(self.over)
+        self._held_infos: dict[int, dict[str, Any]] = {}  # of the resets that began them
         self._shown: Any = None  # the observation that the trainer saw last
 
     # -- the episode ------------------------------------------------------------------------------
@@ -176,16 +185,35 @@ class GivenTasks:
 
         What their next ones show first is held until :meth:`completed` or :meth:`reset_held`.
         """
-        observation = batch.observation
+        self._shown = batch.observation
         if np.count_nonzero(batch.done):
-            rows = np.flatnonzero(batch.done)
-            ended = [self.ended(batch.infos[row], observation, row) for row in rows.tolist()]
-            last = self.batch([final for final, _, _ in ended])
-            self.over, self._held_rows = batch.done, rows
-            self._held = _rows(observation, rows)
-            observation = replaced(observation, rows, last)
-        self._shown = observation
-        return observation
+            self._shown = self._with_last(batch, range(self.num_envs))
+            self._hold_first(batch.observation, batch.done)
+        return self._shown
+
+    def hold_some(self, batch: StepBatch, rows: NDArray[np.int64]) -> Any:
+        """The same for a step of some; the observation is of all, as each showed it last."""
+        first, over = self._shown, self.over.copy()
+        if np.count_nonzero(over):
+            first = replaced(first, self._held_rows, self._held)
+        over[rows] = batch.done
+        self._shown = replaced(self._shown, rows, self._with_last(batch, rows.tolist()))
+        self._hold_first(replaced(first, rows, batch.observation), over)
+        return self._shown
+
+    def _with_last(self, batch: StepBatch, rows: Sequence[int]) -> Any:
+        """The observation of a step of ``rows`` where episodes that ended show their last one."""
+        ends = np.flatnonzero(batch.done)
+        if len(ends) == 0:
+            return batch.observation
+        ended = [self.ended(batch.infos[i], batch.observation, i) for i in ends.tolist()]
+        for i, (_, _, reset_info) in zip(ends.tolist(), ended, strict=True):
+            self._held_infos[rows[i]] = reset_info
+        return replaced(batch.observation, ends, self.batch([last for last, _, _ in ended]))
+
+    def _hold_first(self, first: Any, over: NDArray[np.bool_]) -> None:
+        self.over, self._held_rows = over, np.flatnonzero(over)
+        self._held = _rows(first, self._held_rows)
 
     def completed(self, batch: StepBatch | None, others: Sequence[int]) -> StepBatch:
         """A step of all, in which those whose episodes are over begin their next ones.
@@ -221,19 +249,26 @@ class GivenTasks:
     def reset_held(
         self, starts: Sequence[Mapping[str, Any]], mask: NDArray[np.bool_] | None
     ) -> tuple[Any, list[dict[str, Any]]]:
-        """As :meth:`reset`; where episodes are over, their next ones have begun already."""
+        """As :meth:`reset`; where episodes are over, their next ones have begun already.
+
+        With seeds or options these are begun anew, which nobody has seen yet.
+        """
         chosen = np.ones_like(self.over) if mask is None else mask
         is_told = any(start.get("seed") is not None or start.get("options") for start in starts)
-        kept = self.over & ~chosen
-        if mask is None or is_told or np.any(chosen & ~self.over):
-            observation, infos = self.reset(starts, mask)
+        kept, begun = self.over & ~chosen, self.over & chosen & (not is_told)
+        to_begin = chosen & ~begun
+        observation = self._shown
+        infos: list[dict[str, Any]] = [{} for _ in starts]
+        if np.any(to_begin):
+            observation, infos = self.reset(starts, None if np.all(to_begin) else to_begin)
             rows = np.flatnonzero(kept)
             if len(rows) > 0:
                 observation = replaced(observation, rows, _rows(self._shown, rows))
-        else:
-            rows = np.flatnonzero(chosen)
-            observation = replaced(self._shown, rows, self._first_of(rows))
-            infos = [{} for _ in starts]
+        rows = np.flatnonzero(begun)
+        if len(rows) > 0:
+            observation = replaced(observation, rows, self._first_of(rows))
+            for row in rows.tolist():
+                infos[row] = self._held_infos.pop(row, {})
         self.over, self._shown = kept, observation
         return observation, infos
 
@@ -278,20 +313,26 @@ class GivenTasks:
             )
         return self._call(name, dict(kwargs) if kwargs else list(args), indices)
 
-    def get_or_call(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+    def get_or_call(
+        self,
+        name: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        indices: Sequence[int] | None = None,
+    ) -> list[Any]:
         """The same; what cannot be called is the answer itself."""
         if name == "render":
-            return self.images()
+            return self.images(indices)
         if not args and not kwargs:
-            found = self.vector.attr(name)
+            found = self.get(name, indices)
             if not all(map(callable, found)):
                 return found
-        return self.call(name, args, kwargs)
+        return self.call(name, args, kwargs, indices)
 
     def set(self, name: str, values: Sequence[Any], indices: Sequence[int] | None = None) -> None:
         """Set an attribute of each task; one value for each."""
         if indices is None:
-            self.vector.set_attr(name, values)
+            self.vector.set_attr(name, list(values))
         else:
             for i, value in zip(indices, values, strict=True):
                 self.vector.command_at(i, Command.SET_ATTR, (name, value))
@@ -306,8 +347,11 @@ class GivenTasks:
         """Tasks are wrapped in nothing."""
         return [False] * (self.num_envs if indices is None else len(indices))
 
-    def images(self) -> list[Any]:
+    def images(self, indices: Sequence[int] | None = None) -> list[Any]:
         """An image of each: uint8 [height_px, width_px, 3]."""
+        if indices is not None:
+            data: Any = (("rgb",), {})
+            return [self.vector.command_at(i, Command.RENDER, data) for i in indices]
         images: Any = self.vector.render("raw_rgb_list")
         return list(images)
 
@@ -324,14 +368,14 @@ class MadeEnvs(GivenTasks):
         env_fns: each makes a ``gymnasium.Env``.
         same_step: whether the step that ends an episode begins the next one. Otherwise the next
             step begins it, and returns its first observation.
-        loosen: take observation spaces that differ in their bounds alone.
         start_method: of the processes (None: the library's own default).
         max_processes: so many workers at most (None: one each; 0: none, all in this process).
-        shared_memory: whether observations travel by shared memory.
-        daemon: make workers daemonic.
+        **vector_options: go to the vector.
 
     Raises:
-        InvalidArgument: no function is given, or the environments' spaces differ.
+        InvalidArgument: no function is given, an argument has a value that it cannot take, or the
+            environments' spaces differ.
+        TypeError: the vector has no such option, or an adapter needs it itself.
     """
 
     def __init__(
@@ -339,14 +383,21 @@ class MadeEnvs(GivenTasks):
         env_fns: Sequence[Callable[[], Any]],
         *,
         same_step: bool,
-        loosen: bool = False,
         start_method: str | None = None,
         max_processes: int | None = None,
-        shared_memory: bool = True,
-        daemon: bool = True,
+        **vector_options: Any,
     ) -> None:
+        _check_options(vector_options)
+        known = multiprocessing.get_all_start_methods()
+        if start_method is not None and start_method not in known:
+            raise InvalidArgument(
+                f"cannot find context for {start_method!r}: the start methods of this system are "
+                f"{', '.join(known)}."
+            )
+        if max_processes is not None:
+            max_processes = whole_number("max_processes", max_processes)
         env_fns = list(env_fns)
-        arguments = [{"env_fn": fn, "same_step": same_step, "loosen": loosen} for fn in env_fns]
+        arguments = [{"env_fn": fn, "same_step": same_step} for fn in env_fns]
         # What these trainers' own vectors do: wait as long as it takes, and let environments judge
         # their actions.
         common: dict[str, Any] = {
@@ -354,6 +405,7 @@ class MadeEnvs(GivenTasks):
             "read_timeout": None,
             "start_timeout_s": None,
             "check_actions": False,
+            **vector_options,
         }
         vector: BaseVectorSampledTasks
         if max_processes == 0:
@@ -364,8 +416,6 @@ class MadeEnvs(GivenTasks):
                 arguments,
                 multiprocessing_start_method=start_method or DEFAULT_START_METHOD,
                 max_processes=max_processes,
-                observation_transport="auto" if shared_memory else "pipe",
-                daemon=daemon,
                 **common,
             )
         try:
@@ -373,6 +423,8 @@ class MadeEnvs(GivenTasks):
         except BaseException:
             vector.close()
             raise
+        if isinstance(self.action_space, OpenBox):
+            self.action_space = self.action_space.space
 
     def _begin(self, starts: Sequence[Mapping[str, Any]], chosen: Sequence[int]) -> list[Any]:
         return self._command(Command.NEXT_TASK, {i: {"start": dict(starts[i])} for i in chosen})
@@ -403,9 +455,15 @@ class MadeEnvs(GivenTasks):
         """Call a method of each environment or of a wrapper around it."""
         return self._call("call", [name, list(args), dict(kwargs or {})], indices)
 
-    def get_or_call(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+    def get_or_call(
+        self,
+        name: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        indices: Sequence[int] | None = None,
+    ) -> list[Any]:
         """The same; what cannot be called is the answer itself."""
-        return self._call("get_or_call", [name, list(args), dict(kwargs)], None)
+        return self._call("get_or_call", [name, list(args), dict(kwargs)], indices)
 
     def set(self, name: str, values: Sequence[Any], indices: Sequence[int] | None = None) -> None:
         """Set an attribute where it is: of each environment, or of a wrapper around it."""
@@ -430,12 +488,89 @@ class MadeEnvs(GivenTasks):
         """Whether a wrapper of this class is around each environment."""
         return self._call("is_wrapped", [wrapper_class], indices)
 
-    def images(self) -> list[Any]:
+    def images(self, indices: Sequence[int] | None = None) -> list[Any]:
         """What each environment renders."""
-        return self.call("render")
+        return self.call("render", indices=indices)
 
 
-def original_of(error: RemoteError) -> BaseException:
+def envs_of(
+    env_fns: Sequence[Callable[[], Any]] | BaseVectorSampledTasks, options: Mapping[str, Any]
+) -> GivenTasks:
+    """Environments that go on in the step that ends an episode, made here unless they are given.
+
+    Raises:
+        InvalidArgument: there are options for a vector that is given.
+    """
+    if isinstance(env_fns, BaseVectorSampledTasks):
+        refuse_options(options)
+        return GivenTasks(env_fns)
+    return MadeEnvs(env_fns, same_step=True, **options)
+
+
+# What the adapters decide themselves, or have another name for.
+_NO_OPTIONS = {
+    "self",
+    "make_sampler_fn",
+    "sampler_fn_args",
+    "callback_sensors",
+    "auto_resample_when_done",
+    "multiprocessing_start_method",
+    "heterogeneous",
+    "seed",
+}
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Refuse what is no option of a vector that an adapter makes, as Python would a keyword."""
+    known = inspect.signature(VectorSampledTasks.__init__).parameters.keys() - _NO_OPTIONS
+    unknown = sorted(options.keys() - known)
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], known, 1)
+        hint = f"; did you mean {close[0]!r}?" if close else "."
+        raise TypeError(
+            f"The vector that an adapter makes has no option {unknown[0]!r}{hint} It takes "
+            f"{', '.join(sorted(known))}."
+        )
+
+
+def refuse_options(options: Mapping[str, Any]) -> None:
+    """Refuse options of the workers (None: not given) where these are there already.
+
+    Raises:
+        InvalidArgument: there are some.
+    """
+    given = sorted(name for name, value in options.items() if value is not None)
+    if given:
+        raise InvalidArgument(
+            f"{', '.join(given)} cannot be given with a vector, which has its workers already: "
+            "give it where the vector is made."
+        )
+
+
+def checked_indices(indices: Indices, count: int) -> list[int] | None:
+    """The indices of some of ``count`` environments; None for all of them.
+
+    Raises:
+        SamplerIndexError: there is no environment at such an index.
+        InvalidArgument: an index is no integer.
+    """
+    if indices is None:
+        return None
+    chosen = []
+    for index in indices if isinstance(indices, Iterable) else [indices]:
+        if not is_whole_number(index):
+            raise InvalidArgument(
+                f"indices: an index must be an integer, got {index!r} ({type(index).__name__})."
+            )
+        if not -count <= index < count:
+            raise SamplerIndexError(
+                f"indices: there is no environment {index}; the {count} environments count from 0."
+            )
+        chosen.append(int(index) % count)
+    return chosen
+
+
+def original_of(error: BaseException) -> BaseException:
     """What the environment itself raised, where it could travel; else ``error``.
 
     Trainers' own vectors raise that, and programs catch it.

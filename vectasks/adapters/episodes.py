@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,8 +11,10 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from vectasks.envs.interface import OLD_GYM_ADVICE, as_info, explain_step_error, reset_env
 from vectasks.messages import StepOutcome
-from vectasks.spaces import own
+from vectasks.spaces import ActionBatches, action_batches, own, task_action
+from vectasks.step_values import as_flag
 from vectasks.task import RLStepResult
 
 # In the info of a step that ends an episode: the environment's own info, and that of the reset.
@@ -36,49 +39,76 @@ class _Scalars(dict[int, Any]):
         return scalar
 
 
+class OpenBox(spaces.Box):
+    """A Box as a vector knows it whose actions are for the environment to judge.
+
+    Trainers' own vectors hand on what they were given. Here, arrays of the space's shape travel as
+    its dtype; of anything else, and of scalars, an environment gets the very values.
+    """
+
+    def __init__(self, space: spaces.Box) -> None:
+        super().__init__(space.low, space.high, space.shape, space.dtype)
+        self.space = space
+
+    def takes(self, action: Any) -> bool:
+        """Whether an action travels as an array of this space."""
+        return self.shape != () and np.shape(action) == self.shape
+
+
+@task_action.register
+def _(space: OpenBox, action: Any) -> Any:
+    return task_action.dispatch(spaces.Box)(space, action) if space.takes(action) else action
+
+
+@action_batches.register
+def _(space: OpenBox, check: bool) -> ActionBatches:
+    kind = ActionBatches if space.shape == () else action_batches.dispatch(spaces.Box)
+    return kind(space, check)
+
+
 class Episodes:
     """The episodes of one environment; both the task sampler and, ever again, its task.
 
-    Nothing is reset before it is asked for: a trainer's first reset brings the seed. Until then,
-    and from the end of an episode until the next begins, a step begins an episode instead.
+    Nothing is reset before it is asked for: a trainer's first reset brings the seed; a step before
+    it is the environment's to judge. From the end of an episode until the next begins, a step
+    begins an episode instead.
 
     Args:
         env_fn: makes the environment.
         same_step: whether the step that ends an episode begins the next one.
-        loosen: leave the bounds out of the observation space that is told to the vector, so that
-            environments which differ in them alone go together.
 
     Raises:
         TypeError: ``env_fn`` does not make a ``gymnasium.Env``.
         ValueError: the environment that it gives is in use already.
     """
 
-    def __init__(
-        self, env_fn: Callable[[], Any], same_step: bool = False, loosen: bool = False
-    ) -> None:
+    def __init__(self, env_fn: Callable[[], Any], same_step: bool = False) -> None:
         self.env: Any = env_fn()
         if not isinstance(self.env, gymnasium.Env):
             raise TypeError(
-                f"{env_fn!r} gave a {type(self.env).__name__}; it must make a gymnasium.Env."
+                f"{env_fn!r} gave a {type(self.env).__name__}; it must make a gymnasium.Env. "
+                f"{OLD_GYM_ADVICE if hasattr(self.env, 'step') else ''}".rstrip()
             )
         if id(self.env.unwrapped) in _IN_USE:
             raise ValueError(
                 f"{env_fn!r} gave an environment that is in use already; it must make a new one at "
                 "every call."
             )
-        space = self.env.observation_space
-        self.observation_space: spaces.Space[Any] = _loosened(space) if loosen else space
+        self.observation_space: spaces.Space[Any] = self.env.observation_space
         self.action_space: spaces.Space[Any] = self.env.action_space
         self.reset_info: dict[str, Any] = {}
         self._same_step = same_step
-        self._is_over = True
+        self._is_over = False
         self._is_closed = False
         # A trainer's environments get numpy's integers, and some rely on it.
         discrete = isinstance(self.action_space, spaces.Discrete)
         self._scalars = _Scalars(self.action_space.dtype) if discrete else None
+        if isinstance(self.action_space, spaces.Box):
+            self.action_space = OpenBox(self.action_space)
+        self._is_nested = isinstance(self.action_space, (spaces.Dict, spaces.Tuple))
         # Stands for an observation, and is shown to nobody; drawn from a copy, because drawing
         # changes a space.
-        self._observation = copy.deepcopy(space).sample()
+        self._observation = copy.deepcopy(self.observation_space).sample()
         _IN_USE.add(id(self.env.unwrapped))
 
     def next_task(self, start: dict[str, Any] | None = None) -> Episodes:
@@ -94,24 +124,32 @@ class Episodes:
             return RLStepResult(self._observation, 0.0, False, self.reset_info)
         if self._scalars is not None:
             action = self._scalars[action]
-        observation, reward, terminated, truncated, info = self.env.step(action)
+        elif self._is_nested:
+            action = _with_scalars(self.action_space, action)
+        try:
+            observation, reward, terminated, truncated, info = self.env.step(action)
+        except (TypeError, ValueError) as error:
+            explain_step_error(self.env, error)
+            raise
+        if type(info) is not dict:
+            info = as_info(self.env, info)
         self._observation = observation
         if not (terminated or truncated):
             return observation, reward, False, info  # made sooner than an RLStepResult
-        terminated, truncated = bool(terminated), bool(truncated)
+        terminated, truncated = as_flag("terminated", terminated), as_flag("truncated", truncated)
         self._is_over = True
         if not self._same_step:
             info = {ENDED: info, "terminated": terminated, "truncated": truncated}
             return RLStepResult(observation, reward, True, info)
         # At once what a host makes of a last step and a next task, which are one here. Copies:
         # the environment may reset the very same objects.
-        last = {ENDED: own(info), "final_observation": own(observation)}
+        last = {ENDED: own(info, True), "final_observation": own(observation, True)}
         self._begin({})
-        last[BEGUN] = own(self.reset_info)
+        last[BEGUN] = own(self.reset_info, True)
         return StepOutcome(self._observation, reward, True, last, terminated, truncated, False)
 
     def _begin(self, start: dict[str, Any]) -> None:
-        self._observation, self.reset_info = self.env.reset(**start)
+        self._observation, self.reset_info = reset_env(self.env, **start)
         self._is_over = False
 
     def get_observations(self) -> Any:
@@ -140,8 +178,10 @@ class Episodes:
         }
 
     def get(self, name: str) -> Any:
-        """An attribute of the environment or of a wrapper around it."""
-        return self.env.get_wrapper_attr(name)
+        """An attribute of the environment or of a wrapper around it, or one of its ("a.b")."""
+        first, _, rest = name.partition(".")
+        found = self.env.get_wrapper_attr(first)
+        return operator.attrgetter(rest)(found) if rest else found
 
     def has(self, name: str) -> bool:
         """Whether there is such an attribute."""
@@ -149,11 +189,11 @@ class Episodes:
 
     def call(self, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Call a method of the environment or of a wrapper around it."""
-        return self.env.get_wrapper_attr(name)(*args, **kwargs)
+        return self.get(name)(*args, **kwargs)
 
     def get_or_call(self, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """The same; what cannot be called is the answer itself."""
-        found = self.env.get_wrapper_attr(name)
+        found = self.get(name)
         return found(*args, **kwargs) if callable(found) else found
 
     def set(self, name: str, value: Any) -> None:
@@ -174,15 +214,13 @@ class Episodes:
         return False
 
 
-def _loosened(space: Any) -> Any:
-    """The space without the bounds of its boxes."""
-    if isinstance(space, spaces.Box):
-        info = np.iinfo if space.dtype.kind in "iu" else np.finfo
-        if space.dtype.kind not in "iuf":
-            return space
-        return spaces.Box(info(space.dtype).min, info(space.dtype).max, space.shape, space.dtype)
+def _with_scalars(space: Any, action: Any) -> Any:
+    """A nested action with numpy's scalars in it, as Gymnasium's own vectors give it."""
     if isinstance(space, spaces.Dict):
-        return spaces.Dict({key: _loosened(sub) for key, sub in space.spaces.items()})
+        return {key: _with_scalars(sub, action[key]) for key, sub in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
-        return spaces.Tuple([_loosened(sub) for sub in space.spaces])
-    return space
+        parts = zip(space.spaces, action, strict=True)
+        return tuple(_with_scalars(sub, part) for sub, part in parts)
+    if isinstance(space, spaces.Discrete):
+        return space.dtype.type(action)
+    return action[()] if isinstance(space, spaces.Box) and space.shape == () else action

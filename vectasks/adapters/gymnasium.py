@@ -12,9 +12,8 @@
 from __future__ import annotations
 
 import functools
-import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, TypeVar, cast
 
 import gymnasium
@@ -29,13 +28,27 @@ from gymnasium.error import (
 )
 from gymnasium.spaces.utils import is_space_dtype_shape_equiv
 from gymnasium.vector import AutoresetMode
-from gymnasium.vector.utils import batch_differing_spaces, batch_space, iterate
+from gymnasium.vector.utils import (
+    batch_differing_spaces,
+    batch_space,
+    create_shared_memory,
+    iterate,
+)
 from numpy.typing import NDArray
 
-from vectasks.adapters.envs import GivenTasks, MadeEnvs, original_of
+from vectasks._util.checks import checked_seed, whole_number
+from vectasks.adapters.envs import (
+    GivenTasks,
+    Indices,
+    MadeEnvs,
+    checked_indices,
+    original_of,
+    refuse_options,
+)
 from vectasks.batch import StepBatch
 from vectasks.envs.gymnasium import find_spec
-from vectasks.errors import InvalidArgument, RemoteError
+from vectasks.errors import RemoteError, SpaceMismatch, VectasksError
+from vectasks.spaces import spaces_equal
 from vectasks.vector import BaseVectorSampledTasks
 
 __all__ = ["VectorEnv", "make_vec"]
@@ -45,17 +58,33 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 def _raising_originals(method: _Method) -> _Method:
-    """Raise what an environment raised as it was, as Gymnasium's own vectors do."""
+    """Raise what an environment raised as it was, as Gymnasium's own vectors do.
+
+    Where several raised in one call, all of them are logged, and the last of them is raised.
+    """
 
     @functools.wraps(method)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         try:
             return method(*args, **kwargs)
         except RemoteError as error:
-            original = original_of(error)
-            raise original from original.__cause__
+            errors = [(error.sampler_id, error), *error.also_failed.items()]
+            _log(errors)
+            last = original_of(errors[-1][1])
+            raise last from last.__cause__
 
     return cast("_Method", wrapped)
+
+
+def _log(errors: Sequence[tuple[int | None, VectasksError]]) -> None:
+    """Log what environments raised, in Gymnasium's words."""
+    # Its logger warns; where warnings are errors, the environment's own is the one to raise.
+    with suppress(UserWarning):
+        for index, error in errors:
+            text = error.remote_traceback if isinstance(error, RemoteError) else error
+            logger.error(f"Received the following error from Worker-{index} - Shutting it down")
+            logger.error("%s", text)
+        logger.error("Raising the last exception back to the main process.")
 
 
 class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
@@ -79,9 +108,13 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             others, what it shows first is held back until its time.
         max_concurrency: so many environments step at once, at most.
         max_processes: so many processes, at most (None: one each; 0: none, all in this process).
+        **vector_options: go to :class:`vectasks.VectorSampledTasks`: ``preload``, ``rerun_main``,
+            ``read_timeout``, ``start_timeout_s``, ``close_grace_s``, ``on_worker_death``,
+            ``max_restarts``, ``observation_transport``, ``mp_ctx``, ``timing``, ``name``, ...
 
     Raises:
         ValueError: an argument has a value that it cannot take, or the mode cannot be served.
+        TypeError: the vector has no such option.
         RuntimeError: the environments' spaces differ.
     """
 
@@ -99,20 +132,16 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         max_concurrency: int | None = None,
         *,
         max_processes: int | None = None,
+        **vector_options: Any,
     ) -> None:
         if worker is not None:
             raise ValueError(
                 "worker= cannot be given: the workers are vectasks' own. What they should do "
                 "otherwise belongs into a wrapper of the environments, or into tasks."
             )
-        if max_concurrency is not None and (
-            not isinstance(max_concurrency, (int, np.integer)) or max_concurrency < 1
-        ):
-            raise ValueError(
-                f"max_concurrency must be a positive integer or None, got {max_concurrency!r}."
-            )
+        if max_concurrency is not None:
+            max_concurrency = whole_number("max_concurrency", max_concurrency, at_least=1)
         _check_observation_mode(observation_mode)
-        multiprocessing.get_context(context)  # a ValueError names the ones that there are
         is_given = isinstance(env_fns, BaseVectorSampledTasks)
         if autoreset_mode is None:
             autoreset_mode = AutoresetMode.SAME_STEP if is_given else AutoresetMode.NEXT_STEP
@@ -121,7 +150,9 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self.observations: Any = None
         self._pending: _Pending | None = None
         self._envs: GivenTasks
+        options = {"start_method": context, "max_processes": max_processes, **vector_options}
         if isinstance(env_fns, BaseVectorSampledTasks):
+            refuse_options({**options, "max_concurrency": max_concurrency})
             self._envs = GivenTasks(env_fns)
             if observation_mode != "same":
                 raise ValueError(
@@ -135,27 +166,33 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
                     "'SameStep', or functions that make environments."
                 )
         else:
-            limits = [limit for limit in (max_processes, max_concurrency) if limit is not None]
+            if max_concurrency is not None and max_processes != 0:
+                limits = (max_concurrency, max_processes or max_concurrency)
+                options["max_processes"] = min(limits)
+            options.setdefault("observation_transport", "auto" if shared_memory else "pipe")
             try:
                 self._envs = MadeEnvs(
                     env_fns,
                     same_step=self.autoreset_mode is AutoresetMode.SAME_STEP,
-                    loosen=observation_mode != "same",
-                    start_method=context,
-                    max_processes=min(limits, default=None),
-                    shared_memory=shared_memory,
                     daemon=daemon,
+                    **options,
                 )
-            except InvalidArgument as error:  # the arguments were checked, so it is the spaces
-                raise RuntimeError(f"{error} (observation_mode={observation_mode!r})") from None
+            except SpaceMismatch as error:
+                raise RuntimeError(_no_common_space(observation_mode, str(error))) from None
         try:
             self._set_spaces(observation_mode)
+            if shared_memory and not is_given and _is_custom(self.single_observation_space):
+                raise ValueError(
+                    f"shared_memory=True was asked of {self.single_observation_space}, whose "
+                    "observations are not arrays: give shared_memory=False."
+                )
         except BaseException:
             self._envs.vector.close()
             raise
-        # Which environments cannot be stepped before they are reset.
-        self._unready = np.ones(self.num_envs, np.bool_)
-        self._is_ready = False
+        # Which environments cannot be stepped before they are reset. Those that were made here
+        # judge for themselves whether they can do without a first one.
+        self._unready = np.full(self.num_envs, is_given)
+        self._is_ready = not is_given
         # Actions of these are sent as they are; Gymnasium itself takes others apart.
         self._is_plain = isinstance(self.single_action_space, (spaces.Box, spaces.Discrete))
         self._is_disabled = self.autoreset_mode is AutoresetMode.DISABLED
@@ -184,12 +221,11 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
                 if observation_mode == "same"
                 else batch_differing_spaces(of_each)
             )
+        fits = spaces_equal if observation_mode == "same" else _is_alike
         for index, space in enumerate(of_each):
-            if not is_space_dtype_shape_equiv(space, self.single_observation_space):
-                raise RuntimeError(
-                    f"Environment {index} has the observation space {space}, which has not the "
-                    f"shape and dtype of {self.single_observation_space}."
-                )
+            if not fits(space, self.single_observation_space):
+                what = f"environment {index} has {space}, expected {self.single_observation_space}."
+                raise RuntimeError(_no_common_space(observation_mode, what))
 
     # -- the episode ------------------------------------------------------------------------------
 
@@ -223,7 +259,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             first = seed
             seeds = [None if first is None else int(first) + i for i in range(self.num_envs)]
         else:
-            seeds = list(seed)
+            seeds = [None if one is None else checked_seed(one) for one in seed]
         if len(seeds) != self.num_envs:
             raise ValueError(
                 f"seed has {len(seeds)} items for {self.num_envs} environments: give one for each."
@@ -257,7 +293,6 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self.observations = self._batched(observation)
         return self.observations, infos
 
-    @_raising_originals
     def step(self, actions: Any) -> StepResult:
         """Step every environment.
 
@@ -269,15 +304,18 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             [num_envs], and the infos, a dict of arrays [num_envs].
 
         Raises:
-            ResetNeeded: an environment was not reset; nothing was sent.
-            ValueError: there is not one action an environment; nothing was sent.
+            ResetNeeded: an episode is over that only a reset follows; nothing was sent.
+            TypeError, ValueError: there is not one action an environment; nothing was sent.
         """
         self._require_idle("step")
         if self._holds and np.count_nonzero(self._envs.over):
             self.step_async(actions)
             return self.step_wait()
-        batch = self._envs.vector.step_batch(self._sendable(actions), copy=self.copy)
-        return self._result(batch)
+        return self._result(self._step_batch(self._sendable(actions)))
+
+    @_raising_originals
+    def _step_batch(self, actions: Any) -> StepBatch:
+        return self._envs.vector.step_batch(actions, copy=self.copy)
 
     def step_async(self, actions: Any) -> None:
         """Begin a step, which :meth:`step_wait` ends."""
@@ -306,7 +344,8 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         pending = self._end_of("step")
         (others,) = pending.arguments
         try:
-            batch = self._envs.vector.recv(timeout=timeout) if others else None
+            limit_s = None if timeout is None else float(timeout)
+            batch = self._envs.vector.recv(timeout=limit_s) if others else None
         except TimeoutError:
             self._pending = pending
             raise
@@ -321,6 +360,13 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
                 "they are reset: call reset(), which takes options={'reset_mask': ...} to reset "
                 "some only."
             )
+        try:
+            len(actions)
+        except TypeError:
+            raise TypeError(
+                f"actions is {actions!r} ({type(actions).__name__}); give one for each of the "
+                f"{self.num_envs} environments."
+            ) from None
         return actions if self._is_plain else list(iterate(self.action_space, actions))
 
     def _result(self, batch: StepBatch) -> StepResult:
@@ -352,15 +398,28 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
 
     # -- reaching in ------------------------------------------------------------------------------
 
-    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """Call a method of every environment, or read an attribute that cannot be called."""
-        self.call_async(name, *args, **kwargs)
+    def call(
+        self, name: str, /, *args: Any, indices: Indices = None, **kwargs: Any
+    ) -> tuple[Any, ...]:
+        """Call a method of every environment, or read an attribute that cannot be called.
+
+        Args:
+            name: of a method or an attribute of the environment, or of a wrapper around it.
+            *args: go to the method.
+            indices: of the environments to ask (None: all); one index, or several.
+            **kwargs: go to the method.
+
+        Raises:
+            IndexError: there is no environment at such an index.
+        """
+        self.call_async(name, *args, indices=indices, **kwargs)
         return self.call_wait()
 
-    def call_async(self, name: str, /, *args: Any, **kwargs: Any) -> None:
+    def call_async(self, name: str, /, *args: Any, indices: Indices = None, **kwargs: Any) -> None:
         """Take the arguments of :meth:`call`, which :meth:`call_wait` carries out."""
         self._require_idle("call_async")
-        self._pending = _Pending("call", (name, args, kwargs))
+        chosen = checked_indices(indices, self.num_envs)
+        self._pending = _Pending("call", (name, args, kwargs, chosen))
 
     @_raising_originals
     def call_wait(self, timeout: float | None = None) -> tuple[Any, ...]:
@@ -369,33 +428,39 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         Raises:
             TimeoutError: it takes longer than ``timeout`` seconds.
         """
-        name, args, kwargs = self._end_of("call").arguments
+        name, args, kwargs, chosen = self._end_of("call").arguments
         if name in ("reset", "step", "close"):
             raise ValueError(f"call({name!r}): use {name}(), which keeps count of the episodes.")
         with self._time_limit(timeout):
-            return tuple(self._envs.get_or_call(name, args, kwargs))
+            return tuple(self._envs.get_or_call(name, args, kwargs, chosen))
 
-    def get_attr(self, name: str) -> tuple[Any, ...]:
-        """An attribute of every environment."""
-        return self.call(name)
+    def get_attr(self, name: str, indices: Indices = None) -> tuple[Any, ...]:
+        """An attribute of every environment, or of those at ``indices``."""
+        return self.call(name, indices=indices)
 
     @_raising_originals
-    def set_attr(self, name: str, values: Any) -> None:
-        """Set an attribute of every environment.
+    def set_attr(self, name: str, values: Any, indices: Indices = None) -> None:
+        """Set an attribute of every environment, or of some.
 
         Args:
             name: of an attribute of the environment, or of a wrapper around it.
             values: a list or tuple has one an environment; anything else is for all.
+            indices: of the environments to set it in (None: all); one index, or several.
+
+        Raises:
+            IndexError: there is no environment at such an index.
+            ValueError: there is not one value an environment.
         """
         self._require_idle("set_attr")
+        chosen = checked_indices(indices, self.num_envs)
+        count = self.num_envs if chosen is None else len(chosen)
         if not isinstance(values, (list, tuple)):
-            values = [values] * self.num_envs
-        if len(values) != self.num_envs:
+            values = [values] * count
+        if len(values) != count:
             raise ValueError(
-                f"values has {len(values)} items for {self.num_envs} environments: give one for "
-                "each."
+                f"values has {len(values)} items for {count} environments: give one for each."
             )
-        self._envs.set(name, values)
+        self._envs.set(name, values, chosen)
 
     def render(self) -> tuple[Any, ...] | None:
         """What every environment renders."""
@@ -422,30 +487,32 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             terminate: accepted, for the same reason.
         """
         if self._pending is not None:
+            call = self._pending.call
             logger.warn(
-                f"close: a {self._pending.call} is out, and what it gives is lost; "
-                f"{self._pending.call}_wait() would have collected it."
+                f"Calling `close` while waiting for a pending call to `{call}` to complete."
             )
         self.observations = None  # it may be a view of memory that the vector holds
         self._envs.vector.close()
 
     def _require_idle(self, what: str) -> None:
         if self.closed:
-            raise ClosedEnvironmentError(f"{what}: this {type(self).__name__} was closed.")
+            raise _closed(self)
         if self._pending is not None:
             call = self._pending.call
             raise AlreadyPendingCallError(
-                f"{what}: a {call} is out; call {call}_wait() first.", call
+                f"Calling `{what}` while waiting for a pending call to `{call}` to complete; "
+                f"call `{call}_wait` first.",
+                call,
             )
 
     def _end_of(self, call: str) -> _Pending:
         """What was begun, which is not pending any more."""
         if self.closed:
-            raise ClosedEnvironmentError(f"{call}_wait: this {type(self).__name__} was closed.")
+            raise _closed(self)
         pending = self._pending
         if pending is None or pending.call != call:
             raise NoAsyncCallError(
-                f"{call}_wait: no {call} is out; call {call}_async() first.", call
+                f"Calling `{call}_wait` without any prior call to `{call}_async`.", call
             )
         self._pending = None
         return pending
@@ -454,7 +521,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
     def _time_limit(self, timeout_s: float | None) -> Iterator[None]:
         vector = self._envs.vector
         usual = vector.read_timeout
-        vector.read_timeout = usual if timeout_s is None else timeout_s
+        vector.read_timeout = usual if timeout_s is None else float(timeout_s)
         try:
             yield
         finally:
@@ -468,6 +535,43 @@ class _Pending(NamedTuple):
     arguments: tuple[Any, ...]
 
 
+def _no_common_space(mode: Any, what: str) -> str:
+    if mode == "same":
+        return (
+            "observation_mode='same' however some of the sub-environments observation spaces are "
+            f"not equivalent. ({what}) If this is intentional, use `observation_mode='different'` "
+            "instead."
+        )
+    return (
+        "observation_mode='different' or custom space however the sub-environment's observation "
+        f"spaces do not share a common shape and dtype. ({what})"
+    )
+
+
+def _is_alike(one: Any, other: Any) -> bool:
+    """Tell whether two spaces have one shape and dtype; spaces that have neither must be equal."""
+    try:
+        return bool(is_space_dtype_shape_equiv(one, other))
+    except NotImplementedError:
+        return spaces_equal(one, other)
+
+
+def _is_custom(space: Any) -> bool:
+    """Tell whether a space, or one within it, is of a class that Gymnasium does not know."""
+    if isinstance(space, spaces.Dict):
+        return any(map(_is_custom, space.spaces.values()))
+    if isinstance(space, spaces.Tuple):
+        return any(map(_is_custom, space.spaces))
+    dispatch = create_shared_memory.dispatch
+    return dispatch(type(space)) is dispatch(spaces.Space)
+
+
+def _closed(envs: Any) -> ClosedEnvironmentError:
+    return ClosedEnvironmentError(
+        f"Trying to operate on `{type(envs).__name__}`, after a call to `close()`."
+    )
+
+
 def _check_observation_mode(mode: Any) -> None:
     if isinstance(mode, tuple):
         if len(mode) != 2 or not all(isinstance(space, spaces.Space) for space in mode):
@@ -477,8 +581,8 @@ def _check_observation_mode(mode: Any) -> None:
             )
     elif mode not in ("same", "different"):
         raise ValueError(
-            f"observation_mode={mode!r} is unknown: use 'same', 'different' or a tuple of the "
-            "batched and the single observation space."
+            "Invalid `observation_mode`, expected: 'same' or 'different' or tuple of single and "
+            f"batch observation space, actual got {mode}"
         )
 
 
@@ -488,14 +592,17 @@ def _checked_mask(mask: Any, num_envs: int) -> NDArray[np.bool_]:
     Raises:
         TypeError, ValueError: it is no mask of the environments, or masks all of them out.
     """
-    what = "options['reset_mask'] must be a bool array"
-    if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
-        given = mask.dtype if isinstance(mask, np.ndarray) else type(mask).__name__
-        raise TypeError(f"{what}, got {given}.")
+    what = "`options['reset_mask']` must"
+    if not isinstance(mask, np.ndarray):
+        raise TypeError(f"{what} be a numpy array, got {type(mask)}")
     if mask.shape != (num_envs,):
-        raise ValueError(f"{what} [{num_envs}], got {list(mask.shape)}.")
+        raise ValueError(f"{what} have shape `({num_envs},)`, got {mask.shape}")
+    if mask.dtype != np.bool_:
+        raise TypeError(f"{what} have `dtype=np.bool_`, got {mask.dtype}")
     if not mask.any():
-        raise ValueError(f"{what} with a True in it: nothing would be reset.")
+        raise ValueError(
+            f"{what} contain a boolean array with at least one True value, got reset_mask={mask}"
+        )
     return mask.copy()
 
 
@@ -536,6 +643,7 @@ def make_vec(
             env = wrapper(env)
         return env
 
-    envs = VectorEnv([make_env] * num_envs, **(vector_kwargs or {}))
+    count = whole_number("num_envs", num_envs, at_least=1)
+    envs = VectorEnv([make_env] * count, **(vector_kwargs or {}))
     envs.spec = spec
     return envs

@@ -9,14 +9,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from vectasks.adapters.envs import GivenTasks, MadeEnvs
+from vectasks._util.checks import checked_seed
+from vectasks.adapters.envs import Indices, checked_indices, envs_of
 from vectasks.batch import StepBatch
 from vectasks.extras import missing
 from vectasks.vector import BaseVectorSampledTasks
@@ -31,7 +32,6 @@ except ImportError as _error:
 __all__ = ["VecEnv"]
 
 StepReturn = tuple[Any, NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]
-Indices = None | int | Iterable[int]
 
 
 class VecEnv(BaseVecEnv):
@@ -44,10 +44,15 @@ class VecEnv(BaseVecEnv):
         env_fns: each makes a ``gymnasium.Env``; or a vector of tasks, which is closed with this.
         start_method: "forkserver", "spawn" or "fork" (None: "forkserver").
         max_processes: so many processes, at most (None: one each; 0: none, all in this process).
+        **vector_options: go to :class:`vectasks.VectorSampledTasks`: ``daemon``, ``preload``,
+            ``rerun_main``, ``read_timeout``, ``start_timeout_s``, ``close_grace_s``,
+            ``on_worker_death``, ``max_restarts``, ``observation_transport``, ``mp_ctx``,
+            ``timing``, ``name``, ...
 
     Raises:
         NotImplementedError: Stable-Baselines3 cannot take the observation space.
         ValueError: an argument has a value that it cannot take, or the spaces differ.
+        TypeError: the vector has no such option.
     """
 
     def __init__(
@@ -56,14 +61,10 @@ class VecEnv(BaseVecEnv):
         start_method: str | None = None,
         *,
         max_processes: int | None = None,
+        **vector_options: Any,
     ) -> None:
-        self._envs: GivenTasks
-        if isinstance(env_fns, BaseVectorSampledTasks):
-            self._envs = GivenTasks(env_fns)
-        else:
-            self._envs = MadeEnvs(
-                env_fns, same_step=True, start_method=start_method, max_processes=max_processes
-            )
+        options = {"start_method": start_method, "max_processes": max_processes, **vector_options}
+        self._envs = envs_of(env_fns, options)
         self._port = port_of(self._envs.vector)
         self._is_ready = False
         try:
@@ -91,7 +92,10 @@ class VecEnv(BaseVecEnv):
     def reset(self) -> Any:
         """Begin new episodes with the seeds and options that were set; their observations."""
         starts: list[dict[str, Any]] = [
-            {"seed": seed, **({"options": options} if options else {})}
+            {
+                "seed": None if seed is None else checked_seed(seed),
+                **({"options": options} if options else {}),
+            }
             for seed, options in zip(self._seeds, self._options, strict=True)
         ]
         observation, infos = self._envs.reset(starts)
@@ -171,7 +175,8 @@ class VecEnv(BaseVecEnv):
         """An attribute of each environment or of a wrapper around it."""
         chosen = self._chosen(indices)
         if attr_name == "render_mode":  # tasks render without telling how
-            return [self._render_modes[i] for i in self._get_indices(indices)]
+            every = range(self.num_envs) if chosen is None else chosen
+            return [self._render_modes[i] for i in every]
         return self._envs.get(attr_name, chosen)
 
     def has_attr(self, attr_name: str) -> bool:
@@ -196,9 +201,7 @@ class VecEnv(BaseVecEnv):
 
     def _chosen(self, indices: Indices) -> list[int] | None:
         """The indices; None for all of them, which are asked at once."""
-        if indices is None:
-            return None
-        return [range(self.num_envs)[i] for i in self._get_indices(indices)]
+        return checked_indices(indices, self.num_envs)
 
     def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
         """An image of each environment: uint8 [height_px, width_px, 3]."""

@@ -8,15 +8,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import singledispatch
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from numpy.typing import NDArray
 
-from vectasks.adapters.envs import GivenTasks, MadeEnvs
+from vectasks._util.checks import checked_seed
+from vectasks.adapters.envs import GivenTasks, envs_of
 from vectasks.extras import missing
 from vectasks.vector import BaseVectorSampledTasks
 
@@ -24,12 +26,14 @@ try:
     import torch
     from tensordict import TensorDict, TensorDictBase
     from torchrl import data as specs
-    from torchrl.envs import EnvBase
+    from torchrl.envs import EnvBase, default_info_dict_reader
 except ImportError as _error:
     raise missing("torchrl", "torchrl", "vectasks.adapters.torchrl", _error) from _error
 
 __all__ = ["Env"]
 
+_RESULTS = ("reward", "done", "terminated", "truncated")
+_OBJECT = np.dtype(object)
 # What TorchRL itself puts beside the observations.
 _RESERVED = {"action", "reward", "done", "terminated", "truncated", "next", "_reset"}
 
@@ -40,7 +44,11 @@ class Env(EnvBase):  # type: ignore[misc]  # torchrl has no types
     A Dict observation has one entry a key, anything else is ``"observation"``. ``"reward"`` is
     float32 [num_envs, 1]; ``"done"``, ``"terminated"`` and ``"truncated"`` are bool [num_envs, 1].
     The step that ends an episode gives its last observation, and the reset after it costs nothing:
-    the workers have begun the next episode already.
+    the workers have begun the next episode already. A step with a ``"_step"`` mask steps some.
+
+    As with ``ParallelEnv``, methods and attributes of the environments are reached by their names
+    (``env.custom_method()``, ``list(env.some_attribute)``), which give one answer per environment;
+    and a reset after :meth:`close` opens the environments again.
 
     Args:
         env_fns: each makes a ``gymnasium.Env``; or a vector of tasks, which is closed with this.
@@ -49,10 +57,15 @@ class Env(EnvBase):  # type: ignore[misc]  # torchrl has no types
         device: where the tensors are.
         start_method: "forkserver", "spawn" or "fork" (None: "forkserver").
         max_processes: so many processes, at most (None: one each; 0: none, all in this process).
+        **vector_options: go to :class:`vectasks.VectorSampledTasks`: ``daemon``, ``preload``,
+            ``rerun_main``, ``read_timeout``, ``start_timeout_s``, ``close_grace_s``,
+            ``on_worker_death``, ``max_restarts``, ``observation_transport``, ``mp_ctx``,
+            ``timing``, ``name``, ...
 
     Raises:
         NotImplementedError: TorchRL has no spec for a space.
         ValueError: an argument has a value that it cannot take, or the spaces differ.
+        TypeError: the vector has no such option.
     """
 
     def __init__(
@@ -63,14 +76,10 @@ class Env(EnvBase):  # type: ignore[misc]  # torchrl has no types
         device: torch.device | str = "cpu",
         start_method: str | None = None,
         max_processes: int | None = None,
+        **vector_options: Any,
     ) -> None:
-        envs: GivenTasks
-        if isinstance(env_fns, BaseVectorSampledTasks):
-            envs = GivenTasks(env_fns)
-        else:
-            envs = MadeEnvs(
-                env_fns, same_step=True, start_method=start_method, max_processes=max_processes
-            )
+        options = {"start_method": start_method, "max_processes": max_processes, **vector_options}
+        envs = envs_of(env_fns, options)
         try:
             super().__init__(device=device, batch_size=[envs.num_envs])
             self._envs = envs
@@ -79,8 +88,12 @@ class Env(EnvBase):  # type: ignore[misc]  # torchrl has no types
             envs.vector.close()
             raise
         self.is_closed = False
-        self._seed: int | None = None
+        self._env_fns, self._options = env_fns, options
+        self._seeds: list[int] | None = None  # for the next reset
+        self._seed_is_static = False
         self._is_ready = False
+        self._info_readers: list[Any] = []
+        self._infos_read: Any = TensorDict({}, self.batch_size)  # last, of each environment
 
     def _set_specs(self, categorical: bool) -> None:
         space, count = self._envs.observation_space, self._envs.num_envs
@@ -116,37 +129,102 @@ class Env(EnvBase):  # type: ignore[misc]  # torchrl has no types
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         if not self._is_ready:
             raise RuntimeError("The environments cannot be stepped yet: call reset() first.")
-        if np.count_nonzero(self._envs.over):
-            over = np.flatnonzero(self._envs.over).tolist()
+        wanted = tensordict.get("_step", None)
+        rows = None if wanted is None else np.flatnonzero(self._mask(wanted))
+        over = np.flatnonzero(self._envs.over)
+        over = over if rows is None else np.intersect1d(over, rows)
+        if len(over) > 0:
             raise RuntimeError(
-                f"The episodes of environments {over} are over: "
+                f"The episodes of environments {over.tolist()} are over: "
                 "reset them, by step_and_maybe_reset() or by reset() with a '_reset' entry."
             )
         actions = self._action_leaf.to_numpy(tensordict["action"], safe=False)
         if self._action_start is not None:
             actions = actions + self._action_start
-        batch = self._envs.vector.step_batch(actions)
-        entries = self._entries(self._envs.hold(batch))
-        entries["reward"] = torch.from_numpy(batch.reward).unsqueeze(-1)
-        for name in ("done", "terminated", "truncated"):
-            entries[name] = torch.from_numpy(getattr(batch, name)).unsqueeze(-1)
+        vector = self._envs.vector
+        if rows is None:
+            batch = vector.step_batch(actions)
+            entries = self._entries(self._envs.hold(batch))
+        else:
+            ids = vector.sampler_ids
+            vector.send(actions[rows], [ids[row] for row in rows.tolist()])
+            batch = vector.recv()
+            entries = self._entries(self._envs.hold_some(batch, rows))
+        if self._info_readers:
+            infos = [
+                self._envs.ended(info, batch.observation, i)[1] if batch.done[i] else info
+                for i, info in enumerate(batch.infos)
+            ]
+            entries.update(self._read(infos, rows))
+        for name in _RESULTS:
+            value = torch.from_numpy(getattr(batch, name)).unsqueeze(-1)
+            entries[name] = value if rows is None else self._among(tensordict, name, rows, value)
         return TensorDict(entries, self.batch_size, device=self.device)
 
+    def _among(
+        self, tensordict: TensorDictBase, name: str, rows: NDArray[np.int64], value: Any
+    ) -> Any:
+        """A result of all, where ``rows`` have a new one and the others what they had, or zero."""
+        whole = torch.zeros(self._envs.num_envs, 1, dtype=value.dtype)
+        before = tensordict.get(name, None)
+        if before is not None:
+            whole.copy_(before.reshape(whole.shape))
+        whole[rows] = value
+        return whole
+
+    def _mask(self, wanted: Any) -> NDArray[np.bool_]:
+        """Which environments a "_step" or "_reset" entry means."""
+        mask: NDArray[np.bool_] = wanted.reshape(self._envs.num_envs).cpu().numpy()
+        return mask
+
     def _reset(self, tensordict: TensorDictBase | None = None, **kwargs: Any) -> TensorDictBase:
+        if self.is_closed:
+            self._open_again()
         wanted = None if tensordict is None else tensordict.get("_reset", None)
-        mask = None if wanted is None else wanted.reshape(self._envs.num_envs).cpu().numpy()
-        seed, self._seed = self._seed, None
+        mask = None if wanted is None else self._mask(wanted)
+        seeds, self._seeds = self._seeds, None
         starts = [
-            {**({} if seed is None else {"seed": seed + i}), **kwargs}
+            {**({} if seeds is None else {"seed": seeds[i]}), **kwargs}
             for i in range(self._envs.num_envs)
         ]
-        observation, _ = self._envs.reset_held(starts, mask)
+        observation, infos = self._envs.reset_held(starts, mask)
         self._is_ready = self._is_ready or mask is None or bool(mask.all())
-        return TensorDict(self._entries(observation), self.batch_size, device=self.device)
+        entries = self._entries(observation)
+        if self._info_readers:
+            rows = None if mask is None else np.flatnonzero(mask)
+            infos = infos if rows is None else [infos[row] for row in rows.tolist()]
+            entries.update(self._read(infos, rows))
+        return TensorDict(entries, self.batch_size, device=self.device)
+
+    def _open_again(self) -> None:
+        if isinstance(self._env_fns, BaseVectorSampledTasks):
+            raise RuntimeError(
+                "This Env was closed, and the vector of tasks with it: make new ones."
+            )
+        self._envs = envs_of(self._env_fns, self._options)
+        self._is_ready = False
+        self.is_closed = False
+
+    def set_seed(self, seed: int | None = None, static_seed: bool = False) -> int | None:
+        """Seed the next reset; each environment gets the seed plus its index.
+
+        Args:
+            seed: of the first environment.
+            static_seed: give each environment this very seed.
+
+        Returns:
+            a seed for the next one of such environments: ``seed`` itself if it is static.
+        """
+        self._seed_is_static = static_seed
+        next_seed: int | None = super().set_seed(
+            None if seed is None else checked_seed(seed), static_seed=static_seed
+        )
+        return next_seed
 
     def _set_seed(self, seed: int | None) -> None:
-        """Seed the next reset; each environment gets the seed plus its index."""
-        self._seed = seed
+        step = 0 if self._seed_is_static else 1
+        count = self._envs.num_envs
+        self._seeds = None if seed is None else [seed + step * i for i in range(count)]
 
     def _entries(self, observation: Any) -> dict[str, Any]:
         space = self._envs.observation_space
@@ -155,12 +233,131 @@ class Env(EnvBase):  # type: ignore[misc]  # torchrl has no types
         tensors: dict[str, Any] = _tensors(space, observation, self._one_hot)
         return tensors
 
+    # -- infos ------------------------------------------------------------------------------------
+
+    @property
+    def info_dict_reader(self) -> list[Any]:
+        """The readers that :meth:`set_info_dict_reader` was given."""
+        return self._info_readers
+
+    def set_info_dict_reader(
+        self, info_dict_reader: Any = None, ignore_private: bool = True
+    ) -> Env:
+        """Read entries of the infos into the data, as TorchRL's ``GymEnv`` does.
+
+        Args:
+            info_dict_reader: called with one environment's info, of a step or a reset, and a
+                TensorDict of no dimensions to write to; for instance TorchRL's
+                ``default_info_dict_reader(["lives"])``. What an info lacks is zero. None reads
+                every number and array that the first environment's infos hold; a reset and a step
+                find out which those are.
+            ignore_private: leave out what begins with an underscore, where no reader is given.
+
+        Returns:
+            this environment.
+
+        Raises:
+            ValueError: it is not known what the reader reads: it has no ``info_spec``.
+        """
+        reader = info_dict_reader
+        if reader is None:
+            reader = default_info_dict_reader(ignore_private=ignore_private)
+        if getattr(reader, "info_spec", None) is None:
+            self._find_spec(reader)
+        if getattr(reader, "info_spec", None) is None:
+            raise ValueError(
+                f"{reader!r} has no info_spec, a Composite of what it reads of one environment."
+            )
+        its_spec = reader.info_spec.expand(self._envs.num_envs)
+        self._info_readers.append(reader)
+        self._infos_read.update(its_spec.to("cpu").zero())
+        spec = self.observation_spec.clone()
+        spec.update(its_spec.to(self.device))
+        self.observation_spec = spec
+        return self
+
+    def auto_register_info_dict(
+        self, ignore_private: bool = True, *, info_dict_reader: Any = None
+    ) -> Env:
+        """The same, under the name by which TorchRL registers what resets do not tell."""
+        return self.set_info_dict_reader(info_dict_reader, ignore_private)
+
+    def _find_spec(self, reader: Any) -> None:
+        """Show a reader the infos of a reset and a step, from which it makes its spec."""
+        _, infos = self._envs.reset(self._envs.num_envs * [{}])
+        actions = self._envs.num_envs * [self._envs.action_space.sample()]
+        batch = self._envs.vector.step_batch(actions)
+        info = batch.infos[0]
+        if batch.done[0]:
+            info = self._envs.ended(info, batch.observation, 0)[1]
+        arrays = _with_arrays({**infos[0], **info}).items()
+        numbers = {k: v for k, v in arrays if getattr(v, "dtype", _OBJECT).kind in "biuf"}
+        reader(numbers, TensorDict({}, []))
+        self._is_ready = False
+
+    def _read(self, infos: Sequence[Any], rows: NDArray[np.int64] | None) -> dict[Any, Any]:
+        """What the readers make of the infos of all, or of ``rows``; the others' as it was."""
+        read = self._infos_read.clone()  # what it was is somebody's data
+        its_rows = range(len(read)) if rows is None else rows.tolist()
+        for row, info in zip(its_rows, infos, strict=True):
+            data = TensorDict({}, [])
+            for reader in self._info_readers:
+                given = reader(_with_arrays(info), data)
+                data = data if given is None else given
+            for key, entry in read.items(include_nested=True, leaves_only=True):
+                entry[row] = data.get(key, 0)
+        self._infos_read = read
+        return dict(read.items())
+
+    # -- reaching in ------------------------------------------------------------------------------
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            envs = self.__dict__.get("_envs")
+            if name.startswith("_") or envs is None or self.is_closed or not envs.has(name):
+                raise
+        return _OfEach(envs, name)
+
     # -- the end ----------------------------------------------------------------------------------
 
     def close(self, *, raise_if_closed: bool = True) -> None:
-        """Close the environments and end their processes; closing twice is fine."""
+        """Close the environments and end their processes; closing twice is fine.
+
+        A reset opens them again, as the functions make them; a vector of tasks stays closed.
+        """
+        self._is_ready = False
         super().close(raise_if_closed=raise_if_closed)
         self._envs.vector.close()
+
+
+class _OfEach:
+    """A method or an attribute of each environment."""
+
+    def __init__(self, envs: GivenTasks, name: str) -> None:
+        self._envs, self._name = envs, name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> list[Any]:
+        """Call it, where it can be called; what each environment gave."""
+        return self._envs.get_or_call(self._name, args, kwargs)
+
+    def __iter__(self) -> Iterator[Any]:
+        """What each environment has, or gives when it is called."""
+        return iter(self())
+
+    def __getattr__(self, name: str) -> _OfEach:
+        if name.startswith("_"):  # asked by whoever shows or copies things
+            raise AttributeError(name)
+        return _OfEach(self._envs, f"{self._name}.{name}")
+
+
+def _with_arrays(info: Mapping[str, Any]) -> dict[str, Any]:
+    """An info whose numbers are arrays, as TorchRL's readers want them."""
+    return {
+        key: np.asarray(value) if isinstance(value, (int, float, np.generic)) else value
+        for key, value in info.items()
+    }
 
 
 @singledispatch

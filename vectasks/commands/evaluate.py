@@ -142,7 +142,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _read_tasks(path: Path) -> list[Any]:
     tasks = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         if line.strip():
             try:
                 tasks.append(json.loads(line))
@@ -160,14 +160,19 @@ def _print_metrics(aggregates: dict[str, Aggregate]) -> None:
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("metric")
-    for title in ("mean", "95%", "IQM", "95%", "min", "max"):
+    left_out = ["left out"] if any(told.left_out for told in aggregates.values()) else []
+    for title in ("mean", "95%", "IQM", "95%", "min", "max", *left_out):
         table.add_column(title, justify="right")
     for name, told in aggregates.items():
         cells = [f"{told.mean:.4g}", _range(*told.mean_interval)]
         cells += [f"{told.iqm:.4g}", _range(*told.iqm_interval)]
         cells += [f"{told.minimum:.4g}", f"{told.maximum:.4g}"]
+        cells += [str(told.left_out) for _ in left_out]
         table.add_row(Text(name), *cells)
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    if left_out:
+        console.print("left out: values that are NaN, infinite or no number")
 
 
 def _range(low: float | None, high: float | None) -> str:

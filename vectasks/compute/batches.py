@@ -21,13 +21,11 @@ def batches_of(data: Any, batch_size: int, prebatched: bool = False) -> Iterator
         prebatched: ``data`` is an iterable of batches already.
 
     Yields:
-        A batch; numpy arrays are read-only views.
+        A batch; numpy arrays and memoryviews are read-only views.
 
     Raises:
-        InvalidArgument: the data cannot be gone through, or ``batch_size`` is below 1.
+        InvalidArgument: the data cannot be gone through.
     """
-    if not prebatched and batch_size < 1:
-        raise InvalidArgument(f"batch_size must be at least 1, got {batch_size!r}.")
     if isinstance(data, Mapping) or not (hasattr(data, "__iter__") or hasattr(data, "__getitem__")):
         raise InvalidArgument(
             f"data must be a list, an array or an iterable, got a {type(data).__name__}"
@@ -36,7 +34,7 @@ def batches_of(data: Any, batch_size: int, prebatched: bool = False) -> Iterator
     if getattr(data, "shape", None) == ():
         raise InvalidArgument("data must have a first axis to slice, got an array of no axes.")
     if prebatched:
-        return map(_read_only, data)
+        return map(read_only, data)
     if isinstance(data, Sequence) or hasattr(data, "shape"):
         return _slices(data, batch_size)
     return _lists(data, batch_size)
@@ -53,7 +51,7 @@ def count_batches(data: Any, batch_size: int, prebatched: bool = False) -> int |
 
 def _slices(data: Any, batch_size: int) -> Iterator[Any]:
     for start in range(0, len(data), batch_size):
-        yield _read_only(data[start : start + batch_size])
+        yield read_only(data[start : start + batch_size])
 
 
 def _lists(data: Iterable[Any], batch_size: int) -> Iterator[list[Any]]:
@@ -62,10 +60,20 @@ def _lists(data: Iterable[Any], batch_size: int) -> Iterator[list[Any]]:
         yield batch
 
 
-def _read_only(batch: Any) -> Any:
-    """A view that cannot be written through: a batch is the same on every backend."""
-    if not isinstance(batch, np.ndarray):
+def read_only(batch: Any) -> Any:
+    """View a batch such that it cannot be written through: it is the same on every backend.
+
+    The view has the batch's class; that of a file is a plain array, as workers see it.
+    """
+    if isinstance(batch, memoryview):
+        return batch.toreadonly()
+    if not isinstance(batch, np.ndarray) or batch is np.ma.masked:
         return batch
-    view = batch.view()
+    if isinstance(batch, np.ma.MaskedArray):
+        view: Any = batch[...]  # unlike view(), it has a mask of its own to lock
+        if view.mask is not np.ma.nomask:
+            np.ma.getmask(view).flags.writeable = False
+    else:
+        view = batch.view(np.ndarray) if type(batch) is np.memmap else batch.view()
     view.flags.writeable = False
     return view

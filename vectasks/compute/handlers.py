@@ -8,7 +8,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from vectasks.compute.savers import Saver
+from vectasks._util.checks import whole_number
+from vectasks.compute.savers import Saver, unmasked
 from vectasks.compute.task import Result
 from vectasks.errors import InvalidArgument
 
@@ -96,9 +97,7 @@ class ResultsCollector(ResultsHandler[list[Result[Any]]]):
     """
 
     def __init__(self, saver: Saver | None = None, save_interval: int = 1) -> None:
-        if save_interval < 1:
-            raise InvalidArgument(f"save_interval must be at least 1, got {save_interval!r}.")
-        self._save_interval = save_interval
+        self._save_interval = whole_number("save_interval", save_interval, at_least=1)
         super().__init__(saver)
 
     def reset(self) -> None:
@@ -146,7 +145,7 @@ class ResultsCollector(ResultsHandler[list[Result[Any]]]):
         if end - self._num_saved < at_least:
             return
         batches = [
-            np.atleast_1d(np.asarray(self._results[index].value))
+            np.atleast_1d(unmasked(self._results[index].value))
             for index in range(self._num_saved, end)
             if index not in self._errors
         ]
@@ -193,7 +192,7 @@ class OnlineMeanResultsHandler(ResultsHandler[MeanResult]):
         self._n += n
         if self._mean is None:
             # A copy: the batch's own array may be used again.
-            self._mean = np.array(mean, float) if np.ndim(mean) else float(mean)
+            self._mean = np.array(mean, float, subok=True) if np.ndim(mean) else float(mean)
         else:
             self._mean = self._mean + (mean - self._mean) * (n / self._n)
 

@@ -10,11 +10,12 @@ from typing import Any, Generic, TypeVar, cast, overload
 
 import numpy as np
 
-from vectasks.compute.batches import batches_of, count_batches
+from vectasks._util.checks import whole_number
+from vectasks.compute.batches import batches_of, count_batches, read_only
 from vectasks.compute.handlers import ResultsCollector, ResultsHandler
-from vectasks.compute.sharing import ArrayPlace, Parcels, Reader, place_of
+from vectasks.compute.sharing import Parcels, Reader, place_of, received, sendable
 from vectasks.compute.task import Result, Session, Task, require_do
-from vectasks.errors import InvalidArgument, RemoteError, RemoteTraceback, SetupError
+from vectasks.errors import RemoteError, RemoteTraceback, SetupError
 from vectasks.workers.cores import usable_cores
 from vectasks.workers.feed import feed
 from vectasks.workers.kinds import Kind, checked_kind
@@ -75,8 +76,8 @@ class TaskManager(Generic[HandlerT]):
         backend: Kind = "inline",
         num_workers: int | None = None,
     ) -> None:
-        if num_workers is not None and num_workers < 1:
-            raise InvalidArgument(f"num_workers must be at least 1, got {num_workers!r}.")
+        if num_workers is not None:
+            num_workers = whole_number("num_workers", num_workers, at_least=1)
         self._task_cls = task_cls
         self._handler_source = handler
         self._backend = checked_kind("backend", backend)
@@ -106,10 +107,12 @@ class TaskManager(Generic[HandlerT]):
 
         Raises:
             NotImplementedError: the task has no ``do``.
-            InvalidArgument: the data cannot be made into batches.
+            InvalidArgument: the data cannot be made into batches, or not into such of that size.
             Exception: what the data's iterator, the task's constructor or a ``teardown`` raised.
         """
         require_do(self._task_cls)
+        if not prebatched:
+            batch_size = whole_number("batch_size", batch_size, at_least=1)
         batches = batches_of(data, batch_size, prebatched)
         handler = self.handler = self._new_handler()
         make_seat = functools.partial(Seat, self._task_cls, tuple(args), dict(kwargs or {}))
@@ -150,17 +153,15 @@ class Seat:
         self._reader = Reader()
 
     def run(self, index: int, batch: Any) -> Result[Any]:
-        """Process a batch, or the one at a place."""
-        if isinstance(batch, ArrayPlace):
-            batch = self._reader.read(batch)
-        return self._session.run(index, batch)
+        """Process a batch, in whatever form it travelled."""
+        return self._session.run(index, read_only(self._reader.unwrap(batch)))
 
     def value(self, index: int, batch: Any) -> Any:
-        """The same, but an error is raised: so it travels with its traceback."""
+        """The same, as it travels; an error is raised, so that it has its traceback."""
         result = self.run(index, batch)
         if result.error is not None:
             raise result.error
-        return result.value
+        return sendable(result.value)
 
     def end(self) -> None:
         """Tear down, if anything was set up."""
@@ -199,7 +200,8 @@ def _run_in_workers(
 
         def calls() -> Iterator[tuple[int, tuple[int, Any]]]:
             for index, batch in enumerate(batches):
-                yield index, (index, batch if parcels is None else parcels.wrap(index, batch))
+                wrapped = sendable(batch) if parcels is None else parcels.wrap(index, batch)
+                yield index, (index, wrapped)
 
         for index, future in feed(pool, "value", calls(), ahead=ahead):
             if parcels is not None:
@@ -224,7 +226,7 @@ def _ahead(data: Any, num_batches: int | None, num_workers: int) -> int:
 def _result_of(index: int, future: Future[Any]) -> Result[Any]:
     error = future.exception()
     if error is None:
-        return Result(index, future.result())
+        return Result(index, received(future.result()))
     if isinstance(error, RemoteError):
         cause = error.__cause__
         if isinstance(cause, Exception) and not isinstance(cause, RemoteTraceback):

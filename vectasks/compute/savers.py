@@ -52,10 +52,11 @@ class Saver(abc.ABC):
                 otherwise.
 
         Raises:
-            InvalidArgument: the rows do not fit the array's, or an update has no indices.
+            InvalidArgument: the rows do not fit the array's, some are masked, or an update has no
+                indices.
             FileNotFoundError: an update of an array that is not there.
         """
-        rows = np.asarray(data)
+        rows = unmasked(data)
         if rows.ndim == 0:
             raise InvalidArgument(f"save: data must be rows, got {data!r:.60} alone.")
         if self.approach == "overwrite":
@@ -95,6 +96,20 @@ class Saver(abc.ABC):
             f"save: there is no array {self.file_path} to update; begin it with "
             'approach="overwrite" or "append".'
         )
+
+
+def unmasked(values: Any) -> NDArray[Any]:
+    """Return the values as an array.
+
+    Raises:
+        InvalidArgument: some of them are masked.
+    """
+    if np.ma.is_masked(values):
+        raise InvalidArgument(
+            "save: some values are masked, and a file of plain arrays would show what lies under "
+            "the mask. Save values.filled(numpy.nan), say."
+        )
+    return np.asarray(values)
 
 
 class NumpySaver(Saver):

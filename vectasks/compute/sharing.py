@@ -16,12 +16,15 @@ from __future__ import annotations
 import math
 import mmap
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from vectasks._util.checks import whole_number
+from vectasks.pickling import reduce_view
 from vectasks.workers.memory import SharedMemory
 
 _MIN_SLOT_BYTES = 1 << 18  # smaller batches are as well sent
@@ -41,6 +44,52 @@ class ArrayPlace(NamedTuple):
     offset_bytes: int
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    strides: tuple[int, ...]
+
+
+class Attributed(NamedTuple):
+    """An array with the attributes that numpy leaves out of its pickle: what travels for it."""
+
+    array: NDArray[Any]
+    attributes: dict[str, Any]
+
+
+class Viewed(NamedTuple):
+    """What a memoryview is made of again, where its own pickle would be that of bytes."""
+
+    make: Callable[..., memoryview]
+    args: tuple[Any, ...]
+
+
+#: How numpy pickles arrays of subclasses that do not say how.
+_NUMPYS_OWN = (np.ndarray.__reduce__, np.ma.MaskedArray.__reduce__)
+
+
+def sendable(value: Any) -> Any:
+    """Give a batch or a result a form whose pickle holds all of it: mostly it is its own."""
+    if isinstance(value, memoryview):
+        return Viewed(*reduce_view(value))
+    if isinstance(value, np.ndarray) and type(value).__reduce__ in _NUMPYS_OWN:
+        attributes = _sendable_attributes(getattr(value, "__dict__", {}))
+        return Attributed(value, attributes) if attributes else value
+    return value
+
+
+def received(value: Any) -> Any:
+    """Return what was sent in the form that :func:`sendable` gave it."""
+    if isinstance(value, Attributed):
+        vars(value.array).update(value.attributes)
+        return value.array
+    return value.make(*value.args) if isinstance(value, Viewed) else value
+
+
+def _sendable_attributes(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the mask, which numpy sends, and the mapping of a file, which nobody can."""
+    return {
+        name: _sendable_attributes(value) if type(value) is dict else value
+        for name, value in attributes.items()
+        if name != "_mask" and not isinstance(value, mmap.mmap)
+    }
 
 
 class _Mapping(mmap.mmap):
@@ -71,7 +120,9 @@ class _Mapping(mmap.mmap):
 
     def place(self, offset_bytes: int, array: NDArray[Any]) -> ArrayPlace:
         """Where others find an array that is here."""
-        return ArrayPlace(self._path, self._inode, offset_bytes, array.shape, array.dtype)
+        return ArrayPlace(
+            self._path, self._inode, offset_bytes, array.shape, array.dtype, array.strides
+        )
 
     def __del__(self) -> None:  # the last array on it is gone
         if "_memory" in self.__dict__:
@@ -88,10 +139,12 @@ def shared_array(shape: int | tuple[int, ...], dtype: DTypeLike = np.float64) ->
     Its slices are not copied on their way to workers. The memory lives as long as an array on it.
 
     Raises:
+        InvalidArgument: a size is no integer of at least 0.
         OSError: there is not so much memory.
     """
     dtype = np.dtype(dtype)
-    shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    sizes = shape if isinstance(shape, Iterable) else (shape,)
+    shape = tuple(whole_number("shape", size) for size in sizes)
     size_bytes = max(1, math.prod(shape) * dtype.itemsize)
     return np.ndarray(shape, dtype, _Mapping.of_size(size_bytes))
 
@@ -114,7 +167,9 @@ def place_of(array: NDArray[Any]) -> ArrayPlace | None:
         inode = Path(path).stat().st_ino
     except OSError:  # it was removed, and lives on in this process
         return None
-    return ArrayPlace(path, inode, root.offset + offset_bytes, array.shape, array.dtype)
+    return ArrayPlace(
+        path, inode, root.offset + offset_bytes, array.shape, array.dtype, array.strides
+    )
 
 
 def _address(array: NDArray[Any]) -> int:
@@ -124,6 +179,8 @@ def _address(array: NDArray[Any]) -> int:
 
 class Parcels:
     """Batches as they travel to worker processes: large arrays stay where they are, or in slots.
+
+    Only plain arrays do: what a subclass has besides, a mask say, would be lost.
 
     A slot is a place for one batch in shared memory; all are of the first batch's size, and what
     does not fit is sent.
@@ -143,8 +200,8 @@ class Parcels:
     def wrap(self, index: int, batch: Any) -> Any:
         """A batch as it travels: itself, or where it is."""
         self._held[index] = batch
-        if not isinstance(batch, np.ndarray) or batch.dtype.hasobject:
-            return batch
+        if type(batch) is not np.ndarray or batch.dtype.hasobject:
+            return sendable(batch)
         place = place_of(batch)
         if place is not None:
             return place
@@ -159,8 +216,12 @@ class Parcels:
             return batch
         slot = self._slot_of[index] = self._free.pop()
         offset_bytes = slot * self._slot_bytes
-        np.ndarray(batch.shape, batch.dtype, self._mapping, offset_bytes)[...] = batch
-        return self._mapping.place(offset_bytes, batch)
+        strides = np.empty_like(batch, order="K").strides  # its axes lie as the batch's do
+        copy: NDArray[Any] = np.ndarray(
+            batch.shape, batch.dtype, self._mapping, offset_bytes, strides
+        )
+        copy[...] = batch
+        return self._mapping.place(offset_bytes, copy)
 
     def done(self, index: int) -> None:
         """The batch is done with."""
@@ -171,10 +232,18 @@ class Parcels:
 
 
 class Reader:
-    """A worker's half: arrays where they are, read-only."""
+    """A worker's half: arrays where they are, read-only, and what came in another form."""
 
     def __init__(self) -> None:
         self._mappings: dict[tuple[str, int], mmap.mmap] = {}
+
+    def unwrap(self, batch: Any) -> Any:
+        """Return the batch that travelled in some form.
+
+        Raises:
+            OSError: it lies in a file that is not there any more.
+        """
+        return self.read(batch) if isinstance(batch, ArrayPlace) else received(batch)
 
     def read(self, place: ArrayPlace) -> NDArray[Any]:
         """The array at a place.
@@ -186,7 +255,7 @@ class Reader:
         mapping = self._mappings.get((place.path, place.inode))
         if mapping is None or len(mapping) < end:  # a file may have grown
             mapping = self._mappings[place.path, place.inode] = _mapped(place)
-        return np.ndarray(place.shape, place.dtype, mapping, place.offset_bytes)
+        return np.ndarray(place.shape, place.dtype, mapping, place.offset_bytes, place.strides)
 
 
 def _mapped(place: ArrayPlace) -> mmap.mmap:

@@ -8,6 +8,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from vectasks._util.checks import checked_seed, real_number, whole_number
 from vectasks.errors import InvalidArgument
 from vectasks.extras import require
 from vectasks.task import RLStepResult, Task, TaskSampler
@@ -220,20 +221,21 @@ class AtariTaskSampler(TaskSampler[AtariTask]):
     ) -> None:
         if obs_type not in _OBS_TYPES:
             raise InvalidArgument(f"obs_type must be one of {_OBS_TYPES}, got {obs_type!r}.")
-        if frameskip < 1:
-            raise InvalidArgument(f"frameskip must be at least 1, got {frameskip!r}.")
-        if screen_size_px < 1 or num_stacked < 1 or noop_max < 0:
-            raise InvalidArgument(
-                "screen_size_px and num_stacked must be at least 1 and noop_max at least 0, got "
-                f"{screen_size_px!r}, {num_stacked!r} and {noop_max!r}."
-            )
+        frameskip = whole_number("frameskip", frameskip, at_least=1)
+        screen_size_px = whole_number("screen_size_px", screen_size_px, at_least=1)
+        num_stacked = whole_number("num_stacked", num_stacked, at_least=1)
+        noop_max = whole_number("noop_max", noop_max)
+        num_frames = whole_number("max_num_frames_per_episode", max_num_frames_per_episode)
+        repetition = real_number("repeat_action_probability", repeat_action_probability)
+        if seed is not None:
+            seed = checked_seed(seed)
         ale_py = _import_ale()
         self.game: str = _rom_id(game, ale_py.roms.get_all_rom_ids())
         self._rom_path = ale_py.roms.get_rom_path(self.game)
         ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
         self._ale = ale_py.ALEInterface()
-        self._ale.setFloat("repeat_action_probability", float(repeat_action_probability))
-        self._ale.setInt("max_num_frames_per_episode", max_num_frames_per_episode)
+        self._ale.setFloat("repeat_action_probability", repetition)
+        self._ale.setInt("max_num_frames_per_episode", num_frames)
         self._ale.loadROM(self._rom_path)
         self._actions: list[Any] = (
             self._ale.getLegalActionSet() if full_action_space else self._ale.getMinimalActionSet()

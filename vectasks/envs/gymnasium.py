@@ -28,7 +28,16 @@ from gymnasium.envs.registration import (
 )
 from numpy.typing import NDArray
 
+from vectasks._util.checks import checked_seed, real_number, whole_number
+from vectasks.envs.interface import (
+    OLD_GYM_ADVICE,
+    as_info,
+    explain_step_error,
+    reset_env,
+)
 from vectasks.extras import require
+from vectasks.rendering.tiles import as_pixels
+from vectasks.step_values import as_flag
 from vectasks.task import RLStepResult, Task, TaskSampler
 
 __all__ = [
@@ -81,11 +90,19 @@ class GymnasiumTask(Task[AnyEnv]):
         return self.env.action_space
 
     def _step(self, action: Any) -> RLStepResult:
-        self._observation, reward, terminated, truncated, info = self.env.step(action)
+        try:
+            self._observation, reward, terminated, truncated, info = self.env.step(action)
+        except (TypeError, ValueError) as error:
+            explain_step_error(self.env, error)
+            raise
+        if type(info) is not dict:
+            info = as_info(self.env, info)
         if not (terminated or truncated or self._num_steps_taken + 1 >= self.max_steps):
             return RLStepResult(self._observation, reward, False, info)
-        self._terminated = bool(terminated)
-        self._truncated = bool(truncated) or self._num_steps_taken + 1 >= self.max_steps
+        self._terminated = as_flag("terminated", terminated)
+        self._truncated = (
+            as_flag("truncated", truncated) or self._num_steps_taken + 1 >= self.max_steps
+        )
         self._success = next((info[key] for key in _SUCCESS_KEYS if key in info), None)
         # A copy: the environment may go on using its own dict.
         info = {**info, "terminated": self._terminated, "truncated": self._truncated}
@@ -118,23 +135,25 @@ class GymnasiumTask(Task[AnyEnv]):
         return metrics
 
     def render(self, mode: str = "rgb", *args: Any, **kwargs: Any) -> NDArray[np.uint8]:
-        """The environment's own image: uint8 [height_px, width_px, 3].
+        """Render the environment's own image: uint8 [height_px, width_px, 3].
 
         Raises:
             ValueError: ``mode`` is neither ``"rgb"`` nor ``"rgb_array"``.
             RuntimeError: the environment was made without images.
+            InvalidArgument: what it gives cannot be shown as an image.
             MissingExtra: it draws with pygame, which is not installed.
         """
         if mode not in _IMAGE_MODES:
             raise ValueError(f"render() got the mode {mode!r}; it takes one of {_IMAGE_MODES}.")
         # Asked first, because rendering without a mode makes Gymnasium warn at every frame.
         frame: Any = None if self.env.render_mode is None else self._draw()
-        if np.ndim(frame) not in (2, 3):
+        gives_images = str(self.env.render_mode).startswith("rgb_array")
+        if not gives_images and np.ndim(frame) not in (2, 3):
             raise RuntimeError(
                 f"{self.env} gives no image (its render_mode is {self.env.render_mode!r}): "
                 'make it with render_mode="rgb_array".'
             )
-        return np.asarray(frame, dtype=np.uint8)
+        return as_pixels(frame, f"what render() of {self.env} gave")
 
     def _draw(self) -> Any:
         try:
@@ -180,16 +199,16 @@ class GymnasiumTaskSampler(TaskSampler[GymnasiumTask]):
         seed: int | None = None,
         seed_each_episode: bool = True,
         max_tasks: int | None = None,
-        max_steps: int | None = None,
+        max_steps: float | None = None,
         reset_options: Mapping[str, Any] | None = None,
         make_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
-        if max_tasks is not None and max_tasks < 0:
-            raise ValueError(f"max_tasks must be 0, positive or None, got {max_tasks!r}.")
-        if max_steps is not None and max_steps < 1:
-            raise ValueError(f"max_steps must be positive or None, got {max_steps!r}.")
-        self.max_tasks = max_tasks
-        self.max_steps: float = math.inf if max_steps is None else max_steps
+        self.max_tasks = None if max_tasks is None else whole_number("max_tasks", max_tasks)
+        if max_steps is None:
+            max_steps = math.inf
+        self.max_steps: float = real_number("max_steps", max_steps, at_least=1, finite=False)
+        if seed is not None:
+            seed = checked_seed(seed)  # Gymnasium takes no integers of numpy
         self.seed_each_episode = seed_each_episode
         self.reset_options = reset_options
         self._num_sampled = 0
@@ -217,9 +236,8 @@ class GymnasiumTaskSampler(TaskSampler[GymnasiumTask]):
             return None
         options = self.reset_options if options is None else options
         seed = self._next_seed()
-        observation, info = self.env.reset(
-            seed=seed, options=None if options is None else dict(options)
-        )
+        options = None if options is None else dict(options)
+        observation, info = reset_env(self.env, seed=seed, options=options)
         self._last_sampled_task = GymnasiumTask(
             self.env,
             observation,
@@ -259,6 +277,7 @@ class GymnasiumTaskSampler(TaskSampler[GymnasiumTask]):
 
     def set_seed(self, seed: int) -> None:
         """Seed the episodes that are sampled from now on."""
+        seed = checked_seed(seed)
         self._rng = np.random.default_rng(seed)
         self._pending_seed = seed
 
@@ -338,8 +357,11 @@ def _make_env(
             )
         return source
     if callable(source):
-        return source(**make_kwargs)
+        env = source(**make_kwargs)
+        if hasattr(env, "reset") and hasattr(env, "step"):
+            return env
+        raise TypeError(f"{source!r} must make an environment, got {env!r} from it.")
     raise TypeError(
         "env must be a Gymnasium id, an EnvSpec, an environment or a callable that makes one, "
-        f"got {source!r}."
+        f"got {source!r}. {OLD_GYM_ADVICE if hasattr(source, 'step') else ''}".rstrip()
     )

@@ -8,17 +8,20 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from vectasks._util.checks import whole_number
 from vectasks.errors import InvalidArgument
 from vectasks.evaluation.jobs import (
+    JobToDo,
     JobWorker,
     attempt,
+    failed_record,
     make_record,
     partial_path,
     remove_leftovers,
 )
 from vectasks.evaluation.journal import RunLog
 from vectasks.evaluation.manifest import BatchManifest
-from vectasks.evaluation.records import BatchJob, BatchRunRecord, RunStatus, now
+from vectasks.evaluation.records import BatchJob, BatchRunRecord, RunStatus, now, told
 from vectasks.workers.kinds import Kind, checked_kind
 
 
@@ -93,14 +96,15 @@ class BatchRunner:
             The manifest, which is also in its file: one record a job, in the order of the jobs.
 
         Raises:
-            InvalidArgument: two jobs share an id or an output, or max_workers is below 1; nothing
-                was run.
+            InvalidArgument: something in the list is no job, two jobs share an id or an output,
+                max_workers is below 1, or the worker cannot be called; nothing was run.
             ManifestBusy: another run is writing to this manifest.
             ManifestError: the manifest is damaged and cannot be rebuilt.
         """
+        if not callable(worker):
+            raise InvalidArgument(f"worker must be callable, got {worker!r}.")
         checked = _checked(jobs)
-        if max_workers < 1:
-            raise InvalidArgument(f"max_workers must be at least 1, got {max_workers!r}.")
+        max_workers = whole_number("max_workers", max_workers, at_least=1)
         with RunLog(
             manifest_path,
             [job.id for job in checked],
@@ -110,7 +114,7 @@ class BatchRunner:
         ) as log:
             counts: Counter[RunStatus] = Counter()
             with contextlib.closing(
-                self._records(checked, worker, log.history, max_workers, force)
+                self._records(checked, worker, log, max_workers, force)
             ) as records:
                 for record in records:
                     log.add(record)
@@ -122,23 +126,31 @@ class BatchRunner:
         self,
         jobs: Sequence[BatchJob],
         worker: JobWorker,
-        history: Mapping[str, BatchRunRecord],
+        log: RunLog,
         max_workers: int,
         force: bool,
     ) -> Generator[BatchRunRecord, None, None]:
-        to_do = []
+        to_do: list[JobToDo] = []
         for job in jobs:
-            earlier = history.get(job.id)
+            earlier = log.history.get(job.id)
             if not force and _is_done(job, earlier):
                 yield _skipped(job, earlier)
-            else:
-                to_do.append(job)
+                continue
+            try:
+                if log.owns(job.output):
+                    raise InvalidArgument(
+                        f"the output {str(job.output)!r} is a file that this run writes itself: "
+                        "its manifest, journal or lock. Give it another name."
+                    )
+                to_do.append(JobToDo(job, partial_path(job.output)))
+            except InvalidArgument as error:
+                yield failed_record(job, now(), error)
         if not to_do:
             return
-        remove_leftovers(to_do)
+        remove_leftovers(job for job, _ in to_do)
         if self._backend == "inline":
-            for job in to_do:
-                yield attempt(worker, job, partial_path(job.output))
+            for job, partial in to_do:
+                yield attempt(worker, job, partial)
         else:
             from vectasks.evaluation.parallel import run_in_workers
 
@@ -158,7 +170,12 @@ class BatchRunner:
 
 
 def _checked(jobs: Iterable[BatchJob | Mapping[str, Any]]) -> list[BatchJob]:
-    checked = [job if isinstance(job, BatchJob) else BatchJob.model_validate(job) for job in jobs]
+    checked = []
+    for number, job in enumerate(jobs):
+        try:
+            checked.append(BatchJob.model_validate(job))
+        except ValueError as error:
+            raise InvalidArgument(f"job {number} of the list: {told(error)}.") from error
     for what, values in (
         ("id", [job.id for job in checked]),
         ("output", [os.path.normpath(job.output.absolute()) for job in checked]),
@@ -173,7 +190,11 @@ def _checked(jobs: Iterable[BatchJob | Mapping[str, Any]]) -> list[BatchJob]:
 
 
 def _is_done(job: BatchJob, earlier: BatchRunRecord | None) -> bool:
-    return (earlier is None or earlier.status is not RunStatus.failed) and job.output.exists()
+    try:
+        exists = job.output.exists()
+    except OSError:  # a name that is too long, a folder that nobody may look into
+        exists = False
+    return exists and (earlier is None or earlier.status is not RunStatus.failed)
 
 
 def _skipped(job: BatchJob, earlier: BatchRunRecord | None) -> BatchRunRecord:

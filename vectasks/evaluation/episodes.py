@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vectasks._util.checks import checked_seed, real_number, whole_number
 from vectasks.errors import InvalidArgument
 from vectasks.evaluation.agenda import Slot, slots_for_episodes, slots_for_tasks, task_keywords
 from vectasks.evaluation.filming import EpisodeFilmer
 from vectasks.evaluation.journal import RunLog
+from vectasks.evaluation.json_form import described, plain, to_json
 from vectasks.evaluation.lockstep import Ended, EvaluationPolicy, EvaluationRun
 from vectasks.evaluation.manifest import BatchManifest, History
-from vectasks.evaluation.records import BatchRunRecord, RunStatus, now, plain
-from vectasks.evaluation.statistics import Aggregate, aggregate_all
+from vectasks.evaluation.records import BatchRunRecord, RunStatus, now
+from vectasks.evaluation.statistics import Aggregate, aggregate_all, checked_confidence
 from vectasks.extras import require
 from vectasks.files import replace_file
 from vectasks.vector import SingleProcessVectorSampledTasks, VectorSampledTasks
+from vectasks.vector.arguments import checked_sampler_args
 
 
 class EpisodeResult(NamedTuple):
@@ -51,7 +53,8 @@ class EvaluationReport:
 
     Attributes:
         episodes: one result an episode, in order; failed ones too.
-        aggregates: of each metric that is a number, over the episodes that did not fail.
+        aggregates: of each metric that is a number, over the episodes that did not fail; each one
+            says how many values it left out.
         manifest: one record an episode; None where no ``manifest_path`` was given.
         metrics_path: the JSON Lines file with one line an episode, or None.
     """
@@ -66,6 +69,31 @@ class EvaluationReport:
         """How many episodes failed."""
         return sum(result.error is not None for result in self.episodes)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "aggregates", _Aggregates(self.aggregates, self.episodes))
+
+
+class _Aggregates(dict[str, Aggregate]):
+    """Aggregates by the metric's name, which say why there is none of some name."""
+
+    def __init__(
+        self, aggregates: Mapping[str, Aggregate], episodes: Sequence[EpisodeResult]
+    ) -> None:
+        super().__init__(aggregates)
+        self._episodes = episodes
+
+    def __missing__(self, name: str) -> Aggregate:
+        failed = [result for result in self._episodes if result.error is not None]
+        told = [result.metrics[name] for result in self._episodes if name in result.metrics]
+        reasons = [f"{name!r}: no episode has a number of this name"]
+        if told:
+            reasons.append(f"the first that has it has {told[0]!r:.80} ({type(told[0]).__name__})")
+        if failed:
+            reasons.append(
+                f"{len(failed)} of {len(self._episodes)} failed, the first with {failed[0].error}"
+            )
+        raise KeyError("; ".join(reasons))
+
 
 def evaluate(
     policy: EvaluationPolicy,
@@ -77,7 +105,7 @@ def evaluate(
     seed: int | None = 0,
     max_processes: int | None = None,
     manifest_path: str | os.PathLike[str] | None = None,
-    videos: int | Collection[int] = (),
+    videos: int | Iterable[int] = (),
     fps: float = 30,
     confidence: float = 0.95,
     force: bool = False,
@@ -121,8 +149,17 @@ def evaluate(
             A task that raises, or whose worker dies, is a failed episode and ends no evaluation.
     """
     require("scipy.stats", "evaluation", "evaluate")  # not found out when all is played
-    arguments = list(sampler_fn_args)
+    arguments = checked_sampler_args(make_sampler_fn, sampler_fn_args)
+    if not callable(policy):
+        raise InvalidArgument(f"policy must be callable, got {policy!r}.")
     listed = None if tasks is None else [_checked_task(task) for task in tasks]
+    if episodes is not None:
+        episodes = whole_number("episodes", episodes, at_least=1)
+    if seed is not None:
+        seed = checked_seed(seed)
+    fps = real_number("fps", fps, positive=True)
+    confidence = checked_confidence(confidence)
+    videos = _checked_videos(videos)
     _check(episodes, listed, manifest_path, videos)
     wanted = episodes if listed is None else len(listed)
     if max_processes == 0:
@@ -210,9 +247,9 @@ class _Diary:
     def _is_done(self, slot: Slot, record: BatchRunRecord) -> bool:
         """Whether this record is of this episode, and of one that need not be played again."""
         known = {name: record.provenance.get(name) for name in ("task", *self._identity)}
-        asked = {"task": plain(slot.task), **self._identity}
+        asked = {"task": slot.task, **self._identity}
         assert self._files is not None
-        if known != asked:
+        if to_json(known) != to_json(asked):  # NaN is no other task than NaN
             raise InvalidArgument(
                 f"{self._files.manifest_path} holds another evaluation: {record.job_id} was played "
                 f"with {known}, and is asked for with {asked}. Go on with the same arguments, give "
@@ -281,7 +318,7 @@ class _Diary:
             slot.episode,
             ended.sampler,
             slot.task,
-            plain(ended.metrics, otherwise=repr),
+            _plain_metrics(ended.metrics),
             None if ended.error is None else f"{ended.error_type}: {ended.error}",
             video,
         )
@@ -308,7 +345,7 @@ class _Diary:
             provenance={
                 "episode": result.episode,
                 "sampler": result.sampler,
-                "task": plain(result.task),
+                "task": result.task,
                 **self._identity,
                 "metrics": result.metrics,
                 "video": None
@@ -354,11 +391,28 @@ def _line(result: EpisodeResult) -> bytes:
     line = {
         "episode": result.episode,
         "sampler": result.sampler,
-        "task": plain(result.task),
+        "task": result.task,
         "metrics": result.metrics,
         "error": result.error,
     }
-    return json.dumps(line).encode() + b"\n"
+    return to_json(line) + b"\n"
+
+
+def _plain_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Metrics as JSON has them, and what it cannot hold as text."""
+    kept = {}
+    for name, value in metrics.items():
+        try:
+            kept[str(name)] = plain(value, otherwise=described)
+        except Exception:  # user code: of the value, or it holds itself
+            kept[str(name)] = described(value)
+    return kept
+
+
+def _checked_videos(videos: Any) -> int | list[int]:
+    if isinstance(videos, Iterable) and not isinstance(videos, (str, bytes)):
+        return [whole_number("an episode of videos", number) for number in videos]
+    return whole_number("videos", videos)
 
 
 def _filmed(videos: int | Collection[int], num_episodes: int) -> Collection[int]:
@@ -380,11 +434,7 @@ def _check(
 ) -> None:
     if episodes is not None and tasks is not None:
         raise InvalidArgument("evaluate: give episodes or tasks, not both.")
-    if episodes is not None and episodes < 1:
-        raise InvalidArgument(f"episodes must be at least 1, got {episodes!r}.")
     if tasks is not None and not tasks:
         raise InvalidArgument("tasks is empty: give at least one.")
-    if isinstance(videos, int) and videos < 0:
-        raise InvalidArgument(f"videos must be 0 or more, got {videos!r}.")
     if videos and manifest_path is None:
         raise InvalidArgument("videos: they are kept beside the manifest; give a manifest_path.")

@@ -11,19 +11,55 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
+from vectasks.errors import InvalidArgument
+from vectasks.evaluation.json_form import plain
 from vectasks.evaluation.records import BatchJob, BatchRunRecord, RunStatus, now
+from vectasks.files import shortened
 
 #: What users bring: it reads ``job.input``, makes ``job.output`` and may return provenance.
 JobWorker: TypeAlias = Callable[[BatchJob], Mapping[str, Any] | None]
 
-_PARTIAL_NAME = re.compile(r"\.part-[0-9a-f]{8}-(?P<name>.+)", re.DOTALL)
+
+class JobToDo(NamedTuple):
+    """A job that is to be run, and the name that its output grows under."""
+
+    job: BatchJob
+    partial: Path
+
+
+_PARTIAL_NAME = re.compile(r"\.part-[0-9a-f]{8}-(?P<name>.*)", re.DOTALL)
 
 
 def partial_path(output: Path) -> Path:
-    """A new name beside an output, with the same suffix, for it to grow under."""
-    return output.with_name(f".part-{secrets.token_hex(4)}-{output.name}")
+    """Return a new name beside an output, with the same suffix, for it to grow under.
+
+    Raises:
+        InvalidArgument: no file can have the output's name.
+    """
+    if output.name in ("", ".."):
+        raise InvalidArgument(
+            f"the output {str(output)!r} is a folder's place and no name: give it a name in there."
+        )
+    if "\0" in str(output):
+        raise InvalidArgument(
+            f"the output {str(output)!r} holds a NUL character, which no file's name can."
+        )
+    try:
+        os.fsencode(output)
+        prefix = f".part-{secrets.token_hex(4)}-"
+        return output.with_name(prefix + _partial_end(output))
+    except UnicodeEncodeError as error:
+        raise InvalidArgument(
+            f"the output {str(output)!r} holds {error.object[error.start]!r}, which no file's name "
+            "can: it is no character."
+        ) from None
+
+
+def _partial_end(output: Path) -> str:
+    """How the names end that an output grows under."""
+    return shortened(output.name, len(".part-01234567-"))
 
 
 def attempt(worker: JobWorker, job: BatchJob, partial: Path) -> BatchRunRecord:
@@ -36,7 +72,7 @@ def attempt(worker: JobWorker, job: BatchJob, partial: Path) -> BatchRunRecord:
     """
     started_at = now()
     try:
-        job.output.parent.mkdir(parents=True, exist_ok=True)
+        _make_room(job.output)
         returned = worker(job.model_copy(update={"output": partial}))
         if returned is not None and not isinstance(returned, Mapping):
             raise TypeError(
@@ -52,7 +88,7 @@ def attempt(worker: JobWorker, job: BatchJob, partial: Path) -> BatchRunRecord:
             job,
             RunStatus.success,
             started_at,
-            provenance={**job.provenance, **(returned or {})},
+            provenance={**job.provenance, **plain(returned or {})},
         )
         _publish(partial, job.output)
     except KeyboardInterrupt:
@@ -94,37 +130,76 @@ def failed_record(job: BatchJob, started_at: datetime, error: BaseException) -> 
         job,
         RunStatus.failed,
         started_at,
-        message=str(error) or type(error).__name__,
+        message=_message(error),
         error=error,
     )
 
 
+def _message(error: BaseException) -> str:
+    try:
+        return str(error) or type(error).__name__
+    except Exception:  # user code
+        return type(error).__name__
+
+
+def _make_room(output: Path) -> None:
+    """Make an output's folder, and find out what keeps the output from being there."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            output.lstat()  # refuses a name that is too long
+    except OSError as error:
+        reason = error.strerror or str(error)
+        for parent in output.parents:
+            if os.path.lexists(parent) and not parent.is_dir():
+                reason = f"{str(parent)!r} is no folder"
+        raise type(error)(
+            error.errno, f"the output {str(output)!r} cannot be made: {reason}"
+        ) from None
+
+
 def _publish(partial: Path, output: Path) -> None:
-    """Give a whole output its name, in place of an older one."""
-    if not output.is_dir() or output.is_symlink():
+    """Give a whole output its name, in place of an older one of its kind."""
+    if output.is_symlink() or not output.exists():
+        partial.replace(output)
+        return
+    if output.is_dir() != partial.is_dir():
+        is_dir = output.is_dir()
+        raise FileExistsError(
+            f"the output {str(output)!r} is there, and is a {'folder' if is_dir else 'file'}; the "
+            f"worker made a {'file' if is_dir else 'folder'}. Remove the one that is there, or "
+            "give the job another output."
+        )
+    if not output.is_dir():
         partial.replace(output)
         return
     aside = partial_path(output)  # no directory can be replaced in one step
     output.replace(aside)
-    partial.replace(output)
+    try:
+        partial.replace(output)
+    except OSError:
+        aside.replace(output)
+        raise
     remove(aside)
 
 
 def remove(path: Path) -> None:
     """Remove a file or a directory, if it is there and lets itself be removed."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
             path.unlink(missing_ok=True)
 
 
 def remove_leftovers(jobs: Iterable[BatchJob]) -> None:
     """Remove what runs that were killed left of these jobs' outputs."""
-    outputs = {job.output for job in jobs}
-    for directory in {output.parent for output in outputs}:
-        with contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
+    ends: dict[Path, set[str]] = {}
+    for job in jobs:
+        ends.setdefault(job.output.parent, set()).add(_partial_end(job.output))
+    for directory, names in ends.items():
+        with contextlib.suppress(OSError), os.scandir(directory) as entries:
             for entry in entries:
                 match = _PARTIAL_NAME.fullmatch(entry.name)
-                if match and directory / match["name"] in outputs:
+                if match and match["name"] in names:
                     remove(Path(entry.path))

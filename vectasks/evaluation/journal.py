@@ -80,6 +80,11 @@ class RunLog:
         self._append(Line(run=self._header).to_bytes())
         self.manifest().save_json(self._path)
 
+    def owns(self, path: Path) -> bool:
+        """Tell whether this log writes to ``path`` itself."""
+        own = (self._path, journal_path(self._path), _lock_path(self._path))
+        return os.path.normpath(path.absolute()) in {os.path.normpath(p.absolute()) for p in own}
+
     def add(self, record: BatchRunRecord) -> None:
         """Write down what became of a job.
 
@@ -126,9 +131,13 @@ def _lines(header: RunHeader, records: Iterable[BatchRunRecord]) -> Iterator[byt
         yield Line(record=record).to_bytes()
 
 
+def _lock_path(manifest_path: Path) -> Path:
+    return manifest_path.with_name(f"{manifest_path.name}.lock")
+
+
 def _acquire_lock(manifest_path: Path) -> contextlib.ExitStack:
     """The manifest's lock, which is given back when this is closed, or when the process ends."""
-    path = manifest_path.with_name(f"{manifest_path.name}.lock")
+    path = _lock_path(manifest_path)
     with contextlib.ExitStack() as stack:
         if not stack.enter_context(try_lock(path, "evaluation", "locking a manifest")):
             raise ManifestBusy(

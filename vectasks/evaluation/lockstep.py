@@ -63,6 +63,8 @@ class _Playing:
         told = info.get(COMPLETE_TASK_METRICS_KEY) if isinstance(info, Mapping) else None
         total = np.asarray(self.total_reward).tolist()  # a float; a list for several agents
         ours = {"return": total, "length": self.num_steps}
+        if told is not None and not isinstance(told, Mapping):
+            told = {"metrics": told}
         return {**ours, **(told or {}), **ours}
 
 
@@ -141,9 +143,13 @@ class EvaluationRun:
             actions: Sequence[Any] = self._policy(observations, self._vector.action_spaces)
         else:
             actions = self._policy(observations)
-        if hasattr(actions, "__len__") and len(actions) != len(ids):
+        try:
+            count = len(actions)
+        except TypeError:  # the vector says what is wrong with it
+            return actions
+        if count != len(ids):
             raise WrongCount(
-                f"the policy gave {len(actions)} actions for {len(ids)} observations: it is asked "
+                f"the policy gave {count} actions for {len(ids)} observations: it is asked "
                 "for the samplers that still play, which become fewer."
             )
         return actions
@@ -238,7 +244,7 @@ class EvaluationRun:
     def _pass_over(self, index: int) -> None:
         """Leave out a task that was played in an earlier run, the cheapest way there is."""
         try:
-            self._vector.command_at(index, "call_sampler", ("skip_task", None))
+            self._vector.call_sampler_at(index, "skip_task")
         except (TaskAttributeError, SamplerUnavailable):
             self._vector.next_task_at(index)
 

@@ -20,10 +20,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from vectasks.errors import ManifestError
-from vectasks.evaluation.records import BatchRunRecord, RunStatus, logger, now, told
+from vectasks.evaluation.json_form import from_json, to_json
+from vectasks.evaluation.records import AnyPath, BatchRunRecord, RunStatus, Text, logger, now, told
 from vectasks.files import replace_file
 
 SCHEMA_VERSION = 1
@@ -40,14 +41,14 @@ class BatchManifest(BaseModel):
         total: how many jobs there are. Of a run that was interrupted there are fewer records.
     """
 
-    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, ser_json_inf_nan="constants")
 
     schema_version: int = SCHEMA_VERSION
     created_at: datetime
     updated_at: datetime
-    input_dir: Path | None = None
-    output_dir: Path | None = None
-    pattern: str = ""
+    input_dir: AnyPath | None = None
+    output_dir: AnyPath | None = None
+    pattern: Text = ""
     total: int
     success_count: int
     skipped_count: int
@@ -99,7 +100,12 @@ class BatchManifest(BaseModel):
 
     def save_json(self, path: str | os.PathLike[str]) -> None:
         """Write it; the file is replaced whole or not at all."""
-        replace_file(Path(path), self.model_dump_json(indent=2).encode() + b"\n")
+        replace_file(Path(path), to_json(self.model_dump(), indent=2) + b"\n")
+
+    @property
+    def duration_s(self) -> float:
+        """From the beginning of the first run to what happened last, pauses between runs too."""
+        return (self.updated_at - self.created_at).total_seconds()
 
     def records_by_id(self) -> dict[str, BatchRunRecord]:
         """The records by their jobs' ids."""
@@ -117,8 +123,8 @@ def read_snapshot(path: Path) -> BatchManifest | None:
     except FileNotFoundError:
         return None
     try:
-        manifest = BatchManifest.model_validate_json(data)
-    except ValidationError as error:
+        manifest = BatchManifest.model_validate(from_json(data))
+    except ValueError as error:
         raise ManifestError(f"{path} is no manifest of a batch run ({told(error)}).") from error
     if manifest.schema_version > SCHEMA_VERSION:
         raise ManifestError(
@@ -136,11 +142,11 @@ class RunHeader(BaseModel):
     schema_version: int = SCHEMA_VERSION
     created_at: datetime
     started_at: datetime
-    input_dir: Path | None = None
-    output_dir: Path | None = None
-    pattern: str = ""
+    input_dir: AnyPath | None = None
+    output_dir: AnyPath | None = None
+    pattern: Text = ""
     total: int
-    job_ids: tuple[str, ...]
+    job_ids: tuple[Text, ...]
 
 
 class Line(BaseModel):
@@ -151,7 +157,7 @@ class Line(BaseModel):
 
     def to_bytes(self) -> bytes:
         """The line, with its newline."""
-        return self.model_dump_json().encode() + b"\n"
+        return to_json(self.model_dump()) + b"\n"
 
 
 @dataclass(frozen=True)
@@ -245,10 +251,10 @@ def _read_lines(path: Path) -> Iterator[Line]:
     *whole, _torn = data.split(b"\n")
     for number, text in enumerate(whole, start=1):
         try:
-            line = Line.model_validate_json(text)
-        except ValidationError as error:
+            line = Line.model_validate(from_json(text))
+        except ValueError as error:
             raise ManifestError(
-                f"{path}, line {number}: it is damaged ({error.errors()[0]['msg']}). Take the line "
+                f"{path}, line {number}: it is damaged ({told(error)}). Take the line "
                 "out, or move the journal away: the manifest is then what its own file tells."
             ) from error
         if line.run is not None and line.run.schema_version > SCHEMA_VERSION:

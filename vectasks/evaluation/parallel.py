@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vectasks.errors import SetupError
-from vectasks.evaluation.jobs import JobWorker, attempt, failed_record, partial_path, remove
+from vectasks.evaluation.jobs import JobToDo, JobWorker, attempt, failed_record, remove
 from vectasks.evaluation.records import BatchJob, BatchRunRecord, now
 from vectasks.workers.feed import feed
 from vectasks.workers.kinds import Kind
@@ -36,7 +36,7 @@ class _Running(NamedTuple):
 
 
 def run_in_workers(
-    jobs: Sequence[BatchJob], worker: JobWorker, max_workers: int, kind: Kind
+    jobs: Sequence[JobToDo], worker: JobWorker, max_workers: int, kind: Kind
 ) -> Iterator[BatchRunRecord]:
     """Run jobs side by side; their records, as they end.
 
@@ -46,9 +46,9 @@ def run_in_workers(
     running: dict[str, _Running] = {}
 
     def calls() -> Iterator[tuple[_Running, tuple[BatchJob, Path]]]:
-        for job in jobs:
-            run = running[job.id] = _Running(job, partial_path(job.output), now())
-            yield run, (job, run.partial)
+        for job, partial in jobs:
+            run = running[job.id] = _Running(job, partial, now())
+            yield run, (job, partial)
 
     make_host = functools.partial(JobHost, worker)
     num_workers = min(max_workers, len(jobs))
@@ -59,7 +59,8 @@ def run_in_workers(
                 if isinstance(error, SetupError):
                     raise error
                 if error is None:
-                    record: BatchRunRecord = future.result()
+                    # Made anew, as its NaNs came as others, which nothing equals.
+                    record = BatchRunRecord.model_validate(future.result().model_dump())
                 else:
                     remove(run.partial)
                     record = failed_record(run.job, run.started_at, error)

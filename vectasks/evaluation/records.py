@@ -4,58 +4,54 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
-from datetime import date, datetime, timezone
+from collections.abc import Mapping
+from datetime import datetime, timezone
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeAlias
 
 from pydantic import (
+    AfterValidator,
     AliasChoices,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     model_validator,
 )
 
 from vectasks.errors import InvalidArgument
+from vectasks.evaluation.json_form import from_json, plain
 
 logger: logging.Logger = logging.getLogger("vectasks.evaluation")
 
 
-def plain(value: Any, otherwise: Callable[[Any], Any] | None = None) -> Any:
-    """A value as JSON has it: arrays and tuples become lists, numpy's numbers Python's own.
+def _any_text(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    return value if isinstance(value, str) else check(value)
 
-    Args:
-        value: nested in whatever way.
-        otherwise: what to put in place of something that JSON cannot hold.
 
-    Raises:
-        ValueError: there is such a thing, and nothing to put in its place.
-    """
-    if isinstance(value, Enum):
-        return plain(value.value, otherwise)
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): plain(item, otherwise) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(item, otherwise) for item in value]
-    if hasattr(value, "tolist"):  # numpy's arrays and numbers, torch's tensors
-        return plain(value.tolist(), otherwise)
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if isinstance(value, date):  # and datetime
-        return value.isoformat()
-    if otherwise is None:
-        raise ValueError(f"JSON cannot hold a {type(value).__name__} ({value!r:.60})")
-    return otherwise(value)
+def _not_empty(text: str) -> str:
+    if not text:
+        raise ValueError("it must have at least one character")
+    return text
 
+
+def _any_path(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    return Path(value) if isinstance(value, str) else check(value)
+
+
+#: A string, which may hold surrogates, as names of files do that are not UTF-8: pydantic's own
+#: refuses them.
+Text: TypeAlias = Annotated[str, WrapValidator(_any_text)]
+
+#: The same of a path.
+AnyPath: TypeAlias = Annotated[Path, WrapValidator(_any_path)]
 
 #: What is known about where something comes from; anything that JSON can hold.
-Provenance: TypeAlias = Annotated[dict[str, Any], BeforeValidator(plain)]
+Provenance: TypeAlias = Annotated[dict[Text, Any], BeforeValidator(plain)]
 
 
 class RunStatus(str, Enum):
@@ -81,14 +77,18 @@ class BatchJob(BaseModel):
     """
 
     model_config: ClassVar[ConfigDict] = ConfigDict(
-        extra="allow", frozen=True, populate_by_name=True, coerce_numbers_to_str=True
+        extra="allow",
+        frozen=True,
+        populate_by_name=True,
+        coerce_numbers_to_str=True,
+        ser_json_inf_nan="constants",
     )
 
-    id: str = Field(min_length=1)
-    input: Path = Field(validation_alias=AliasChoices("input", "motion"))
-    output: Path
-    name: str = ""
-    config_path: Path | None = None
+    id: Annotated[Text, AfterValidator(_not_empty)]
+    input: AnyPath = Field(validation_alias=AliasChoices("input", "motion"))
+    output: AnyPath
+    name: Text = ""
+    config_path: AnyPath | None = None
     provenance: Provenance = Field(default_factory=dict)
 
     @model_validator(mode="before")
@@ -112,12 +112,12 @@ def read_jobs(path: str | os.PathLike[str]) -> list[BatchJob]:
         OSError: the file cannot be read.
     """
     jobs = []
-    for number, line in enumerate(Path(path).read_text("utf-8").splitlines(), start=1):
+    for number, line in enumerate(Path(path).read_bytes().split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
-            jobs.append(BatchJob.model_validate_json(line))
-        except ValidationError as error:
+            jobs.append(BatchJob.model_validate(from_json(line)))
+        except ValueError as error:
             raise InvalidArgument(f"{path}, line {number}: {told(error)}") from error
     if not jobs:
         raise InvalidArgument(
@@ -126,8 +126,10 @@ def read_jobs(path: str | os.PathLike[str]) -> list[BatchJob]:
     return jobs
 
 
-def told(error: ValidationError) -> str:
-    """The first thing that is wrong, in a line."""
+def told(error: ValueError) -> str:
+    """Say in a line what is wrong with a text that was read as a model."""
+    if not isinstance(error, ValidationError):
+        return f"Invalid JSON: {error}"
     first = error.errors()[0]
     where = ".".join(map(str, first["loc"]))
     return f"{where}: {first['msg']}" if where else first["msg"]
@@ -143,18 +145,30 @@ class BatchRunRecord(BaseModel):
         provenance: the job's own, and what the worker returned.
     """
 
-    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        frozen=True, populate_by_name=True, ser_json_inf_nan="constants"
+    )
 
-    job_id: str
-    input: Path
-    output: Path
+    job_id: Text
+    input: AnyPath = Field(validation_alias=AliasChoices("input", "motion"))
+    output: AnyPath
     status: RunStatus
     started_at: datetime
     finished_at: datetime
-    message: str = ""
-    error_type: str | None = None
+    message: Text = ""
+    error_type: Text | None = None
     provenance: Provenance = Field(default_factory=dict)
-    traceback: str = ""
+    traceback: Text = ""
+
+    @property
+    def motion(self) -> Path:
+        """Another name of ``input``."""
+        return self.input
+
+    @property
+    def duration_s(self) -> float:
+        """How long it took; of a job that was skipped next to nothing."""
+        return (self.finished_at - self.started_at).total_seconds()
 
 
 def now() -> datetime:

@@ -5,14 +5,22 @@ from __future__ import annotations
 import base64
 import html
 import io
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vectasks.errors import InvalidArgument
 from vectasks.evaluation.manifest import BatchManifest
 from vectasks.evaluation.records import BatchRunRecord, RunStatus
-from vectasks.evaluation.statistics import Aggregate, Interval, aggregate_all
+from vectasks.evaluation.statistics import (
+    Aggregate,
+    Interval,
+    aggregate_all,
+    as_number,
+    checked_confidence,
+)
 from vectasks.extras import require
 from vectasks.files import replace_file
 from vectasks.rendering.notebook import videos_html
@@ -21,6 +29,8 @@ from vectasks.rendering.notebook import videos_html
 MAX_VIDEO_BYTES = 200 * 2**20
 
 _MOST_PLOTS = 12
+_MOST_BINS = 60
+_GREATEST_PLOTTED = 1e300
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --quiet: #888; --bad: #c0392b; --good: #27864a; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
@@ -54,10 +64,14 @@ def write_report(
     Raises:
         FileNotFoundError: there is no such manifest.
         ManifestError: it is damaged.
+        InvalidArgument: ``out`` is the manifest, or ``confidence`` no level.
     """
     path = Path(manifest_path)
+    if Path(out).absolute() == path.absolute():
+        raise InvalidArgument(f"the page would take the place of its manifest, {path}.")
     manifest = BatchManifest.load(path)
-    replace_file(Path(out), report_html(manifest, path, confidence=confidence).encode())
+    page = report_html(manifest, path, confidence=checked_confidence(confidence))
+    replace_file(Path(out), page.encode("utf-8", "backslashreplace"))  # file names may be no text
 
 
 def report_html(manifest: BatchManifest, manifest_path: Path, *, confidence: float = 0.95) -> str:
@@ -110,13 +124,16 @@ def _aggregates(aggregates: Mapping[str, Aggregate], confidence: float) -> Itera
         return
     yield "<h2>Metrics</h2>"
     level = f"{100 * confidence:g}%"
-    heads = ["metric", "n", "mean", level, "IQM", level, "median", "std", "min", "max"]
+    left_out = ["left out"] if any(a.left_out for a in aggregates.values()) else []
+    heads = ["metric", "n", *left_out]
+    heads += ["mean", level, "IQM", level, "median", "std", "min", "max"]
     yield _table(
         heads,
         [
             [
                 name,
                 str(a.n),
+                *(str(a.left_out) for _ in left_out),
                 _number(a.mean),
                 _range(a.mean_interval),
                 _number(a.iqm),
@@ -128,7 +145,9 @@ def _aggregates(aggregates: Mapping[str, Aggregate], confidence: float) -> Itera
     )
     yield (
         '<p class="quiet">IQM: the mean of the middle half of the values. '
-        f"Intervals: {level} percentile bootstrap over the records.</p>"
+        f"Intervals: {level} percentile bootstrap over the records."
+        + " Left out: values that are NaN, infinite or no number." * len(left_out)
+        + "</p>"
     )
 
 
@@ -137,13 +156,10 @@ def _plots(
 ) -> Iterator[str]:
     columns: dict[str, list[float]] = {}
     for name, told in aggregates.items():
-        values = [
-            float(one[name])
-            for one in metrics.values()
-            if isinstance(one.get(name), (bool, int, float))
-        ]
+        numbers = [as_number(one.get(name)) for one in metrics.values()]
+        values = [number for number in numbers if number is not None and math.isfinite(number)]
         # A return is often told by the task, too: once is enough.
-        if told.minimum < told.maximum and values not in columns.values():
+        if _has_spread(told) and values not in columns.values():
             columns[name] = values
     if not columns:
         return
@@ -157,15 +173,22 @@ def _plots(
     yield "</div>"
 
 
+def _has_spread(told: Aggregate) -> bool:
+    """Tell whether there is more to plot than rounding errors, and no more than axes can hold."""
+    size = max(abs(told.minimum), abs(told.maximum))
+    return told.maximum - told.minimum > 1e-12 * size and size < _GREATEST_PLOTTED
+
+
 def _histogram(name: str, values: Sequence[float], told: Aggregate) -> bytes:
     """The values as an SVG, and under them the two means with their intervals."""
     figure_class = require("matplotlib.figure", "evaluation", "the report's plots").Figure
     figure = figure_class(figsize=(6, 2.8), layout="constrained")
     bars, means = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
-    bars.hist(values, bins="auto" if len(values) > 8 else max(1, len(values)), color="#4c78a8")
+    num_bins = min(len(values), max(8, math.isqrt(2 * len(values))), _MOST_BINS)
+    bars.hist(values, bins=num_bins, color="#4c78a8")
     bars.set_ylabel("records")
     bars.yaxis.get_major_locator().set_params(integer=True)
-    bars.set_title(name, loc="left", fontsize=11)
+    bars.set_title(name, loc="left", fontsize=11, parse_math=False)  # a name may hold $
     for height, (value, interval, color) in enumerate(
         [
             (told.iqm, told.iqm_interval, "#54a24b"),
@@ -235,12 +258,11 @@ def _records(records: Sequence[BatchRunRecord], names: Sequence[str]) -> Iterato
     rows = []
     for record in records:
         told = metrics_of(record)
-        took_s = (record.finished_at - record.started_at).total_seconds()
         rows.append(
             [
                 record.job_id,
                 record.status.value,
-                "" if record.status is RunStatus.skipped else f"{took_s:.2f} s",
+                "" if record.status is RunStatus.skipped else f"{record.duration_s:.2f} s",
                 *(_number(told[name]) if name in told else "" for name in names),
                 record.error_type or record.message,
             ]
@@ -261,7 +283,8 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, (int, float)) else str(value)
+    number = as_number(value)
+    return str(value) if number is None else f"{number:.4g}"
 
 
 def _range(interval: Interval) -> str:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar, cast
 
 from vectasks.errors import InvalidArgument
 from vectasks.experiment import context
-from vectasks.experiment.identifier import canonical, digest, type_name
+from vectasks.experiment.identifier import canonical, digest, text_of, type_name
 from vectasks.experiment.job import Job
 from vectasks.experiment.parameters import Kind, Parameter, names_of_caller, read_parameters
 
@@ -167,7 +167,9 @@ class Config:
             if parameter.kind not in (Kind.PARAM, Kind.CONSTANT):
                 continue
             form = canonical(vars(self)[name], f"{where}.{name}", holders)
-            if parameter.ignores_default and form == canonical(parameter.default(), name):
+            if parameter.ignores_default and text_of(form) == text_of(
+                canonical(parameter.default(), name)
+            ):
                 continue
             parts.append([name, form])
         output_of = None if state.job is None else state.job.identifier

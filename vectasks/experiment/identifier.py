@@ -29,7 +29,7 @@ class Identified(Protocol):
 
 def digest(form: Any) -> str:
     """The hash of what :func:`canonical` gives: 32 hexadecimal digits."""
-    return hashlib.sha256(_text(form).encode()).hexdigest()[:_HEX_DIGITS]
+    return hashlib.sha256(text_of(form).encode()).hexdigest()[:_HEX_DIGITS]
 
 
 def canonical(value: Any, where: str, holders: tuple[int, ...] = ()) -> Any:
@@ -46,19 +46,21 @@ def canonical(value: Any, where: str, holders: tuple[int, ...] = ()) -> Any:
     """
     if id(value) in holders:
         raise InvalidArgument(f"{where} contains itself: a config cannot be a part of its parts.")
-    if isinstance(value, Identified):
+    if isinstance(value, Identified) and not isinstance(value, type):
         return ["config", value._identifier_within(where, holders)]
     if isinstance(value, Enum):
         member = value.value if isinstance(value, Flag) else value.name
         return ["enum", type_name(type(value)), member]
     if isinstance(value, numpy_types("generic")):
-        return canonical(value.item(), where)
+        return _scalar_form(value, where)
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, (int, str)):
         return value
     if isinstance(value, float):
-        return ["float", repr(value)]
+        return ["float", float.__repr__(value)]
+    if isinstance(value, complex):
+        return ["complex", *(float.__repr__(part) for part in (value.real, value.imag))]
     if isinstance(value, bytes):
         return ["bytes", value.hex()]
     if isinstance(value, PurePath):
@@ -80,9 +82,9 @@ def _container_form(value: Any, where: str, holders: tuple[int, ...]) -> list[An
             ]
             for key, item in value.items()
         ]
-        return ["dict", *sorted(pairs, key=_text)]
+        return ["dict", *sorted(pairs, key=text_of)]
     if isinstance(value, (set, frozenset)):
-        return ["set", *sorted((canonical(item, where, holders) for item in value), key=_text)]
+        return ["set", *sorted((canonical(item, where, holders) for item in value), key=text_of)]
     raise InvalidArgument(
         f"{where} is a {type(value).__name__}, of which there is no telling whether two are the "
         "same. Give it as plain values, a numpy array, an enum, a path or a Config; or declare it "
@@ -90,12 +92,46 @@ def _container_form(value: Any, where: str, holders: tuple[int, ...]) -> list[An
     )
 
 
+def _scalar_form(scalar: Any, where: str) -> Any:
+    """A scalar of numpy's is Python's, if there is one that says as much."""
+    numpy = sys.modules["numpy"]
+    if scalar.dtype.kind in "mM" or scalar.dtype.names is not None:
+        return ["scalar", *_plain_form(numpy.asarray(scalar), where)]
+    if scalar.dtype.char in "gG":  # a long double
+        parts = (scalar.real, scalar.imag) if scalar.dtype.kind == "c" else (scalar,)
+        return ["longdouble", *map(numpy.format_float_scientific, parts)]
+    return canonical(scalar.item(), where)
+
+
 def _array_form(array: Any, where: str) -> list[Any]:
+    numpy = sys.modules["numpy"]
+    if type(array) in (numpy.ndarray, numpy.memmap):
+        return ["array", *_plain_form(array, where)]
+    if array is numpy.ma.masked:
+        return ["masked"]
+    if isinstance(array, numpy.ma.MaskedArray):
+        parts = (array.filled(), numpy.ma.getmaskarray(array), numpy.asarray(array.fill_value))
+        return ["masked", _class_name(array), *(_plain_form(part, where) for part in parts)]
+    attributes = canonical(getattr(array, "__dict__", {}), f"{where}'s attributes")
+    return ["array", _class_name(array), *_plain_form(array, where), attributes]
+
+
+def _class_name(array: Any) -> str:
+    kind = type(array)
+    is_numpys = kind.__module__.partition(".")[0] == "numpy"  # which moves its classes about
+    return f"numpy.{kind.__name__}" if is_numpys else type_name(kind)
+
+
+def _plain_form(array: Any, where: str) -> list[Any]:
+    """Type, shape and content: how these lie in memory is no part of the value."""
     if array.dtype.hasobject:
         raise InvalidArgument(f"{where} is an array of objects; give it as a list.")
+    if array.dtype.names is not None:
+        fields = [[name, *_plain_form(array[name], where)] for name in array.dtype.names]
+        return ["fields", list(array.shape), *fields]
     little_endian = array.astype(array.dtype.newbyteorder("<"), order="C")
     content = hashlib.sha256(little_endian.tobytes()).hexdigest()
-    return ["array", little_endian.dtype.str, list(array.shape), content]
+    return [little_endian.dtype.str, list(array.shape), content]
 
 
 def numpy_types(name: str) -> tuple[Any, ...]:
@@ -104,7 +140,8 @@ def numpy_types(name: str) -> tuple[Any, ...]:
     return () if numpy is None else (getattr(numpy, name),)
 
 
-def _text(form: Any) -> str:
+def text_of(form: Any) -> str:
+    """Write a form down: two are the same if their texts are, for to Python ``1 == True``."""
     return json.dumps(form, separators=(",", ":"))
 
 
@@ -121,8 +158,13 @@ def type_name(kind: type) -> str:
     own: str | None = vars(kind).get("__typename__")
     if own is not None:
         return own
-    module = main_name() if kind.__module__ == "__main__" else kind.__module__
-    return f"{module}.{kind.__qualname__}".replace(".<locals>", "")
+    return name_of(kind)
+
+
+def name_of(named: Any) -> str:
+    """What a class or function is called: its module and name."""
+    module = main_name() if named.__module__ == "__main__" else named.__module__
+    return f"{module}.{named.__qualname__}".replace(".<locals>", "")
 
 
 def main_name() -> str:

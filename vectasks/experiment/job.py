@@ -17,18 +17,19 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import math
 import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout  # Python 3.10 has two of them
+from concurrent import futures
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from vectasks._util.checks import real_number
 from vectasks.errors import WaitTimeout
 from vectasks.files import try_lock, whole_or_nothing
 
@@ -131,7 +132,7 @@ class Job:
         self.first_status: Status = Status()
         self.callback_errors: list[Exception] = []
         self._state: JobState | None = None
-        self._ended: Future[JobState] | None = None
+        self._ended: futures.Future[JobState] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Job, (self.workdir, self.type, self.identifier, self.tags)
@@ -172,17 +173,20 @@ class Job:
 
         Raises:
             WaitTimeout: it has not ended by then.
+            InvalidArgument: the timeout is no number of at least 0.
         """
         if self._ended is None:
             return self.state
-        try:
-            return self._ended.result(timeout)
-        except FutureTimeout as error:
+        timeout = checked_timeout(timeout)
+        # An exception that comes from here is the caller's, of a signal's handler, say.
+        if not futures.wait([self._ended], timeout).done:
+            assert timeout is not None
             raise WaitTimeout(
-                f"{self} is {self.state} after {timeout} s. Wait again, or see {self.stderr}.",
+                f"{self} is {self.state} after {timeout:g} s. Wait again, or see {self.stderr}.",
                 sampler_ids=(),
-                timeout_s=timeout or 0.0,
-            ) from error
+                timeout_s=timeout,
+            )
+        return self._ended.result()
 
     def on_completed(self, callback: Callable[..., object]) -> None:
         """Call a function when it has ended, however it did; at once if it has.
@@ -236,6 +240,18 @@ class Job:
         """Whether a process executes it right now."""
         with self.lock() as is_ours:
             return not is_ours
+
+
+def checked_timeout(timeout: float | None) -> float | None:
+    """Return a number of seconds to wait; None for ever, as infinity is.
+
+    Raises:
+        InvalidArgument: it is no number of at least 0.
+    """
+    if timeout is None:
+        return None
+    seconds = real_number("timeout", timeout, finite=False)
+    return None if math.isinf(seconds) else seconds
 
 
 def _takes_an_argument(function: Callable[..., object]) -> bool:

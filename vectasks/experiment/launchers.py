@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vectasks.errors import InvalidArgument
+from vectasks._util.checks import real_number, whole_number
 from vectasks.experiment.job import Job, logger
 from vectasks.extras import require
 
@@ -45,17 +45,15 @@ class Launcher(ABC):
         grace_s: how long a job that is cancelled may clean up before it is killed.
 
     Raises:
-        InvalidArgument: ``max_jobs`` is less than 1.
+        InvalidArgument: ``max_jobs`` or ``grace_s`` is no such number.
     """
 
     def __init__(
         self, max_jobs: int, environ: Mapping[str, str] | None = None, grace_s: float = 10.0
     ) -> None:
-        if max_jobs < 1:
-            raise InvalidArgument(f"max_jobs: {max_jobs}; at least 1 job must be let run.")
-        self.max_jobs = max_jobs
+        self.max_jobs: int = whole_number("max_jobs", max_jobs, at_least=1)
         self.environ: dict[str, str] = dict(environ or {})
-        self.grace_s = grace_s
+        self.grace_s: float = real_number("grace_s", grace_s)
 
     @abstractmethod
     def start(self, job: Job, command: Sequence[str]) -> Execution:
@@ -86,7 +84,7 @@ class LocalLauncher(Launcher):
         environ: Mapping[str, str] | None = None,
         grace_s: float = 10.0,
     ) -> None:
-        super().__init__(max_jobs or os.cpu_count() or 1, environ, grace_s)
+        super().__init__(os.cpu_count() or 1 if max_jobs is None else max_jobs, environ, grace_s)
 
     def start(self, job: Job, command: Sequence[str]) -> Execution:
         """Start it."""

@@ -189,7 +189,7 @@ def _with_lenient_paths(hint: Any, strict: Any) -> Any:
 
 def _without_numpy(value: Any) -> Any:
     if isinstance(value, numpy_types("generic")):
-        return value.item()
+        return value if value.dtype.kind in "mM" else value.item()  # a time is no number
     if type(value) in (list, tuple):
         return type(value)(map(_without_numpy, value))
     if type(value) is dict:

@@ -45,10 +45,13 @@ def _readable(value: Any) -> Any:
     if isinstance(value, Enum):
         return value.name
     if isinstance(value, numpy_types("generic")):
-        return value.item()
+        has_a_type_of_its_own = value.dtype.kind == "M" or value.dtype.char in "mgG"
+        return str(value) if has_a_type_of_its_own else _readable(value.item())
     if isinstance(value, numpy_types("ndarray")):
         is_small = value.size <= _MOST_ELEMENTS
-        return value.tolist() if is_small else f"array {list(value.shape)} of {value.dtype}"
+        return (
+            _readable(value.tolist()) if is_small else f"array {list(value.shape)} of {value.dtype}"
+        )
     if isinstance(value, dict):
         return {str(key): _readable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):

@@ -3,19 +3,27 @@
 It holds the job's lock while it lives, and it alone writes how the job fares; so it needs nobody.
 If its experiment is killed, it goes on to its end (or to its time limit, which it keeps by itself),
 and the next experiment that wants the job waits for it.
+
+The job is done when Python has nothing to wait for any more: threads that ``execute`` left,
+processes of ``multiprocessing``, and what was registered with ``atexit``, may still be writing.
+The time limit, and the signals that cancel, hold until then. A job that failed waits for its
+threads for a moment only, and ends its processes.
 """
 
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import faulthandler
+import multiprocessing
 import os
 import pickle
 import signal
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 from vectasks.experiment import context
@@ -51,8 +59,8 @@ def main() -> int:
         sys.path.remove(str(Path.cwd()))  # what the task writes here is no module of Python's
     path = args.path.resolve()
     job = Job(path.parents[2], path.parent.name, path.name)
-    with job.lock() as is_ours:
-        if not is_ours:
+    with contextlib.ExitStack() as exits:
+        if not exits.enter_context(job.lock()):
             return EXIT_BUSY
         if job.status().state is JobState.DONE:
             return 0
@@ -61,9 +69,60 @@ def main() -> int:
         begun = Status.begun(args.run, args.attempt, args.experiment)
         stop = _Stop(args.timeout_s)
         job.write_status(begun)
-        state, reason = _execute(job, stop)
-        job.write_status(begun.ended(state, reason[:_MOST_CHARACTERS]))
-    return 0 if state is JobState.DONE else 1
+
+        def write(state: JobState, reason: str = "") -> None:
+            job.write_status(begun.ended(state, reason[:_MOST_CHARACTERS]))
+
+        unfinished = exits.pop_all()  # the lock is held while the process lives
+        atexit.register(_end, stop, write, unfinished)
+        failure = _execute(job, stop)
+        if failure is None:
+            return 0
+        write(*failure)
+        stop.has_failed()
+        _end_processes()
+        return 1
+
+
+def _end(stop: _Stop, write: Callable[..., None], exits: contextlib.ExitStack) -> None:
+    """Say how the job ended: the last thing that is done, after its threads have ended.
+
+    If its time is over before they have, or a signal comes, it ends without them.
+    """
+    if stop.is_over:  # it failed before, and that is written
+        exits.close()
+        return
+    left: list[str] = []
+    try:
+        left += [thread.name for thread in threading.enumerate() if _is_awaited(thread)]
+        for child in multiprocessing.active_children():
+            if not child.daemon:
+                left.append(child.name)
+                if stop.outcome is None:
+                    child.join()
+                    left.pop()
+        stop.disarm()
+    except SystemExit:
+        stop.disarm()
+    with contextlib.suppress(OSError, ValueError):  # it may be closed
+        sys.stdout.flush()
+    state, reason = stop.outcome or (JobState.DONE, "")
+    if left:
+        reason += f"; execute() had returned, but left these running: {', '.join(left)}"
+    write(state, reason)
+    exits.close()
+    if state is not JobState.DONE:
+        _end_processes()
+        os._exit(1)
+
+
+def _end_processes() -> None:
+    for child in multiprocessing.active_children():
+        child.terminate()
+
+
+def _is_awaited(thread: threading.Thread) -> bool:
+    return not thread.daemon and thread is not threading.main_thread()
 
 
 def _empty_output() -> None:
@@ -81,10 +140,12 @@ class _Stop:
 
     Attributes:
         outcome: why it was ended; None while it was not.
+        is_over: whether the job has failed, and that is written.
     """
 
     def __init__(self, timeout_s: float | None) -> None:
         self.outcome: tuple[JobState, str] | None = None
+        self.is_over = False
         self._unwinds = False
         self._timer: threading.Timer | None = None
         for signum in (signal.SIGTERM, signal.SIGINT):
@@ -101,7 +162,11 @@ class _Stop:
         self._unwinds = True
         if self._timer is not None:
             self._timer.cancel()
-            faulthandler.cancel_dump_traceback_later()
+
+    def has_failed(self) -> None:
+        """Let the process end, if need be without what it still waits for."""
+        self.is_over = True
+        faulthandler.dump_traceback_later(_LAST_GRACE_S, exit=True)
 
     def _on_timeout(self, told: tuple[JobState, str]) -> None:
         if not self._unwinds:
@@ -116,20 +181,20 @@ class _Stop:
             raise SystemExit(128 + signum)
 
 
-def _execute(job: Job, stop: _Stop) -> tuple[JobState, str]:
+def _execute(job: Job, stop: _Stop) -> tuple[JobState, str] | None:
+    """Execute the task; gives how it failed, if it did."""
     try:
         _load(job).execute()
-        stop.disarm()
     except BaseException as error:
-        stop.disarm()
         if stop.outcome is None and isinstance(error, SystemExit) and error.code in (None, 0):
-            return JobState.DONE, ""
+            return None
+        stop.disarm()
         traceback.print_exc()
         reason = "".join(traceback.format_exception_only(error)).strip()
         return stop.outcome or (JobState.FAILED, reason)
     finally:
         sys.stdout.flush()
-    return stop.outcome or (JobState.DONE, "")
+    return stop.outcome  # it may have hidden that it was stopped
 
 
 def _load(job: Job) -> Task:

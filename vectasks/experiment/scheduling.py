@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import secrets
 import signal
 import threading
@@ -26,15 +27,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
-import cloudpickle
-
+from vectasks import pickling
+from vectasks._util.checks import real_number, whole_number
 from vectasks.errors import FailedExperiment, InvalidArgument, WaitTimeout
 from vectasks.experiment import context, view
 from vectasks.experiment.config import Task, bind, jobs_of, output, reachable
 from vectasks.experiment.environment import environment
 from vectasks.experiment.hooks import apply_hooks
 from vectasks.experiment.identifier import main_name, type_name
-from vectasks.experiment.job import Job, JobState, Status, logger
+from vectasks.experiment.job import Job, JobState, Status, checked_timeout, logger
 from vectasks.experiment.launchers import Execution, Launcher, LocalLauncher
 from vectasks.experiment.records import as_json, described
 from vectasks.experiment.runner import EXIT_BUSY, command
@@ -80,8 +81,8 @@ class experiment:
         rerun_failed: bool = True,
         progress: bool | None = None,
     ) -> None:
-        if max_jobs is not None and max_jobs < 1:
-            raise InvalidArgument(f"max_jobs: {max_jobs}; at least 1 job must be let run.")
+        if max_jobs is not None:
+            max_jobs = whole_number("max_jobs", max_jobs, at_least=1)
         self.workdir: Path = Path(workdir).absolute()
         self.name = name
         self.launcher: Launcher = launcher or LocalLauncher(max_jobs)
@@ -137,14 +138,17 @@ class experiment:
 
         Raises:
             WaitTimeout: they have not within so many seconds.
+            InvalidArgument: the timeout is no number of at least 0.
         """
+        timeout = checked_timeout(timeout)
         with view.shown(self.name, lambda: self.jobs, self._progress):
             is_over = self._wait_until_over(timeout)
         if not is_over:
+            assert timeout is not None
             raise WaitTimeout(
-                f"{self._unfinished} jobs of {self.name} have not ended after {timeout} s.",
+                f"{self._unfinished} jobs of {self.name} have not ended after {timeout:g} s.",
                 sampler_ids=(),
-                timeout_s=timeout or 0.0,
+                timeout_s=timeout,
             )
 
     def _wait_until_over(self, timeout_s: float | None) -> bool:
@@ -177,10 +181,10 @@ class experiment:
     # -- submitting ---------------------------------------------------------------------------
 
     def _submit(self, task: Any, timeout_s: float | None, max_retries: int) -> Any:
-        if timeout_s is not None and not timeout_s > 0:
-            raise InvalidArgument(f"submit: timeout_s is {timeout_s}; it must be more than 0.")
-        if max_retries < 0:
-            raise InvalidArgument(f"submit: max_retries is {max_retries}; it must be at least 0.")
+        if timeout_s is not None:
+            timeout_s = real_number("timeout_s", timeout_s, positive=True, finite=False)
+            timeout_s = None if math.isinf(timeout_s) else timeout_s
+        max_retries = whole_number("max_retries", max_retries)
         with self._changed:
             job = Job(self.workdir, type_name(type(task)), task.identifier)
             job, is_new = self._jobs.get(job.path, job), job.path not in self._jobs
@@ -288,7 +292,7 @@ class experiment:
         task = self._tasks[job.path]
         job.write("params.json", as_json(described(task, job)))
         job.write("environment.json", as_json({**environment(), "environ": job.environ}))
-        job.write("task.pkl", cloudpickle.dumps((main_name(), task)))
+        job.write("task.pkl", pickling.dumps((main_name(), task)))
         execution = self.launcher.start(job, command(job, run, attempt, self.name))
         with self._changed:
             self._executions[job.path] = execution

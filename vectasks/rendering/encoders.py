@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from vectasks._util.checks import real_number
 from vectasks.errors import InvalidArgument
 
 
@@ -181,10 +182,9 @@ def frame_rate(fps: float | Fraction, encoder: type[Encoder]) -> Fraction:
     Raises:
         InvalidArgument: it is not above 0, or too high for the format.
     """
-    if not 0 < fps <= encoder.max_fps or math.isinf(fps):
+    if real_number("fps", fps, positive=True) > encoder.max_fps:
         raise InvalidArgument(
-            f"fps={fps}: it must be above 0"
-            + (f" and, in a {encoder.file_format}, at most {encoder.max_fps:g}" * (fps > 0))
-            + "."
+            f"fps must be at most {encoder.max_fps:g} in a {encoder.file_format}, got {fps!r}."
         )
-    return Fraction(fps).limit_denominator(1001)  # 1001: NTSC's rates, as 30000/1001
+    exact = fps if isinstance(fps, Fraction) else Fraction(float(fps))
+    return exact.limit_denominator(1001)  # 1001: NTSC's rates, as 30000/1001

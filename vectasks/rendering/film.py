@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from vectasks.files import shortened
 from vectasks.rendering.captions import MIN_WIDTH_PX, draw_caption
 from vectasks.rendering.encoders import Encoder
 from vectasks.rendering.tiles import fit, tile_images
@@ -216,4 +217,5 @@ def require_writable(path: Path) -> None:
 
 
 def _partial_path(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    suffix = f".{secrets.token_hex(4)}.part"
+    return path.with_name(f".{shortened(path.name, 1 + len(suffix))}{suffix}")

@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vectasks._util.checks import whole_number
 from vectasks.errors import InvalidArgument
+
+_IMAGES = (
+    "Images are [height_px, width_px] or [height_px, width_px, channels] with 1 (grey), 3 (RGB) or "
+    "4 (RGBA) channels, not empty; integers from 0 to 255, floats from 0 to 1, or bools."
+)
 
 
 def tile_images(
@@ -21,9 +27,10 @@ def tile_images(
     without an image stay black.
 
     Args:
-        images: each uint8 [height_px, width_px] or [height_px, width_px, 1] (grey),
+        images: each [height_px, width_px] or [height_px, width_px, 1] (grey),
             [height_px, width_px, 3] (RGB), [height_px, width_px, 4] (RGBA, laid over black), or
-            None for an empty place. Sizes may differ.
+            None for an empty place. Integers are from 0 to 255, floats from 0 to 1, True is white.
+            Sizes may differ.
         dimmed: positions in ``images`` to show darker.
         columns: so many images a row; by default the smallest square that holds all of them.
 
@@ -31,8 +38,8 @@ def tile_images(
         tile: uint8 [rows * cell_height_px, columns * cell_width_px, 3].
 
     Raises:
-        InvalidArgument: there is no image, one has another dtype or shape, a position to dim does
-            not exist, or ``columns`` is not positive.
+        InvalidArgument: there is no image, one has other values or another shape, a position to dim
+            does not exist, or ``columns`` is not positive.
 
     >>> grey, rgb = np.zeros((4, 6), np.uint8), np.zeros((5, 3, 3), np.uint8)
     >>> tile_images([grey, rgb, None]).shape
@@ -47,7 +54,7 @@ def tile_images(
         raise InvalidArgument(
             f"tile_images needs at least one image, got {len(pictures)} empty places."
         )
-    dark = set(dimmed)
+    dark = {whole_number("dimmed", position) for position in dimmed}
     unknown = sorted(dark - set(range(len(pictures))))
     if unknown:
         raise InvalidArgument(
@@ -55,8 +62,8 @@ def tile_images(
         )
     if columns is None:
         columns = math.isqrt(len(pictures) - 1) + 1
-    elif columns < 1:
-        raise InvalidArgument(f"columns={columns}: it must be 1 or more.")
+    else:
+        columns = whole_number("columns", columns, at_least=1)
     rows = -(-len(pictures) // columns)
 
     height_px = max(picture.shape[0] for picture in present)
@@ -71,25 +78,59 @@ def tile_images(
     return tile.reshape(rows * height_px, columns * width_px, 3)
 
 
-def as_rgb(image: Any, name: str = "the image") -> NDArray[np.uint8]:
-    """An image of any accepted kind as uint8 [height_px, width_px, 3].
+def as_pixels(image: Any, name: str = "the image") -> NDArray[np.uint8]:
+    """Convert an image to uint8; its shape stays.
+
+    Args:
+        image: [height_px, width_px] or [height_px, width_px, channels] with 1 (grey), 3 (RGB) or 4
+            (RGBA) channels; an array, or nested lists. Integers are from 0 to 255, floats from 0 to
+            1, True is white. Of a list of images, the last one is taken.
+        name: says in errors which image it is.
 
     Raises:
-        InvalidArgument: it has another dtype or shape; ``name`` says which one it is.
+        InvalidArgument: it is nothing of that.
     """
-    pixels = np.asarray(image)
-    if pixels.dtype != np.uint8:
+    if isinstance(image, (list, tuple)) and _are_images(image):
+        image = image[-1]
+    try:
+        pixels = np.asarray(image)
+    except (TypeError, ValueError) as error:  # a ragged list, a tensor of another device
+        raise InvalidArgument(f"{name} cannot be made an array: {error}. {_IMAGES}") from error
+    if pixels.dtype.kind not in "biuf":
+        what = "None" if image is None else f"a {type(image).__name__} of dtype {pixels.dtype}"
+        raise InvalidArgument(f"{name} is {what}. {_IMAGES}")
+    channels = 1 if pixels.ndim == 2 else pixels.shape[-1] if pixels.ndim == 3 else 0
+    if channels not in (1, 3, 4) or pixels.size == 0:
         raise InvalidArgument(
-            f"{name} has dtype {pixels.dtype}; images are uint8 with values from 0 to 255."
+            f"{name} is {pixels.dtype} with shape {list(pixels.shape)}. {_IMAGES}"
         )
+    if pixels.dtype == np.uint8:
+        return pixels
+    lowest, highest = pixels.min(), pixels.max()
+    white = 1 if pixels.dtype.kind in "bf" else 255
+    if not (lowest >= 0 and highest <= white):  # so that NaN is refused
+        raise InvalidArgument(
+            f"{name} is {pixels.dtype} {list(pixels.shape)} with values from {lowest:g} to "
+            f"{highest:g}. {_IMAGES}"
+        )
+    return pixels.astype(np.uint8) if white == 255 else np.rint(pixels * 255.0).astype(np.uint8)
+
+
+def _are_images(items: Sequence[Any]) -> bool:
+    """Whether these are images, as of ``rgb_array_list``, not an image's rows."""
+    shape = np.shape(items[-1]) if items and isinstance(items[-1], np.ndarray) else ()
+    return len(shape) == 3 or (len(shape) == 2 and shape[1] not in (1, 3, 4))
+
+
+def as_rgb(image: Any, name: str = "the image") -> NDArray[np.uint8]:
+    """Convert an image, as :func:`as_pixels` takes it, to uint8 [height_px, width_px, 3].
+
+    Raises:
+        InvalidArgument: it is no image; ``name`` says which one it is.
+    """
+    pixels = as_pixels(image, name)
     if pixels.ndim == 2:
         pixels = pixels[..., np.newaxis]
-    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or pixels.size == 0:
-        raise InvalidArgument(
-            f"{name} has shape {list(np.shape(image))}; images are [height_px, width_px] or "
-            "[height_px, width_px, channels] with 1 (grey), 3 (RGB) or 4 (RGBA) channels, "
-            "and not empty."
-        )
     if pixels.shape[2] == 1:
         return np.repeat(pixels, 3, axis=2)
     if pixels.shape[2] == 4:

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from vectasks._util.checks import whole_number
 from vectasks.batch import StepBatch
 from vectasks.errors import InvalidArgument, UsageError, VectasksError, WrongCount
 from vectasks.extras import require
@@ -106,7 +107,7 @@ class VideoRecorder:
         self._captions = captions
         self._per_sampler = per_sampler
         self._every_episodes = _checked_count("every_episodes", every_episodes)
-        _checked_count("columns", columns)
+        columns = _checked_count("columns", columns)
         if on_error not in ("warn", "raise"):
             raise InvalidArgument(f'on_error={on_error!r}: it must be "warn" or "raise".')
         self._on_error = on_error
@@ -199,9 +200,8 @@ class VideoRecorder:
 
     def next_task_at(self, sampler_index: int, **kwargs: Any) -> list[Any]:
         """As the vector's own; the episode that was going on ends here."""
-        sampler_id = self._tasks.sampler_ids[sampler_index]
         observations: list[Any] = self._tasks.next_task_at(sampler_index, **kwargs)
-        self._abandon([sampler_id])
+        self._abandon([self._tasks.sampler_ids[sampler_index]])
         return observations
 
     def reset_all(self) -> None:
@@ -498,9 +498,7 @@ def _less_frames(info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _checked_count(name: str, value: int | None) -> int | None:
-    if value is not None and (not isinstance(value, int) or value < 1):
-        raise InvalidArgument(f"{name}={value!r}: it must be a whole number of 1 or more.")
-    return value
+    return None if value is None else whole_number(name, value, at_least=1)
 
 
 def _finish_quietly(thread: FilmThread) -> None:

@@ -26,12 +26,12 @@ def show(image: Any, title: str = "vectasks") -> None:
     """Show an image in the window, which is opened by the first call and used again by the next.
 
     Args:
-        image: uint8 [height_px, width_px, 3] (or grey, or RGBA).
+        image: [height_px, width_px, 3] (or grey, or RGBA), as ``tile_images`` takes it.
         title: the window's title; another title than before replaces the window.
 
     Raises:
         DisplayUnavailable: there is no screen, or OpenCV is missing or was built without windows.
-        InvalidArgument: the image has another dtype or shape.
+        InvalidArgument: the image has other values or another shape.
     """
     picture = as_rgb(image)
     _require_screen()

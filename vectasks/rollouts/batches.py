@@ -16,19 +16,19 @@ BatchId = int | str
 #: What a scheduled task gave: how it went, and the experiences of its runs.
 Result = tuple[Status, list[Any]]
 
-_AFTER_AN_INTEGER = re.compile(r"(-?\d+)/")
+_BEGINS_WITH_AN_INTEGER = re.compile(r"-?\d+")
 
 
 def sort_batch_id(batch_id: BatchId) -> tuple[int, int, int, str]:
     """A key that sorts batches by priority: integers first, ``"3/eval"`` after 3, others last.
 
-    >>> sorted(["later", 10, "3/eval", 3, 4], key=sort_batch_id)
-    [3, '3/eval', 4, 10, 'later']
+    >>> sorted(["later", 10, "3/eval", 3, "3-eval", 4], key=sort_batch_id)
+    [3, '3-eval', '3/eval', 4, 10, 'later']
     """
     if not isinstance(batch_id, str):
         return (0, batch_id, 0, "")
-    number = _AFTER_AN_INTEGER.match(batch_id)
-    return (0, int(number[1]), 1, batch_id) if number else (1, 0, 0, batch_id)
+    number = _BEGINS_WITH_AN_INTEGER.match(batch_id)
+    return (0, int(number[0]), 1, batch_id) if number else (1, 0, 0, batch_id)
 
 
 class Scheduled:

@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from vectasks._util.checks import is_whole_number, real_number, whole_number
 from vectasks.errors import InvalidArgument, LayoutError
 from vectasks.rollouts.devices import Device, as_numpy, empty_like, take
 from vectasks.rollouts.gae import estimate_advantages
 from vectasks.rollouts.policy import checked_decision
-from vectasks.spaces import map_leaves, spaces_equal
+from vectasks.spaces import are_alike, map_leaves
 from vectasks.task import RLStepResult
 from vectasks.vector.port import port_of
 from vectasks.workers.layout import leaves, pick
@@ -85,8 +86,9 @@ class RolloutBuffer:
         memory_shape: tuple[int, ...] | None = None,
         device: Any = None,
     ) -> None:
-        if horizon < 1:
-            raise InvalidArgument(f"RolloutBuffer: horizon must be at least 1, got {horizon}.")
+        horizon = whole_number("horizon", horizon, at_least=1)
+        if memory_shape is not None:
+            memory_shape = _checked_shape("memory_shape", memory_shape)
         action_shape, action_dtype = _check_spaces(tasks)
         self.horizon = horizon
         n = len(tasks.sampler_fn_args)
@@ -190,8 +192,10 @@ class RolloutBuffer:
         taken.)
 
         Raises:
-            InvalidArgument: there is no rollout yet, or the policy gave no ``"value"``.
+            InvalidArgument: there is no rollout yet, the policy gave no ``"value"``, or one of the
+                arguments is no number.
         """
+        gamma, lam = real_number("gamma", gamma), real_number("lam", lam)
         self._require_rollout("returns_and_advantages")
         values = as_numpy(self["value"])
         dones, terminated, _ = self._ends
@@ -228,11 +232,14 @@ class RolloutBuffer:
             rng: shuffles; or its seed.
             copy: False: every batch is in the same arrays, and valid until the next one.
         """
-        self._require_rollout("minibatches")
         count = self.horizon * self.num_samplers
+        return self._minibatches(_Shuffled("batch_size", batch_size, count, epochs, rng), copy)
+
+    def _minibatches(self, shuffled: _Shuffled, copy: bool) -> Iterator[Minibatch]:
+        self._require_rollout("minibatches")
         columns = [_flat(column) for column in self._columns()]
         memory = None if self._memory is None else _flat(self._memory[: self.horizon])
-        for chosen in _shuffled(count, batch_size, epochs, rng, "batch_size"):
+        for chosen in shuffled:
             index = self._place.send(chosen)
             taken = [self._take(c, 0, index, k, copy) for k, c in enumerate(columns)]
             yield self._minibatch(
@@ -257,9 +264,13 @@ class RolloutBuffer:
             rng: shuffles; or its seed.
             copy: False: every batch is in the same arrays, and valid until the next one.
         """
+        count = self.num_samplers
+        return self._sequences(_Shuffled("num_samplers", num_samplers, count, epochs, rng), copy)
+
+    def _sequences(self, shuffled: _Shuffled, copy: bool) -> Iterator[Minibatch]:
         self._require_rollout("sequences")
         columns = self._columns()
-        for chosen in _shuffled(self.num_samplers, num_samplers, epochs, rng, "num_samplers"):
+        for chosen in shuffled:
             index = self._place.send(chosen)
             taken = [self._take(c, 1, index, (k,), copy) for k, c in enumerate(columns)]
             memory = None
@@ -465,27 +476,54 @@ def _check_spaces(tasks: Any) -> tuple[tuple[int, ...], Any]:
                 "encode it as a Box in the task."
             )
     spaces = port_of(tasks).action_spaces
-    its_leaves = leaves(spaces[0])
-    if not all(spaces_equal(space, spaces[0]) for space in spaces):
-        raise InvalidArgument("RolloutBuffer: the samplers have different action spaces.")
+    space = spaces[0]
+    if not all(are_alike(space, other) for other in spaces):
+        raise InvalidArgument(
+            "RolloutBuffer: the samplers' action spaces differ in more than their bounds."
+        )
+    its_leaves = leaves(space)
     if len(its_leaves) != 1 or its_leaves[0].path or its_leaves[0].dtype is None:
         raise InvalidArgument(
-            f"RolloutBuffer: actions of {spaces[0]} are no arrays of one shape; the action space "
+            f"RolloutBuffer: actions of {space} are no arrays of one shape; the action space "
             "must be a Discrete, Box, MultiDiscrete or MultiBinary."
         )
     return its_leaves[0].shape, its_leaves[0].dtype
 
 
-def _shuffled(
-    count: int, size: int, epochs: int, rng: np.random.Generator | int | None, name: str
-) -> Iterator[NDArray[Any]]:
-    if not 1 <= size <= count:
-        raise InvalidArgument(f"{name} must be from 1 to {count}, got {size}.")
-    generator = np.random.default_rng(rng)
-    for _ in range(epochs):
-        order = generator.permutation(count)
-        for start in range(0, count, size):
-            yield order[start : start + size]
+class _Shuffled:
+    """The numbers below ``count``, shuffled in every epoch, in pieces of ``size``.
+
+    Raises:
+        InvalidArgument: ``size``, which is the argument of this name, is not from 1 to ``count``,
+            or one of the others cannot be.
+    """
+
+    def __init__(self, name: str, size: Any, count: int, epochs: Any, rng: Any) -> None:
+        if not is_whole_number(size) or not 1 <= size <= count:
+            raise InvalidArgument(
+                f"{name} must be an integer from 1 to {count}, got {size!r} "
+                f"({type(size).__name__})."
+            )
+        self._count, self._size = count, int(size)
+        self._epochs = whole_number("epochs", epochs)
+        try:
+            self._rng = np.random.default_rng(rng)
+        except (TypeError, ValueError) as error:
+            raise InvalidArgument(
+                f"rng must be a numpy.random.Generator or a seed, got {rng!r} ({error})."
+            ) from None
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        for _ in range(self._epochs):
+            order = self._rng.permutation(self._count)
+            for start in range(0, self._count, self._size):
+                yield order[start : start + self._size]
+
+
+def _checked_shape(name: str, shape: Any) -> tuple[int, ...]:
+    """A shape as a tuple; one number is that of its only axis, as numpy has it."""
+    sizes = shape if isinstance(shape, (tuple, list)) else (shape,)
+    return tuple(whole_number(name, size) for size in sizes)
 
 
 def _wrong_shape(name: str, given: tuple[Any, ...], expected: tuple[Any, ...]) -> LayoutError:

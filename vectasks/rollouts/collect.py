@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from vectasks._util.checks import is_whole_number
 from vectasks.errors import InvalidArgument
 from vectasks.rollouts.buffer import RolloutBuffer
 from vectasks.rollouts.devices import without_gradients
@@ -65,11 +66,12 @@ def collect(
             that takes longer than ``read_timeout`` stays out, for ``wait_step``; the log says so.)
     """
     count = buffer.num_samplers
-    if not isinstance(num_splits, int) or not 1 <= num_splits <= count:
+    if not is_whole_number(num_splits) or not 1 <= num_splits <= count:
         raise InvalidArgument(
             f"collect: num_splits must be an integer from 1 to {count}, the number of samplers, "
             f"got {num_splits!r}. Nothing was sent."
         )
+    num_splits = int(num_splits)
     with without_gradients(buffer.device):
         buffer._begin(tasks)
         step_all = _in_lockstep if num_splits == 1 else _in_turns

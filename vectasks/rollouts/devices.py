@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vectasks._util.checks import is_whole_number
+from vectasks.errors import InvalidArgument
 from vectasks.extras import require
 
 
@@ -27,7 +29,11 @@ class Device:
     def __init__(self, device: Any, what: str) -> None:
         self.device: Any = None
         if device is not None:
-            self.device = require("torch", "torch", f"{what} with device={device!r}").device(device)
+            torch = require("torch", "torch", f"{what} with device={device!r}")
+            try:
+                self.device = torch.device(int(device) if is_whole_number(device) else device)
+            except (RuntimeError, TypeError) as error:
+                raise InvalidArgument(f"{what}: device={device!r} cannot be: {error}") from error
         self.is_apart: bool = _is_apart(self.device)
 
     def see(self, array: NDArray[Any]) -> Any:

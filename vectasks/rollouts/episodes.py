@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from vectasks._util.checks import real_number
 from vectasks.errors import InvalidArgument
 from vectasks.host import COMPLETE_TASK_METRICS_KEY, HostPlan, TaskHost
 from vectasks.messages import StepOutcome
@@ -16,7 +17,7 @@ from vectasks.rollouts.buffer import RolloutBuffer
 from vectasks.rollouts.collect import collect
 from vectasks.rollouts.devices import without_gradients
 from vectasks.rollouts.policy import Policy, checked_decision
-from vectasks.spaces import map_leaves, own, prepare_action, tensors_to_arrays
+from vectasks.spaces import map_leaves, nested_as, own, prepare_action, tensors_to_arrays
 
 if TYPE_CHECKING:
     from vectasks.vector import SingleProcessVectorSampledTasks, VectorSampledTasks
@@ -113,7 +114,7 @@ class EpisodeRunner:
         if task.seed is not None:
             self._host.seed(task.seed + run_id)
         with without_gradients(self._device):
-            return self._play(run_id, own(self._first_observation(task)))
+            return self._play(run_id, own(self._first_observation(task), True))
 
     def _first_observation(self, task: EpisodeTask) -> Any:
         was_begun, self._was_begun = self._was_begun, True
@@ -125,7 +126,8 @@ class EpisodeRunner:
         return start.observation
 
     def _play(self, run_id: int, observation: Any) -> Episode:
-        action_space = self._host.action_space()
+        action_space, space = self._host.action_space(), self._host.observation_space()
+        observation = nested_as(space, observation)
         memory = self._no_memory()
         observations, decisions, rewards = [observation], [], []
         outcome: Any = None
@@ -137,7 +139,7 @@ class EpisodeRunner:
                 memory = [decision.pop("memory")[None]]
             action = prepare_action(action_space, decision["action"], 0, self._check_actions)
             outcome = self._host.step(action)
-            observation = own(outcome.observation)
+            observation = nested_as(space, own(outcome.observation, True))
             observations.append(observation)
             decisions.append(own(tensors_to_arrays(decision)))
             rewards.append(outcome.reward)
@@ -228,7 +230,7 @@ class RolloutRunner:
         device: Any = None,
     ) -> None:
         self._policy = policy
-        self._gamma, self._lam = gamma, lam
+        self._gamma, self._lam = real_number("gamma", gamma), real_number("lam", lam)
         self._tasks = make_tasks()
         try:
             self._buffer = RolloutBuffer(self._tasks, horizon, device=device)

@@ -3,6 +3,8 @@
 A busy runner is sent its next part ahead, so that its worker can begin it without a round trip.
 Until then it is still a queued part: it is taken back for a runner that is idle, for one of a
 better batch, when it is cleared, and when its own runner fails with what it is at.
+
+A part that failed is queued again where it was. Not every runner may run it then.
 """
 
 from __future__ import annotations
@@ -10,21 +12,45 @@ from __future__ import annotations
 import functools
 import heapq
 import itertools
-from collections.abc import Callable
-from concurrent.futures import Future
-from dataclasses import replace
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from vectasks.rollouts.batches import Batch, Result, Scheduled, sort_batch_id
 from vectasks.rollouts.runner import RunnerWrapper, TaskWrapper, when_done
+from vectasks.workers.futures import CallFuture
 
 
-class Part(NamedTuple):
-    """Some runs of a scheduled task, for one runner."""
+@dataclass(eq=False)
+class Part:
+    """Some runs of a scheduled task, for one runner.
+
+    Attributes:
+        scheduled: the task.
+        number: the part's, among those of the task.
+        wrapper: what the runner is given.
+        failed_on: of each attempt that failed, the runner and how often it had been restarted.
+        order: its place in the queue, once it was there.
+    """
 
     scheduled: Scheduled
     number: int
     wrapper: TaskWrapper
+    failed_on: list[tuple[RunnerWrapper, int]] = field(default_factory=list)
+    order: int | None = None
+
+    @property
+    def runners_that_failed(self) -> set[RunnerWrapper]:
+        """The runners of all failed attempts."""
+        return {runner for runner, _ in self.failed_on}
+
+    def note_failure(self, runner: RunnerWrapper) -> None:
+        """Take note that an attempt failed."""
+        self.failed_on.append((runner, runner.num_restarts))
+
+    def has_failed_on(self, runner: RunnerWrapper) -> bool:
+        """Whether it failed on a runner as it is now; one that was restarted is as another."""
+        return bool(self.failed_on) and (runner, runner.num_restarts) in self.failed_on
 
 
 def parts_of(batch: Batch, wrapper: TaskWrapper, most_repeats: int | None) -> list[Part]:
@@ -58,13 +84,14 @@ class Ahead(NamedTuple):
     """What a busy runner was sent to run next, and the answer to it."""
 
     entry: _Entry
-    answer: Future[Any]
+    answer: CallFuture
 
 
 class PartQueue:
     """Parts by their batch's priority, then first in, first out.
 
     Args:
+        may_run: whether a runner may run a part.
         take_in: is given what a part gave that was run although it was to be run elsewhere.
         dispatch_soon: called when a part is back in the queue.
 
@@ -73,11 +100,15 @@ class PartQueue:
     """
 
     def __init__(
-        self, take_in: Callable[[Part, Result], None], dispatch_soon: Callable[[], None]
+        self,
+        may_run: Callable[[RunnerWrapper, Part], bool],
+        take_in: Callable[[Part, Result], None],
+        dispatch_soon: Callable[[], None],
     ) -> None:
         self.ahead: dict[RunnerWrapper, Ahead] = {}
         self._entries: list[_Entry] = []
         self._order = itertools.count()
+        self._may_run = may_run
         self._take_in = take_in
         self._dispatch_soon = dispatch_soon
 
@@ -86,13 +117,26 @@ class PartQueue:
         return len(self._entries) + len(self.ahead)
 
     def put(self, part: Part) -> None:
-        """Queue a part behind those of its batch."""
+        """Queue a part behind those of its batch; again, where it was."""
+        if part.order is None:
+            part.order = next(self._order)
         priority = sort_batch_id(part.wrapper.batch_id)
-        heapq.heappush(self._entries, _Entry(priority, next(self._order), part))
+        heapq.heappush(self._entries, _Entry(priority, part.order, part))
 
-    def pop(self) -> Part | None:
-        """The first part of the queue; None: it is empty."""
-        return heapq.heappop(self._entries).part if self._entries else None
+    def pop(self, idle: Sequence[RunnerWrapper]) -> tuple[RunnerWrapper, Part] | None:
+        """The first part of the queue that one of these runners may run, and which."""
+        passed = []
+        found = None
+        while idle and self._entries and found is None:
+            entry = heapq.heappop(self._entries)
+            able = next((runner for runner in idle if self._may_run(runner, entry.part)), None)
+            if able is None:
+                passed.append(entry)
+            else:
+                found = able, entry.part
+        for entry in passed:
+            heapq.heappush(self._entries, entry)
+        return found
 
     def drop_cleared(self) -> None:
         """Forget the parts that nobody wants, but those that may have been begun by now."""
@@ -109,33 +153,37 @@ class PartQueue:
         if not self._entries or runner in self.ahead:
             return
         first = self._entries[0]
+        if not self._may_run(runner, first.part):
+            return
         # Of two batches, a runner could begin the worse one while the better one waits elsewhere.
         if all(ahead.entry.priority == first.priority for ahead in self.ahead.values()):
             answer = runner.send_ahead(first.part.wrapper)
             if answer is not None:
                 self.ahead[runner] = Ahead(heapq.heappop(self._entries), answer)
 
-    def begun_by(self, runner: RunnerWrapper) -> tuple[Part, Future[Any]] | None:
+    def begun_by(self, runner: RunnerWrapper) -> tuple[Part, CallFuture] | None:
         """What a runner has begun that is done with what it was at; None: it was sent nothing."""
         ahead = self.ahead.pop(runner, None)
         return None if ahead is None else (ahead.entry.part, ahead.answer)
 
-    def take_back(self, num_idle: int) -> None:
+    def take_back(self, idle: Sequence[RunnerWrapper]) -> None:
         """Have parts in the queue again that were sent ahead and should begin elsewhere.
 
         It is too late for those that have been begun by now.
 
         Args:
-            num_idle: so many runners are idle.
+            idle: the runners that could begin something.
         """
         for runner, ahead in sorted(self.ahead.items(), key=lambda item: item[1].entry):
-            if self._is_out_of_place(ahead.entry, num_idle) and ahead.answer.cancel():
+            if self._is_out_of_place(ahead.entry, idle) and ahead.answer.cancel():
                 del self.ahead[runner]
-                self._put_back(ahead.entry)
+                self._put_back(ahead.entry.part)
 
-    def _is_out_of_place(self, entry: _Entry, num_idle: int) -> bool:
+    def _is_out_of_place(self, entry: _Entry, idle: Sequence[RunnerWrapper]) -> bool:
         """Whether an idle runner has nothing better to do, or a busy one should do better next."""
-        if num_idle > len(self._entries):
+        num_idle = sum(self._may_run(runner, entry.part) for runner in idle)
+        others = (each for each in self._entries if any(self._may_run(r, each.part) for r in idle))
+        if num_idle > sum(1 for _ in itertools.islice(others, num_idle)):
             return True
         for_the_idle = heapq.nsmallest(num_idle, self._entries)
         return bool(self._entries) and (
@@ -159,9 +207,9 @@ class PartQueue:
         if outcome is not None and outcome[0].ok:  # the failure was in what became of the answer
             self._take_in(ahead.entry.part, outcome)
         else:
-            self._put_back(ahead.entry)
+            self._put_back(ahead.entry.part)
             self._dispatch_soon()
 
-    def _put_back(self, entry: _Entry) -> None:
-        if not entry.part.scheduled.is_cleared:
-            heapq.heappush(self._entries, entry)
+    def _put_back(self, part: Part) -> None:
+        if not part.scheduled.is_cleared:
+            self.put(part)

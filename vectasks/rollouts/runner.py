@@ -14,15 +14,19 @@ import contextlib
 import functools
 import inspect
 import logging
+import math
 import numbers
+import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
+from vectasks._util.checks import real_number, seconds_or_none, whole_number
 from vectasks.errors import CallError, InvalidArgument, ResourceLimit, SetupError, WorkerDied
 from vectasks.host import takes
-from vectasks.workers.kinds import Kind
+from vectasks.workers.futures import CallFuture
+from vectasks.workers.kinds import Kind, checked_kind
 from vectasks.workers.pool import WorkerPool
 
 __all__ = ["RunnerWrapper", "Status", "TaskWrapper"]
@@ -31,6 +35,7 @@ logger: logging.Logger = logging.getLogger("vectasks")
 
 MAX_TIMEOUT_S = 900.0
 MAX_RETRY_TIMES = 2
+START_TIMEOUT_S = 300.0
 
 Metrics = Mapping[str, Any]
 
@@ -206,15 +211,19 @@ class RunnerWrapper:
         runner_id: its number; in a pool that it shares, its worker's.
         make_runner: makes the runner, in the worker.
         backend: what kind of worker: "process", "inline" or "ray".
-        max_timeout: how many seconds one attempt at a task may take.
+        max_timeout: how many seconds one attempt at a task may take, from when the runner has it.
         max_retry_times: how many further attempts a task has.
-        when_failed: called when an attempt failed, so that what was sent ahead is not begun.
+        start_timeout_s: how many seconds ``make_runner`` may take, and a task to reach the runner
+            and be rebuilt there, with what that imports; None: as long as it takes.
         pool: the pool whose worker ``runner_id`` holds a :class:`RunnerHost`; None: one of its own,
             which :meth:`close` closes.
 
     Attributes:
-        num_retries: attempts after the first one, all tasks together.
+        num_retries: attempts after the first one, all tasks of :meth:`run_with_retry` together.
         num_restarts: how often the runner was begun anew.
+
+    Raises:
+        InvalidArgument: an argument has a value that cannot be.
     """
 
     def __init__(
@@ -225,16 +234,24 @@ class RunnerWrapper:
         backend: Kind = "process",
         max_timeout: float = MAX_TIMEOUT_S,
         max_retry_times: int = MAX_RETRY_TIMES,
-        when_failed: Callable[[RunnerWrapper], None] | None = None,
+        start_timeout_s: float | None = START_TIMEOUT_S,
         pool: WorkerPool | None = None,
     ) -> None:
-        self.runner_id = runner_id
-        self.max_timeout = max_timeout
-        self.max_retry_times = max_retry_times
+        self.runner_id: int = whole_number("runner_id", runner_id)
+        self.max_timeout: float = real_number(
+            "max_timeout", max_timeout, finite=False, positive=True
+        )
+        self.max_retry_times: int = whole_number("max_retry_times", max_retry_times)
         self.num_retries: int = 0
         self.num_restarts: int = 0
-        self._when_failed = when_failed
-        self._make_pool = functools.partial(make_pool, make_runner, 1, backend)
+        self._start_timeout_s = seconds_or_none("start_timeout_s", start_timeout_s)
+        self._make_pool = functools.partial(
+            make_pool,
+            make_runner,
+            1,
+            checked_kind("backend", backend),
+            start_timeout_s=self._start_timeout_s,
+        )
         self._pool = pool
         self._worker = 0 if pool is None else runner_id
         self._owns_pool = pool is None
@@ -256,13 +273,13 @@ class RunnerWrapper:
                 if not attempts_left:
                     raise
 
-    def send_ahead(self, task: TaskWrapper) -> Future[Any] | None:
+    def send_ahead(self, task: TaskWrapper) -> CallFuture | None:
         """Send a busy runner what it is to run next, so that it need not wait for it.
 
         It runs it unless an attempt at what it is at fails, or the future is cancelled before.
 
         Returns:
-            the future, for :meth:`run_with_retry` when its turn has come; None: it has no room.
+            the future, for :meth:`run_once` when its turn has come; None: it has no room.
         """
         is_busy = self._is_ready and not self._is_fit
         if self._pool is None or not is_busy:
@@ -272,75 +289,90 @@ class RunnerWrapper:
         except InvalidArgument:  # its own attempts will tell
             return None
 
-    async def run_with_retry(
-        self, task: TaskWrapper, sent: Future[Any] | None = None
-    ) -> tuple[Status, list[Any], int]:
+    async def run_with_retry(self, task: TaskWrapper) -> tuple[Status, list[Any], int]:
         """Run a task, or a part of its runs, in up to 1 + ``max_retry_times`` attempts.
 
         Each attempt is on a live runner: one that hangs or dies is killed and begun anew at once.
 
-        Args:
-            task: the task.
-            sent: what :meth:`send_ahead` gave for it, if what was before it went well.
-
         Returns:
             how it went, what its runs gave, and ``runner_id``.
         """
+        num_attempts = 1 + self.max_retry_times
         status = Status(False)
         experiences: list[Any] = []
-        for attempt in range(1 + self.max_retry_times):
+        for attempt in range(num_attempts):
             self.num_retries += attempt > 0
-            status, experiences = await self._attempt(task, sent)
+            status, experiences = await self.run_once(task)
+            if not self.is_alive:
+                with contextlib.suppress(ResourceLimit):  # the next attempt tries again, and tells
+                    await self.restart_runner()
             if status.ok:
                 break
-            sent = None
-            if self._when_failed is not None:
-                self._when_failed(self)
-            logger.warning(
-                "runner %d, attempt %d of %d at a task of batch %r: %s",
-                *(self.runner_id, attempt + 1, 1 + self.max_retry_times),
-                *(task.batch_id, status.message),
-            )
+            self.log_failure(task, attempt + 1, num_attempts, status)
         return status, experiences, self.runner_id
 
-    async def _attempt(
-        self, task: TaskWrapper, sent: Future[Any] | None
+    def log_failure(self, task: TaskWrapper, attempt: int, num_attempts: int, to: Status) -> None:
+        """Log that an attempt at a task came to this."""
+        logger.warning(
+            "runner %d, attempt %d of %d at a task of batch %r: %s",
+            *(self.runner_id, attempt, num_attempts, task.batch_id, to.message),
+        )
+
+    async def run_once(
+        self, task: TaskWrapper, sent: CallFuture | None = None
     ) -> tuple[Status, list[Any]]:
+        """Run a task, or a part of its runs, in one attempt.
+
+        Afterwards, a runner that hung, died or could not be made is no longer alive.
+
+        Args:
+            task: the task.
+            sent: what :meth:`send_ahead` gave for it, if what was before it went well.
+        """
         try:
             if sent is None:
                 await self._be_ready()  # which has time of its own
                 sent = self._submit("run_task", *_arguments(task))
-            outcome: tuple[Status, list[Any]] = await self._answer_of(sent, self.max_timeout)
+            outcome: tuple[Status, list[Any]]
+            outcome = await self._answer_of(sent, self.max_timeout, self._start_timeout_s)
             return outcome
-        except asyncio.TimeoutError:
+        except _Late:
+            late = self._what_is_late(sent)
             doing = await asyncio.to_thread(self._describe)
-            told = f"no answer within {self.max_timeout:g} s, and the runner was killed. {doing}"
+            told = f"{late}, and the runner was killed. {doing}"
         except (CallError, SetupError, WorkerDied, ResourceLimit, InvalidArgument) as error:
             told = f"{type(error).__name__}: {error}"
-        if not self._is_alive:
-            with contextlib.suppress(ResourceLimit):  # the next attempt tries again, and tells
-                await self.restart_runner()
         return Status(False, {}, told), []
+
+    def _what_is_late(self, sent: CallFuture | None) -> str:
+        if sent is not None and sent.begun_s is None:
+            return (
+                f"the task had not been rebuilt in the runner, with all that it imports, within "
+                f"{self._start_timeout_s:g} s (start_timeout_s)"
+            )
+        return f"no answer within {self.max_timeout:g} s"
 
     async def _be_ready(self) -> None:
         """Wait until the runner is made, anew where it hung or died."""
         if self._pool is None:
             self._pool = await asyncio.to_thread(self._make_pool)
-        if not self._is_alive:
+        if not self.is_alive:
             await self.restart_runner()
         if not self._is_ready:
-            await self._answer_of(self._submit("ready"), None)
+            await self._answer_of(self._submit("ready"), math.inf, None)  # the pool has a limit
             self._is_ready = True
 
-    def _submit(self, method: str, *arguments: Any) -> Future[Any]:
+    def _submit(self, method: str, *arguments: Any) -> CallFuture:
         assert self._pool is not None
         return self._pool.submit_at(self._worker, method, *arguments)
 
-    async def _answer_of(self, future: Future[Any], timeout_s: float | None) -> Any:
+    async def _answer_of(
+        self, future: CallFuture, timeout_s: float, start_timeout_s: float | None
+    ) -> Any:
         """What a method of the runner's host gave."""
         self._is_fit = False  # unless it answers
         try:
-            answer = await _result_of(future, timeout_s)
+            answer = await _result_of(future, timeout_s, start_timeout_s)
         except CallError:
             self._is_fit = True
             raise
@@ -348,7 +380,8 @@ class RunnerWrapper:
         return answer
 
     @property
-    def _is_alive(self) -> bool:
+    def is_alive(self) -> bool:
+        """Whether it takes tasks; otherwise it is begun anew before the next one."""
         return self._is_fit and self._pool is not None and self._pool.is_alive(self._worker)
 
     def _describe(self) -> str:
@@ -378,33 +411,57 @@ def _arguments(task: TaskWrapper) -> tuple[Any, int, int]:
     return task.task, task.repeat_times, task.run_id_base
 
 
-async def _result_of(future: Future[Any], timeout_s: float | None) -> Any:
+class _Late(Exception):
+    """An answer did not come in time; a TimeoutError may be somebody else's."""
+
+
+async def _result_of(future: CallFuture, timeout_s: float, start_timeout_s: float | None) -> Any:
     """Await a pool's future, which goes on if this is cancelled or late.
 
     (``wait_for`` and ``wrap_future`` do the same with a further task and three more turns of the
     loop, in which the runner would have nothing to do.)
 
+    Args:
+        future: the future.
+        timeout_s: how long it may take from when the worker begins the call.
+        start_timeout_s: how long that may take; None: as long as it takes.
+
     Raises:
-        asyncio.TimeoutError: it took longer than ``timeout_s``.
+        _Late: it was not begun, or not done, in time.
     """
     if future.done():
         return future.result()
     loop = asyncio.get_running_loop()
     told: asyncio.Future[bool] = loop.create_future()
+    must_begin_s = time.monotonic() + (math.inf if start_timeout_s is None else start_timeout_s)
+    timer: asyncio.TimerHandle | None = None
 
     def tell(is_there: bool) -> None:
         if not told.done():
             told.set_result(is_there)
 
+    def look() -> None:
+        nonlocal timer
+        now_s = time.monotonic()
+        if future.begun_s is not None:
+            left_s = look_again_s = future.begun_s + timeout_s - now_s
+        else:  # whenever it begins, it cannot be late before that
+            left_s = must_begin_s - now_s
+            look_again_s = min(left_s, timeout_s)
+        if left_s <= 0:
+            tell(False)
+        elif look_again_s < math.inf:
+            timer = loop.call_later(look_again_s, look)
+
     when_done(future, functools.partial(tell, True))
-    timer = None if timeout_s is None else loop.call_later(timeout_s, tell, False)
+    look()
     try:
         is_there = await told
     finally:
         if timer is not None:
             timer.cancel()
     if not is_there:
-        raise asyncio.TimeoutError
+        raise _Late
     return future.result()
 
 
@@ -428,5 +485,9 @@ def make_pool(
         InvalidArgument: ``make_runner`` cannot be pickled, or the number or backend is wrong.
     """
     return WorkerPool(
-        functools.partial(RunnerHost, make_runner), num_runners, kind=backend, **options
+        functools.partial(RunnerHost, make_runner),
+        num_runners,
+        kind=backend,
+        tells_begun=True,
+        **options,
     )

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import cloudpickle
-
+from vectasks import pickling
+from vectasks._util.checks import checked_seed, whole_number
 from vectasks.testing.contract import TaskSamplerContract, assert_identical, record_trace
 from vectasks.vector import SingleProcessVectorSampledTasks, VectorSampledTasks
 
@@ -68,6 +68,7 @@ def check_sampler(
     Yields:
         findings, as soon as each is known.
     """
+    num_steps, seed = whole_number("num_steps", num_steps, at_least=1), checked_seed(seed)
     make = _Maker(make_sampler_fn, arguments)
     first = _finding(_PRELUDE, lambda: _make_first(make))
     yield first
@@ -157,7 +158,7 @@ def _check_pickling(make: _Maker, suite: _Suite) -> None:
     }
     for name, value in values.items():
         try:
-            pickle.loads(cloudpickle.dumps(value))
+            pickle.loads(pickling.dumps(value))
         except Exception as error:  # user code, from __reduce__ to __setstate__
             raise AssertionError(
                 f"{name} cannot be pickled, so cannot travel to or from a worker: "

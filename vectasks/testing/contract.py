@@ -23,6 +23,9 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from vectasks._util.checks import checked_seed, whole_number
+from vectasks.spaces import nested_as, own
+from vectasks.step_values import as_reward
 from vectasks.task import RLStepResult, TaskSampler
 
 __all__ = ["TaskSamplerContract", "assert_identical", "record_trace"]
@@ -89,10 +92,10 @@ class TaskSamplerContract:
         """A step gives observation, reward, done and info, of the right types and finite."""
         with self._sampler() as sampler:
             for task, result in self._steps(sampler, self._first_task(sampler)):
-                rewards = np.asarray(result.reward, dtype=np.float64)
-                assert rewards.ndim <= 1, (
-                    f"reward {result.reward!r} is no number and no list of them"
-                )
+                try:
+                    rewards = as_reward(result.reward)
+                except TypeError as error:
+                    raise AssertionError(str(error)) from None
                 assert np.isfinite(rewards).all(), f"reward {result.reward!r} is not finite"
                 assert isinstance(result.done, (bool, np.bool_, type(None))), (
                     f"done must be a bool (or None: ask is_done()), got {result.done!r}"
@@ -127,7 +130,7 @@ class TaskSamplerContract:
             rewards = []
             for stepped, result in self._steps(sampler, task):
                 if stepped is task:
-                    rewards.append(result.reward)
+                    rewards.append(as_reward(result.reward))
             np.testing.assert_allclose(
                 task.cumulative_reward,
                 np.sum(rewards, axis=0),
@@ -259,9 +262,11 @@ class TaskSamplerContract:
 
     def _check_observation(self, space: Any, observation: Any, where: str) -> None:
         assert observation is not None, f"the observation of {where} is None"
-        assert space.contains(observation), (
-            f"the observation of {where} is not in {space}: {observation!r}"
-        )
+        try:
+            is_inside = space.contains(nested_as(space, observation))
+        except TypeError:
+            is_inside = False
+        assert is_inside, f"the observation of {where} is not in {space}: {observation!r}"
 
     def _steps(self, sampler: Any, task: Any) -> Iterator[tuple[Any, RLStepResult]]:
         """At most ``num_steps`` (task, result), over as many tasks as that takes."""
@@ -329,6 +334,7 @@ def record_trace(tasks: Any, num_steps: int, seed: int = 0) -> list[Any]:
     Returns:
         the first observations, then each step's list of (observation, reward, done, info).
     """
+    num_steps, seed = whole_number("num_steps", num_steps), checked_seed(seed)
     trace: list[Any] = [_copied(tasks.get_observations())]
     seeded = [_seeded_space(space, seed + i) for i, space in enumerate(tasks.action_spaces)]
     by_id = dict(zip(tasks.sampler_ids, seeded, strict=True))
@@ -350,4 +356,7 @@ def _seeded_space(space: spaces.Space[Any], seed: int) -> spaces.Space[Any]:
 
 def _copied(value: Any) -> Any:
     """A copy, so that a later change of a reused array does not change what was kept."""
-    return copy.deepcopy(value)
+    try:
+        return copy.deepcopy(value)
+    except TypeError:  # read-only views of dicts are refused
+        return own(value)

@@ -46,6 +46,7 @@ from typing import Any
 
 import numpy as np
 
+from vectasks._util.checks import real_number, whole_number, whole_number_or_inf
 from vectasks.task import RLStepResult
 
 __all__ = [
@@ -113,10 +114,9 @@ class Fault:
                 f"Fault: action must be a function of the call that it stands before, got "
                 f"{self.action!r}; kill() and its kin (with brackets) give such functions."
             )
-        if self.call < 1 or self.times < 1:
-            raise ValueError(
-                f"Fault: call={self.call} and times={self.times} count from 1; the first call is 1."
-            )
+        whole_number("sampler", self.sampler)
+        whole_number("call", self.call, at_least=1)
+        whole_number_or_inf("times", self.times, at_least=1)
 
     @property
     def method(self) -> str:
@@ -193,7 +193,7 @@ class FaultyMaker:
         Raises:
             TimeoutError: it has not within so many seconds.
         """
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + real_number("timeout_s", timeout_s, finite=False)
         while not self.times_fired(number):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{self.faults[number]} did not fire within {timeout_s:g} s.")
@@ -342,6 +342,7 @@ def exit_at_once(code: int = 1) -> Action:
 
 def exit_python(code: int = 1) -> Action:
     """``sys.exit``: the process ends unless somebody catches SystemExit."""
+    code = whole_number("code", code)
 
     @_ending_the_process
     def act(proceed: Proceed) -> Any:
@@ -413,6 +414,7 @@ def stop() -> Action:
 
 def slow_down(seconds: float) -> Action:
     """Sleep so many seconds first."""
+    seconds = real_number("seconds", seconds)
 
     def act(proceed: Proceed) -> Any:
         time.sleep(seconds)

@@ -24,6 +24,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from vectasks._util.checks import whole_number
 from vectasks.task import RLStepResult, Task, TaskSampler
 
 __all__ = [
@@ -240,7 +241,7 @@ def toy_args(task_class: type[ToyTask], count: int, **options: Any) -> list[dict
             "sampler": i,
             **{key: v[i] if isinstance(v, list) else v for key, v in options.items()},
         }
-        for i in range(count)
+        for i in range(whole_number("count", count))
     ]
 
 

@@ -161,6 +161,10 @@ class StepTransport(abc.ABC):
         """Read what the step that is out gave, if all of it was written before its worker died."""
         return None
 
+    def send_again(self, sampler_id: int) -> None:
+        """Ask a sampler alone for the step that is out; what came was lost beside others'."""
+        raise NotImplementedError
+
     def attach(self, workers: Iterable[Any]) -> None:  # noqa: B027 - not all need to
         """Tell workers what they need to know before their first step."""
 

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from vectasks.batch import StepBatch
-from vectasks.spaces import dispatch_rows
+from vectasks.spaces import dispatch_rows, own
 from vectasks.transport.base import Exchange, StepTransport
 from vectasks.transport.step_results import StepForm, StepResults
 from vectasks.workers.blocks import Block, BlocksMoved
@@ -159,6 +159,7 @@ class SharedMemoryTransport(StepTransport):
         self._worker_of = {i: worker for worker in workers for i in worker.sampler_ids}
         self._exchange = exchange
         self._answers = exchange.answers
+        self._actions_sent: dict[int, Any] = {}  # of the last step that went by message
         self._has_action_rows = results.layout.action is not None
         self._own_cores = [own_core(number, len(workers)) for number in range(len(workers))]
         self._polls = polls_before_blocking(len(workers))
@@ -230,9 +231,19 @@ class SharedMemoryTransport(StepTransport):
         for worker in workers:
             its = {i: actions[i] for i in worker.sampler_ids if i in actions}
             parcels.append(worker.pack(Steps(ticket, its)))
-        self._exchange.open_steps(list(actions), list(actions.values()))
+        kept = own(list(actions.values()))  # what the caller holds may change
+        self._exchange.open_steps(list(actions), kept)
+        self._actions_sent.update(zip(actions, kept, strict=True))
         for worker, parcel in zip(workers, parcels, strict=True):
             self._exchange.reach(worker, functools.partial(worker.post, parcel))
+
+    def send_again(self, sampler_id: int) -> None:
+        """Send the sampler's action by a message of its own."""
+        if self.signals.has_answered(sampler_id):
+            return
+        ticket, worker = self._results.tickets[sampler_id], self._worker_of[sampler_id]
+        steps = Steps(ticket, {sampler_id: self._actions_sent[sampler_id]})
+        self._exchange.reach(worker, lambda: worker.post(worker.pack(steps)))
 
     def _workers_of(self, ids: Sequence[int]) -> Sequence[SharingWorker]:
         if len(ids) == len(self._worker_of):

@@ -205,8 +205,9 @@ class StepResults:
             self.detoured = names
             warnings.warn(
                 f"{', '.join(names)} left the shared-memory lane and is pickled, which is slower: "
-                "the task gives it as another type, dtype or shape than its space declares (or "
-                "than at first). Results are the same; observation_transport='pipe' silences this.",
+                "the task gives it as another type, dtype or shape, or with other keys, than its "
+                "space declares (or than at first). Results are the same; "
+                "observation_transport='pipe' silences this.",
                 RuntimeWarning,
                 stacklevel=2,
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.context import BaseContext
@@ -11,15 +10,16 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from vectasks._util.checks import checked_ids, checked_seed, seconds_or_none, whole_number
 from vectasks.batch import PlainStep, StepBatch
 from vectasks.closing import Closable
-from vectasks.errors import InvalidArgument, SamplerIndexError
+from vectasks.errors import InvalidArgument
 from vectasks.journal import EpisodeRecorder
 from vectasks.messages import Command, Failure, SamplerState, VectorState
 from vectasks.monitoring.stats import figures, write_trace
 from vectasks.recording import Recording, Recordings
 from vectasks.task import RLStepResult
-from vectasks.vector.arguments import checked_name, checked_seed, command_named, one_each
+from vectasks.vector.arguments import checked_name, command_named, one_each
 from vectasks.vector.exclusive import Guard, also_named, exclusive
 from vectasks.vector.options import VectorOptions
 from vectasks.vector.places import Place
@@ -116,6 +116,8 @@ class BaseVectorSampledTasks(Closable):
     def observation_space(self) -> Any:
         """The observation space that all samplers share.
 
+        Where samplers' spaces differ in their bounds, it is the smallest one that contains them.
+
         Raises:
             InvalidArgument: the vector is heterogeneous; ``observation_spaces`` has one a sampler.
         """
@@ -124,7 +126,7 @@ class BaseVectorSampledTasks(Closable):
                 "observation_space: the vector was made with heterogeneous=True; "
                 "observation_spaces has one a sampler."
             )
-        return self._core.spaces.observation[0]
+        return self._core.spaces.shared_observation
 
     @property
     def observation_spaces(self) -> list[Any]:
@@ -176,9 +178,7 @@ class BaseVectorSampledTasks(Closable):
         """
         if not self._core.options.timing:
             raise InvalidArgument("trace: nothing was recorded; make the vector with timing=True.")
-        if operator.index(steps) < 1:
-            raise InvalidArgument(f"trace: steps must be at least 1, got {steps}.")
-        write_trace(self._core.board, path, steps)
+        write_trace(self._core.board, path, whole_number("steps", steps, at_least=1))
 
     # -- stepping -----------------------------------------------------------------------------
 
@@ -263,7 +263,7 @@ class BaseVectorSampledTasks(Closable):
         Raises:
             SamplerIndexError: ``samplers`` are not ids of unpaused samplers, each once.
             WrongCount: there are more or fewer actions than samplers.
-            InvalidArgument: samplers wait for each other, or have spaces of their own.
+            InvalidArgument: samplers wait for each other, or the vector is heterogeneous.
         """
         self._core.stepping.send(actions, samplers)
 
@@ -283,7 +283,7 @@ class BaseVectorSampledTasks(Closable):
         return self._core.stepping.recv(min_samplers, self._timeout(timeout))
 
     def _timeout(self, timeout_s: float | None) -> float | None:
-        return self.read_timeout if timeout_s is None else timeout_s
+        return self.read_timeout if timeout_s is None else seconds_or_none("timeout", timeout_s)
 
     # -- tasks --------------------------------------------------------------------------------
 
@@ -432,6 +432,15 @@ class BaseVectorSampledTasks(Closable):
             "call_sampler", Command.CALL_SAMPLER, function_names, function_args_list
         )
 
+    @_takes_index_process
+    @exclusive
+    def call_sampler_at(
+        self, sampler_index: int, function_name: str, function_args: Any = None
+    ) -> Any:
+        """Call a method of one sampler itself; what it returned. Arguments as for :meth:`call`."""
+        data = (checked_name(function_name), function_args)
+        return self._core.calls.ask_at("call_sampler_at", sampler_index, Command.CALL_SAMPLER, data)
+
     @exclusive
     def attr(self, attr_names: str | Sequence[str]) -> list[Any]:
         """An attribute of every unpaused sampler's task.
@@ -451,11 +460,22 @@ class BaseVectorSampledTasks(Closable):
         return self._core.calls.ask_at("attr_at", sampler_index, Command.ATTR, name)
 
     @exclusive
-    def set_attr(self, attr_names: str | Sequence[str], values: Sequence[Any]) -> None:
-        """Set an attribute of every unpaused sampler's task; one value a sampler."""
+    def set_attr(self, attr_names: str | Sequence[str], values: Any) -> None:
+        """Set an attribute of every unpaused sampler's task.
+
+        Args:
+            attr_names: one name for all, or one per sampler.
+            values: a list has one value for each sampler; anything else is the value of all.
+
+        Raises:
+            WrongCount: a list has more or fewer values than there are samplers; for the same list
+                everywhere, give ``[values] * num_unpaused_tasks``.
+        """
         calls = self._core.calls
         ids = calls.open_all("set_attr", Command.SET_ATTR)
         names = calls.names("attr_names", attr_names, ids)
+        if not isinstance(values, list):
+            values = [values] * len(ids)
         pairs = list(zip(names, one_each("values", values, ids), strict=True))
         calls.ask(Command.SET_ATTR, ids, pairs)
 
@@ -503,13 +523,11 @@ class BaseVectorSampledTasks(Closable):
             SamplerIndexError: there is no sampler of such an id.
         """
         everyone = range(self._core.num_samplers)
-        ids = list(everyone) if samplers is None else [operator.index(i) for i in samplers]
-        unknown = [i for i in ids if i not in everyone]
-        if unknown:
-            raise SamplerIndexError(
-                f"record_episodes: samplers={ids} must be sampler ids, which go from 0 to "
-                f"{len(everyone) - 1}."
-            )
+        ids = list(everyone)
+        if samplers is not None:
+            ids = checked_ids("record_episodes", samplers, everyone, "samplers")
+        if max_episodes is not None:
+            max_episodes = whole_number("max_episodes", max_episodes)
         return EpisodeRecorder(self._core.log, ids, observations, max_episodes)
 
     # -- seeing -------------------------------------------------------------------------------
@@ -531,7 +549,7 @@ class BaseVectorSampledTasks(Closable):
             **kwargs: go there too.
 
         Raises:
-            InvalidArgument: the mode is none of these.
+            InvalidArgument: the mode is none of these, or a task's image cannot be shown.
             DisplayUnavailable: "human" where there is no screen.
         """
         if mode not in _RENDER_MODES:
@@ -547,7 +565,9 @@ class BaseVectorSampledTasks(Closable):
         images = calls.ask(Command.RENDER, seen, [data] * len(seen))
         if mode == "raw_rgb_list":
             return [images[i] for i in ids]
-        from vectasks.rendering.tiles import tile_images
+        from vectasks.rendering.tiles import as_rgb, tile_images
+
+        images = {i: as_rgb(image, f"the image of sampler {i}") for i, image in images.items()}
 
         tile = tile_images(
             [images.get(i) for i in everyone], dimmed=[i for i in everyone if i not in ids]

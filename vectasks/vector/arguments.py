@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vectasks._util.numbers import is_whole_number
+from vectasks._util.checks import checked_seed
 from vectasks.errors import InvalidArgument, WrongCount
 from vectasks.messages import Command
 
@@ -95,13 +95,6 @@ def one_each(what: str, values: Iterable[Any], ids: Sequence[int]) -> list[Any]:
             f"{what} has {len(items)} items for {len(ids)} unpaused samplers: give one each."
         )
     return items
-
-
-def checked_seed(seed: Any) -> int:
-    """``seed`` as an int."""
-    if not is_whole_number(seed):
-        raise InvalidArgument(f"a seed must be an integer, got {seed!r} ({type(seed).__name__}).")
-    return int(seed)
 
 
 def checked_keywords(keywords: Any) -> dict[str, Any]:

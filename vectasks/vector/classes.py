@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.context import BaseContext
 from typing import Any, Literal
 
-from vectasks.errors import InvalidArgument
+from vectasks._util.checks import whole_number
 from vectasks.vector.api import BaseVectorSampledTasks
 from vectasks.vector.exclusive import also_named
 from vectasks.vector.options import VectorOptions
@@ -35,7 +35,8 @@ class VectorSampledTasks(BaseVectorSampledTasks):
         max_processes: so many workers at most, the samplers spread evenly (None: one each).
         read_timeout: seconds that every call waits for its answers (None: without end).
         seed: seeds the very first tasks: one a sampler, or one int: each gets it plus its id.
-        heterogeneous: allow samplers with different observation spaces.
+        heterogeneous: allow samplers whose observation spaces differ in more than their bounds;
+            their results are no arrays then.
         check_actions: refuse actions outside the action space.
         observation_transport: "auto", "slab" (shared memory) or "pipe".
         on_worker_death: "raise" WorkerDied, or "restart" the worker.
@@ -83,8 +84,8 @@ class VectorSampledTasks(BaseVectorSampledTasks):
         timing: bool | Literal["all"] = False,
         name: str | None = None,
     ) -> None:
-        if max_processes is not None and max_processes < 1:
-            raise InvalidArgument(f"max_processes must be at least 1, got {max_processes!r}.")
+        if max_processes is not None:
+            max_processes = whole_number("max_processes", max_processes, at_least=1)
         context = start_context(multiprocessing_start_method, mp_ctx, preload)
 
         options = VectorOptions(

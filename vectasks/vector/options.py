@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from vectasks._util.checks import real_number, seconds_or_none, whole_number_or_inf
 from vectasks.errors import InvalidArgument
 
 _CHOICES: dict[str, tuple[Any, ...]] = {
@@ -28,7 +29,8 @@ class VectorOptions:
         should_log: log what is started.
         read_timeout: seconds that every call waits for its answers (None: without end).
         seed: seeds the very first tasks: one per sampler, or one int: each gets it plus its id.
-        heterogeneous: allow samplers with different observation spaces.
+        heterogeneous: allow samplers whose observation spaces differ in more than their bounds;
+            their results are no arrays then.
         check_actions: refuse actions outside the action space.
         observation_transport: "auto", "slab" (shared memory) or "pipe".
         on_worker_death: "raise" WorkerDied, or "restart" the worker.
@@ -53,7 +55,7 @@ class VectorOptions:
     check_actions: bool = True
     observation_transport: Literal["auto", "slab", "pipe"] = "auto"
     on_worker_death: Literal["raise", "restart"] = "raise"
-    max_restarts: int = 10
+    max_restarts: float = 10
     start_timeout_s: float | None = 300
     close_grace_s: float = 5.0
     timing: bool | Literal["all"] = False
@@ -67,3 +69,11 @@ class VectorOptions:
                 raise InvalidArgument(
                     f"{name}={value!r} is unknown; use {', '.join(others)} or {last}."
                 )
+        checked = {
+            "read_timeout": seconds_or_none("read_timeout", self.read_timeout),
+            "start_timeout_s": seconds_or_none("start_timeout_s", self.start_timeout_s),
+            "close_grace_s": real_number("close_grace_s", self.close_grace_s),
+            "max_restarts": whole_number_or_inf("max_restarts", self.max_restarts),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)  # as Python's numbers

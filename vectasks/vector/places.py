@@ -28,8 +28,8 @@ class Place(Protocol):
 
     mp_ctx: BaseContext | None
 
-    def make_workers(self, num_samplers: int, options: VectorOptions) -> Sequence[Worker]:
-        """Make the workers, which are not started here."""
+    def make_workers(self, seeds: Sequence[int | None], options: VectorOptions) -> Sequence[Worker]:
+        """Make the workers of as many samplers as there are seeds; they are not started here."""
 
     def transport(
         self, layout: Layout | None, options: VectorOptions, exchange: Exchange
@@ -48,9 +48,9 @@ class InThisProcess:
     def __init__(self) -> None:
         self._workers: list[InlineWorker] = []
 
-    def make_workers(self, num_samplers: int, options: VectorOptions) -> Sequence[Worker]:
+    def make_workers(self, seeds: Sequence[int | None], options: VectorOptions) -> Sequence[Worker]:
         """Make one worker for all."""
-        self._workers = [InlineWorker(0, range(num_samplers))]
+        self._workers = [InlineWorker(0, range(len(seeds)))]
         return self._workers
 
     def transport(
@@ -97,10 +97,11 @@ class InProcesses:
         self._memory: SharedMemory | None = None
         self._workers: list[ProcessWorker] = []
 
-    def make_workers(self, num_samplers: int, options: VectorOptions) -> Sequence[Worker]:
+    def make_workers(self, seeds: Sequence[int | None], options: VectorOptions) -> Sequence[Worker]:
         """Make them, with memory to share if steps may travel by it."""
         max_processes, daemon, rerun_main = self._child_options
-        num_workers = num_samplers if max_processes is None else min(max_processes, num_samplers)
+        count = len(seeds)
+        num_workers = count if max_processes is None else min(max_processes, count)
         require_descriptors(num_workers)
         if options.observation_transport != "pipe" and not options.heterogeneous:
             self._memory = SharedMemory()
@@ -110,10 +111,11 @@ class InProcesses:
                 ids.tolist(),
                 self._context,
                 memory=self._memory,
+                seeds=[seeds[i] for i in ids],
                 daemon=daemon,
                 rerun_main=rerun_main,
             )
-            for number, ids in enumerate(np.array_split(np.arange(num_samplers), num_workers))
+            for number, ids in enumerate(np.array_split(np.arange(len(seeds)), num_workers))
         ]
         return self._workers
 

@@ -19,15 +19,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from vectasks._util.interrupts import ctrl_c
-from vectasks.errors import ResourceLimit, WaitTimeout
+from vectasks.errors import WaitTimeout
 from vectasks.host import HostPlan, HostReady
 from vectasks.journal import Journal
-from vectasks.messages import Command, Failure, Reply, Request, SamplerState
+from vectasks.messages import Command, Failure, Reply, Request, SamplerState, SendAlone
 from vectasks.transport.base import StepTransport
 from vectasks.vector.states import SamplerStates
 from vectasks.vector.supervision import Supervisor
 from vectasks.workers import stacks
-from vectasks.workers.base import Unreadable, Worker, WorkerEnded
+from vectasks.workers.base import Worker, WorkerEnded, start_failed
+from vectasks.workers.channel import Unreadable
 from vectasks.workers.ending import end_workers, wait_for_news
 
 logger: logging.Logger = logging.getLogger("vectasks")
@@ -96,10 +97,10 @@ class Requests:
             try:
                 worker.start()
             except (OSError, EOFError) as error:
-                raise ResourceLimit(
-                    f"Worker {worker.number} of {len(self.workers)} could not be started: {error}. "
-                    "None is left running; give a smaller max_processes, or raise the limit."
-                ) from error
+                if isinstance(error, TimeoutError):  # it is of a handler of a signal
+                    raise
+                count = len(self.workers)
+                raise start_failed(worker.number, count, error, "max_processes") from error
         self.send([(i, Command.SETUP, self._supervisor.plan_of(i)) for i in ids])
         self.wait(ids, timeout_s, "start_timeout_s")
         return self.take(ids)
@@ -313,6 +314,8 @@ class Requests:
         for reply in replies:
             if isinstance(reply, Unreadable):
                 self._settle_unreadable(worker, reply.error)
+            elif isinstance(reply.value, SendAlone):
+                self._send_alone(worker, reply)
             else:
                 self._settle(reply)
 
@@ -327,6 +330,16 @@ class Requests:
                 self._settle(Reply(request.seq, i, failure))
             else:  # whose step it came with shows once that step is announced
                 self.unread[i] = failure
+
+    def _send_alone(self, worker: Worker, reply: Reply) -> None:
+        """Send again what the worker could not unpickle beside others."""
+        request = self._states.outstanding(reply.sampler_id)
+        if request is None or request.seq != reply.seq:
+            return
+        if request.seq != 0:
+            self.reach(worker, lambda: worker.post(worker.pack([request])))
+        elif self._transport is not None:
+            self._transport.send_again(reply.sampler_id)
 
     def _settle(self, reply: Reply) -> None:
         request = self._states.settle(reply)

@@ -85,24 +85,32 @@ def raise_failures(
     failed = [i for i in ids if isinstance(values[i], (Failure, Death))]
     if not failed:
         return
-    first = failed[0]
-    value = values[first]
-    error: LayoutError | RemoteError | WorkerDied
+
+    def error_of(i: int, also_failed: Sequence[int]) -> LayoutError | RemoteError | WorkerDied:
+        command = commands if isinstance(commands, Command) else commands[i]
+        return _error_of(i, command, values[i], also_failed)
+
+    error = error_of(failed[0], failed[1:])
+    error.also_failed = {i: error_of(i, ()) for i in failed[1:]}
+    error.results = {i: as_given(values[i]) for i in ids if i not in failed}
+    raise error
+
+
+def _error_of(
+    sampler_id: int, command: Command, value: Failure | Death, also_failed: Sequence[int]
+) -> LayoutError | RemoteError | WorkerDied:
     if isinstance(value, Death):
-        error = WorkerDied(
+        return WorkerDied(
             f"{value.describe()}. {_what_follows(value)}",
             worker=value.worker,
             sampler_ids=value.sampler_ids,
             exitcode=value.exitcode,
         )
-    elif value.type_name == "LayoutError":
-        error = LayoutError(f"sampler {first}: {value.message}")
+    if value.type_name == "LayoutError":
+        error = LayoutError(f"sampler {sampler_id}: {value.message}")
         error.__cause__ = RemoteTraceback(value.traceback_text)
-    else:
-        command = commands if isinstance(commands, Command) else commands[first]
-        error = remote_error(first, command, value, failed[1:])
-    error.results = {i: as_given(values[i]) for i in ids if i not in failed}
-    raise error
+        return error
+    return remote_error(sampler_id, command, value, also_failed)
 
 
 @dataclass

@@ -6,12 +6,12 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from vectasks.errors import InvalidArgument
+from vectasks.errors import SpaceMismatch
 from vectasks.host import HostPlan, HostReady
 from vectasks.journal import Journal
 from vectasks.messages import Command, Failure
 from vectasks.monitoring.timed_steps import TimedTransport
-from vectasks.spaces import ActionBatches, action_batches, spaces_equal
+from vectasks.spaces import ActionBatches, action_batches, are_alike, shared_space
 from vectasks.transport.base import StepTransport
 from vectasks.vector.arguments import checked_sampler_args, one_seed_each
 from vectasks.vector.calls import Calls
@@ -83,7 +83,7 @@ class Core:
             max_restarts=options.max_restarts,
         )
         try:
-            workers = place.make_workers(len(plans), options)
+            workers = place.make_workers(seeds, options)
             self.requests: Requests = Requests(workers, self.states, self.supervisor, self.log)
             self.board: Board = Board(
                 [worker.sampler_ids for worker in workers],
@@ -152,28 +152,31 @@ class Core:
 
     def _shared_spaces(self, ready: Sequence[HostReady]) -> Spaces:
         """Check that the samplers' observation spaces are equal, if they have to be."""
-        observation_spaces = [one.observation_space for one in ready]
-        actions = [one.action_space for one in ready]
+        observation = [one.observation_space for one in ready]
+        action = [one.action_space for one in ready]
         check = self.options.check_actions
         if self.options.heterogeneous:
-            return Spaces(observation_spaces, actions, ActionBatches(None, check))
-        first = observation_spaces[0]
-        for sampler_id, space in enumerate(observation_spaces):
-            if not spaces_equal(space, first):
-                raise InvalidArgument(
+            return Spaces(observation, action, None, ActionBatches(None, check))
+        for sampler_id, space in enumerate(observation):
+            if not are_alike(observation[0], space):
+                raise SpaceMismatch(
                     f"Sampler {sampler_id} has the observation space {space}, sampler 0 has "
-                    f"{first}. Make them equal, or make the vector with heterogeneous=True."
+                    f"{observation[0]}, and they differ in more than their bounds. Make them "
+                    "equal, or make the vector with heterogeneous=True."
                 )
-        shared = actions[0] if all(spaces_equal(one, actions[0]) for one in actions) else None
-        return Spaces(observation_spaces, actions, action_batches(shared, check))
+        shared = shared_space(action)
+        # Of actions that are held against different bounds, each is looked at by itself.
+        batches = action_batches if shared is action[0] else ActionBatches
+        return Spaces(observation, action, shared_space(observation), batches(shared, check))
 
     def _layout(self, ready: HostReady) -> Layout | None:
         """Lay out the arrays that samplers share; None: they share none."""
         if self.options.heterogeneous:
             return None
+        action = self.spaces.action_batches.space
         return Layout.of(
-            ready.observation_space,
-            self.spaces.action_batches.space,
+            self.spaces.shared_observation,
+            action if action is self.spaces.action[0] else None,
             ready.observation,
             self.num_samplers,
             len(self.requests.workers),

@@ -17,17 +17,16 @@ followed by a joint resample, and its results wait for that.
 from __future__ import annotations
 
 import logging
-import operator
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
+from vectasks._util.checks import checked_ids, checked_seed, is_whole_number
 from vectasks.batch import PlainStep, StepBatch
 from vectasks.errors import (
     InvalidArgument,
     NothingPending,
     RemoteError,
-    SamplerIndexError,
     WorkerDied,
 )
 from vectasks.journal import Journal
@@ -36,7 +35,7 @@ from vectasks.spaces import ActionBatches, dispatch_rows, own, prepare_action, s
 from vectasks.task import RLStepResult
 from vectasks.transport.base import StepTransport
 from vectasks.transport.step_results import StepForm, StepResults
-from vectasks.vector.arguments import checked_keywords, checked_name, checked_seed, name_and_data
+from vectasks.vector.arguments import checked_keywords, checked_name, name_and_data
 from vectasks.vector.calls import Calls
 from vectasks.vector.exclusive import Guard
 from vectasks.vector.results import REACHING, Counts, as_given
@@ -59,10 +58,17 @@ class _JointResample(NamedTuple):
 
 
 class Spaces(NamedTuple):
-    """The samplers' spaces by id, and the actions that are checked together where they can be."""
+    """The samplers' spaces by id, what they share, and what checks actions together.
+
+    Attributes:
+        observation, action: one per sampler.
+        shared_observation: the smallest space that contains all; None: there is none.
+        action_batches: checks all actions together where it can.
+    """
 
     observation: list[Any]
     action: list[Any]
+    shared_observation: Any
     action_batches: ActionBatches
 
 
@@ -374,13 +380,7 @@ class Stepping:
             out = states.uncollected or ()
             ids = [i for i in unpaused if i not in out]
         else:
-            ids = [operator.index(i) for i in samplers]
-            unknown = [i for i in ids if i not in unpaused]
-            if unknown or len(set(ids)) != len(ids):
-                raise SamplerIndexError(
-                    f"send: samplers={ids} must be ids of unpaused samplers, each once; unpaused "
-                    f"are {unpaused}."
-                )
+            ids = checked_ids("send", samplers, unpaused, "unpaused samplers")
         self.begin(actions, ONE_BY_ONE, ids)
 
     def recv(self, min_samplers: int | None, timeout_s: float | None) -> StepBatch:
@@ -391,12 +391,13 @@ class Stepping:
         out = states.uncollected if states.collector == "recv" else None
         if not out:
             raise NothingPending("recv: no step is out; call send(actions) first.")
-        count = len(out) if min_samplers is None else operator.index(min_samplers)
-        if not 1 <= count <= len(out):
+        count = len(out) if min_samplers is None else min_samplers
+        if not is_whole_number(count) or not 1 <= count <= len(out):
             raise InvalidArgument(
-                f"recv: min_samplers={min_samplers} must be from 1 to {len(out)}, the number of "
-                "samplers that are out."
+                f"recv: min_samplers must be an integer from 1 to {len(out)}, the number of "
+                f"samplers that are out, got {min_samplers!r} ({type(min_samplers).__name__})."
             )
+        count = int(count)
         self._transport.wait(out, count, timeout_s)
         ids = self._transport.earliest(out, count)
         states.end_step(ids)

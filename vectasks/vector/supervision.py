@@ -38,7 +38,7 @@ class RestartLimit:
 
     def __init__(
         self,
-        max_restarts: int,
+        max_restarts: float,
         window_s: float = RESTART_WINDOW_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -91,7 +91,7 @@ class Supervisor:
         log: Journal,
         *,
         restart_dead_workers: bool,
-        max_restarts: int,
+        max_restarts: float,
     ) -> None:
         self.num_restarts: int = 0
         #: The samplers that are being made anew, not because the user asked.

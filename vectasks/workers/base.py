@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+from vectasks.errors import ResourceLimit
 from vectasks.messages import Failure, Reply, Request
 from vectasks.workers.board import Ring
+from vectasks.workers.channel import Unreadable
 
 
 class WorkerEnded(Exception):
@@ -22,10 +24,19 @@ class WorkerEnded(Exception):
         self.exitcode = exitcode
 
 
-class Unreadable(NamedTuple):
-    """Stands among the replies for a message that came and could not be rebuilt here."""
+def start_failed(number: int, count: int, error: Exception, argument: str) -> ResourceLimit:
+    """The error for a worker whose process could not be started.
 
-    error: Exception
+    Args:
+        number: the worker's number.
+        count: how many there are to be.
+        error: why it could not.
+        argument: what the user asked for them by.
+    """
+    advice = f" Give a smaller {argument}, or raise the limit."
+    if isinstance(error, FileNotFoundError):  # fewer workers would not help
+        advice = ""
+    return ResourceLimit(f"Worker {number} of {count} could not be started: {error}.{advice}")
 
 
 class Worker(abc.ABC):
@@ -80,7 +91,7 @@ class Worker(abc.ABC):
 
     @abc.abstractmethod
     def receive(self) -> list[Reply | Unreadable]:
-        """The replies that are there now, perhaps none.
+        """The replies that are there now, perhaps none; ``Unreadable`` for a lost message.
 
         Raises:
             WorkerEnded: the worker is gone, and every reply that it gave was received before.

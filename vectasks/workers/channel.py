@@ -1,10 +1,11 @@
 """Whole Python objects over one end of a socket pair.
 
 A message is a header, the object's pickle and its large buffers (arrays), which pickle protocol 5
-leaves out of band so that they are neither copied into the pickle nor out of it::
+leaves out of band so that they are neither copied into the pickle nor out of it. An envelope, if
+there is one, tells whom a message is for that cannot be unpickled::
 
-    | number of buffers: u32 | bytes of the pickle: u64 | bytes of each buffer: u64 ... |
-    | the pickle | the buffers ... |
+    | number of buffers: u32 | bytes of the envelope: u32 | bytes of the pickle: u64 |
+    | bytes of each buffer: u64 ... | the pickle | the envelope | the buffers ... |
 
 Nothing here waits unless it is asked to: what the socket does not take at once is kept and sent on
 later, and what arrives in pieces is put together. So two ends that both send much cannot block
@@ -28,19 +29,21 @@ from typing import Any, NamedTuple
 
 import cloudpickle
 
+from vectasks import pickling
 from vectasks.messages import Failure
 
-_HEADER = struct.Struct("<IQ")
+_HEADER = struct.Struct("<IIQ")
 _SIZE = struct.Struct("<Q")
 _PARTS_AT_ONCE = 64
 _AWAKE = contextlib.nullcontext()
 _OUT_OF_BAND_BYTES = 1 << 14  # smaller buffers are cheaper inside the pickle
 
 
-class _Unreadable(NamedTuple):
-    """Stands for a message that could not be unpickled."""
+class Unreadable(NamedTuple):
+    """Stands for a message that could not be unpickled, with its envelope if it has one."""
 
     error: Exception
+    envelope: Any = None
 
 
 class Channel:
@@ -80,16 +83,21 @@ class Channel:
         return select.POLLIN | select.POLLOUT if self._outbox else select.POLLIN
 
     @staticmethod
-    def pack(message: Any) -> list[memoryview]:
+    def pack(message: Any, envelope: Any = None) -> list[memoryview]:
         """The bytes of ``message``, for :meth:`post`; large arrays are not copied.
+
+        Args:
+            message: what is to travel.
+            envelope: plain data, for who cannot unpickle the message; None: there is none.
 
         Raises:
             Exception: it cannot be pickled.
         """
-        body, buffers = plain_parts(message) or _parts(cloudpickle.dumps, message)
-        sizes = b"".join(_SIZE.pack(buffer.nbytes) for buffer in buffers)
-        head = _HEADER.pack(len(buffers), len(body)) + sizes
-        return [memoryview(head + body), *buffers]
+        body, buffers = plain_parts(message) or _parts(pickling.dumps, message)
+        label = b"" if envelope is None else pickle.dumps(envelope, protocol=5)
+        head = _HEADER.pack(len(buffers), len(label), len(body))
+        sizes = [_SIZE.pack(buffer.nbytes) for buffer in buffers]
+        return [memoryview(b"".join((head, *sizes, body, label))), *buffers]
 
     def post(self, parts: list[memoryview]) -> None:
         """Send a packed message; what does not go at once is copied and goes with later pumps.
@@ -112,19 +120,15 @@ class Channel:
         self.post(self.pack(message))
 
     def receive(self) -> Any | None:
-        """The next message that has arrived, or None.
+        """The next message that has arrived, or None; ``Unreadable`` if it cannot be unpickled.
 
         Raises:
             EOFError: the other end is closed and every whole message was received.
-            Exception: the message cannot be unpickled here; the next ones are as they were.
         """
         if not self._messages:
             self.pump()
         if self._messages:
-            message = self._messages.popleft()
-            if isinstance(message, _Unreadable):
-                raise message.error
-            return message
+            return self._messages.popleft()
         if self._ended:
             raise EOFError("the other end of the channel is closed")
         return None
@@ -135,7 +139,7 @@ class Channel:
         Raises:
             OSError: the other end is closed.
         """
-        self._outbox.append(memoryview(_HEADER.pack(0, 0)))
+        self._outbox.append(memoryview(_HEADER.pack(0, 0, 0)))
         self._flush()
 
     def doze(
@@ -176,7 +180,15 @@ class Channel:
             OSError: the other end is closed.
             Exception: the message cannot be pickled; nothing was sent.
         """
-        self.send(message)
+        self.post_blocking(self.pack(message))
+
+    def post_blocking(self, parts: list[memoryview]) -> None:
+        """Send a packed message and return when it has left.
+
+        Raises:
+            OSError: the other end is closed.
+        """
+        self.post(parts)
         self._pump_until(lambda: True if not self._outbox else None)
 
     def _pump_until(self, condition: Any) -> Any:
@@ -230,21 +242,22 @@ class Channel:
         while True:
             header = bytearray(_HEADER.size)
             yield memoryview(header)
-            num_buffers, body_size = _HEADER.unpack(header)
+            num_buffers, label_size, body_size = _HEADER.unpack(header)
             if body_size == 0:  # a ring
                 continue
             sizes = bytearray(num_buffers * _SIZE.size)
             if sizes:
                 yield memoryview(sizes)
-            body = bytearray(body_size)
+            body = bytearray(body_size + label_size)
             yield memoryview(body)
             buffers = [bytearray(size) for (size,) in _SIZE.iter_unpack(sizes)]
             for buffer in buffers:
                 yield memoryview(buffer)
             try:
-                message = pickle.loads(body, buffers=buffers)
+                message = pickle.loads(body, buffers=buffers)  # what is behind it is ignored
             except Exception as error:  # user code: what pickles may yet not be built here
-                message = _Unreadable(error)
+                label = body[body_size:]
+                message = Unreadable(error, pickle.loads(label) if label else None)
             self._messages.append(message)
 
     def close(self) -> None:
@@ -306,7 +319,7 @@ def unsendable(
         instead: what hands objects over without sending them.
     """
     try:
-        cloudpickle.dumps(value, protocol=5)
+        pickling.dumps(value)
     except Exception as error:  # user code: pickling runs __reduce__ and __getstate__
         explained = pickle.PicklingError(
             f"what {what} gave cannot be sent to the parent process "
@@ -316,6 +329,17 @@ def unsendable(
         explained.__cause__ = error
         return Failure.of(explained)
     return None
+
+
+def unreadable(error: Exception) -> Failure:
+    """The Failure of whatever was sent to a worker that cannot unpickle it."""
+    failure = Failure.of(error)
+    explained = (
+        f"{failure.message} (what was sent cannot be unpickled in the worker process. Let the "
+        "worker import what it is made of, or have a module that only this program has sent along "
+        "by cloudpickle.register_pickle_by_value(module))"
+    )
+    return failure._replace(message=explained)
 
 
 #: The ends that this process holds of its workers' channels. A forked child must not keep them

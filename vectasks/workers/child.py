@@ -18,18 +18,18 @@ import time
 import warnings
 from collections.abc import Callable
 from multiprocessing import parent_process
-from typing import Any
+from typing import Any, NamedTuple
 
-import cloudpickle
-
+from vectasks import pickling
 from vectasks.host import HostGroup
-from vectasks.messages import Reply, Request
+from vectasks.messages import Reply, Request, SendAlone
 from vectasks.workers import stacks
 from vectasks.workers.blocks import BlocksMoved
 from vectasks.workers.board import Recorder, Ring, TimedHostGroup
-from vectasks.workers.channel import Channel, unsendable
+from vectasks.workers.channel import Channel, Unreadable, unreadable, unsendable
 from vectasks.workers.lane import Attach, Steps
 from vectasks.workers.memory import SharedMemory
+from vectasks.workers.randomness import WorkerSeed, seed_generators
 from vectasks.workers.worker_lane import WorkerLane
 
 #: The message that asks a worker to close everything and to end.
@@ -41,17 +41,29 @@ _LOOK_FOR_ADOPTION_MS = 1000
 logger: logging.Logger = logging.getLogger("vectasks.worker")
 
 
+class Start(NamedTuple):
+    """What every worker process begins with.
+
+    Attributes:
+        end: the socket to the parent.
+        registrations: what to register with Gymnasium; None: nothing.
+        seed: what its random state is derived from; None: from the system's entropy.
+    """
+
+    end: socket.socket
+    registrations: bytes | None
+    seed: WorkerSeed | None
+
+
 def run(
-    end: socket.socket,
-    registrations: bytes | None,
+    start: Start,
     memory: SharedMemory | None,
     ring: Ring | None = None,
 ) -> None:
     """Carry out what arrives until END or the parent's end, then close every task and sampler.
 
     Args:
-        end: the socket to the parent.
-        registrations: what to register with Gymnasium.
+        start: what every worker begins with.
         memory: where the slab will be, once its layout is known; None: steps come by the socket.
         ring: where to record how long everything takes; None: nowhere.
     """
@@ -60,16 +72,14 @@ def run(
         group = TimedHostGroup(Recorder(ring))
         ring.memory.close()
     serve_until_end(
-        end,
-        registrations,
+        start,
         serve=lambda channel: _serve(channel, group, memory),
         close=group.close,
     )
 
 
 def serve_until_end(
-    end: socket.socket,
-    registrations: bytes | None,
+    start: Start,
     *,
     serve: Callable[[Channel], None],
     close: Callable[[], Any],
@@ -77,8 +87,7 @@ def serve_until_end(
     """The life of every worker process.
 
     Args:
-        end: the socket to the parent.
-        registrations: what to register with Gymnasium.
+        start: what every worker begins with.
         serve: carries out what arrives, and returns at END.
         close: closes what the worker holds; what it returns is sent to the parent.
     """
@@ -93,12 +102,13 @@ def serve_until_end(
     with contextlib.suppress(OSError, RuntimeError):  # without it, a timeout shows no stack
         stacks.offer()
     threading.Thread(
-        target=_end_with_parent, args=(end,), name="vectasks-watchdog", daemon=True
+        target=_end_with_parent, args=(start.end,), name="vectasks-watchdog", daemon=True
     ).start()
-    channel = Channel(end)
+    channel = Channel(start.end)
     try:
-        if registrations is not None:
-            adopt_registrations(registrations)
+        seed_generators(start.seed)
+        if start.registrations is not None:
+            adopt_registrations(start.registrations)
         serve(channel)
     except (EOFError, OSError):
         close()  # the parent is gone: nobody is left to be told
@@ -138,17 +148,38 @@ def _serve(channel: Channel, group: HostGroup, memory: SharedMemory | None) -> N
         elif isinstance(message, Steps):
             assert lane is not None
             lane.serve_message(message)
+        elif isinstance(message, Unreadable):
+            _refuse(channel, lane, message)
         else:  # END
             return
 
 
+def _refuse(channel: Channel, lane: WorkerLane | None, message: Unreadable) -> None:
+    """Answer for requests or steps that cannot be unpickled here, as ``ProcessWorker`` sent them.
+
+    One fails. Of several, perhaps only one is to blame: they are asked for again, one by one.
+    """
+    error, envelope = message
+    if envelope is None:
+        raise error  # not the user's
+    if isinstance(envelope, list):
+        requests, is_alone = envelope, len(envelope) == 1
+    else:
+        ticket, ids = envelope
+        requests, is_alone = [(0, i) for i in ids], False
+        if len(ids) == 1:
+            assert lane is not None
+            lane.fail_step(ticket, ids[0], unreadable(error))
+            return
+    value = unreadable(error) if is_alone else SendAlone()
+    channel.send_blocking([Reply(seq, sampler_id, value) for seq, sampler_id in requests])
+
+
 def _answer(channel: Channel, replies: list[Reply], requests: list[Request]) -> None:
     try:
-        channel.send_blocking(replies)
-    except OSError:
-        raise
+        parts = channel.pack(replies)
     except Exception:  # user code: a value that cannot be pickled fails its own request only
-        channel.send_blocking(
+        parts = channel.pack(
             [
                 reply._replace(value=failure)
                 if (failure := unsendable(reply.value, request.command.label)) is not None
@@ -156,37 +187,74 @@ def _answer(channel: Channel, replies: list[Reply], requests: list[Request]) -> 
                 for reply, request in zip(replies, requests, strict=True)
             ]
         )
+    channel.post_blocking(parts)
 
 
 def registrations() -> bytes:
     """What this process has registered with Gymnasium, for :func:`adopt_registrations`.
 
-    A spec that cannot be pickled is left out: a worker that asks for it says it does not exist.
+    By id: the spec, its pickle where that may fail for what the user gave, or why there is none.
     """
     from gymnasium.envs.registration import registry
 
+    return pickle.dumps({env_id: _packed(spec) for env_id, spec in registry.items()}, protocol=5)
+
+
+def _packed(spec: Any) -> Any:
+    if _is_plain(
+        [spec.entry_point, spec.kwargs, spec.vector_entry_point, spec.additional_wrappers]
+    ):
+        return spec  # with others, which takes half as long
     try:
-        data: bytes = cloudpickle.dumps(dict(registry), protocol=5)
-    except Exception:  # user code: an entry point that holds something that does not travel
-        specs = {}
-        for env_id, spec in registry.items():
-            try:
-                cloudpickle.dumps(spec, protocol=5)
-            except Exception:
-                logger.warning("Gymnasium's registration of %s does not travel to workers", env_id)
-            else:
-                specs[env_id] = spec
-        data = cloudpickle.dumps(specs, protocol=5)
-    return data
+        return pickling.dumps(spec)
+    except Exception as error:  # user code: an entry point that holds what does not travel
+        logger.warning("Gymnasium's registration of %s does not travel to workers", spec.id)
+        return f"it cannot be pickled ({type(error).__name__}: {error})"
+
+
+def _is_plain(value: Any) -> bool:
+    if type(value) is dict:
+        return _is_plain([*value, *value.values()])
+    if type(value) in (list, tuple):
+        return all(map(_is_plain, value))
+    return type(value) in (type(None), bool, int, float, str)
 
 
 def adopt_registrations(data: bytes) -> None:
-    """Register what another process had registered with Gymnasium."""
-    from gymnasium.envs.registration import registry
+    """Register what another process had registered with Gymnasium.
 
-    registry.update(pickle.loads(data))
+    Making an environment whose registration did not travel raises why, unless it is known here.
+    """
+    from gymnasium.envs.registration import EnvSpec, registry
+
+    for env_id, spec in pickle.loads(data).items():
+        if type(spec) is bytes:
+            try:
+                spec = pickle.loads(spec)
+            except Exception as error:  # user code: what it is made of may not be found here
+                spec = f"it cannot be unpickled here ({type(error).__name__}: {error})"
+        if type(spec) is not str:
+            registry[env_id] = spec
+        elif env_id not in registry:
+            registry[env_id] = EnvSpec(env_id, entry_point=_DidNotTravel(env_id, spec))
     # The packages that made them register them again when they are imported here.
     warnings.filterwarnings("ignore", message=r".*Overriding environment .* already in registry")
+
+
+class _DidNotTravel:
+    """Stands in a worker for the entry point of an environment that could not be sent there."""
+
+    def __init__(self, env_id: str, why: str) -> None:
+        self._message = (
+            f"{env_id} is registered with Gymnasium in the parent process, but its registration "
+            f"did not travel to this worker: {why}. Register it with entry_point='module:Class', "
+            "or register it in make_sampler_fn, which runs in the worker."
+        )
+
+    def __call__(self, **_: Any) -> Any:
+        from gymnasium.error import UnregisteredEnv
+
+        raise UnregisteredEnv(self._message)
 
 
 def _end_with_parent(end: socket.socket) -> None:

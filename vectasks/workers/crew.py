@@ -20,6 +20,7 @@ from vectasks.errors import (
     WorkerDied,
 )
 from vectasks.messages import Failure
+from vectasks.workers.futures import CallFuture
 from vectasks.workers.objects import Answer, Call, ObjectHost
 
 BEGUN_ANEW = "was begun anew by restart_at() before it answered"
@@ -30,14 +31,14 @@ class Crew(abc.ABC):
     """All workers of one pool. They are started when the crew is made, and not waited for."""
 
     @abc.abstractmethod
-    def submit(self, worker: int, call: Call) -> Future[Any]:
+    def submit(self, worker: int, call: Call) -> CallFuture:
         """Hand a call to a worker.
 
         Raises:
             InvalidArgument: the call cannot be pickled.
         """
 
-    def submit_ahead(self, worker: int, call: Call) -> Future[Any] | None:
+    def submit_ahead(self, worker: int, call: Call) -> CallFuture | None:
         """Hand a call to a worker that can be cancelled until it begins; None: it has no room.
 
         Raises:
@@ -124,10 +125,10 @@ class InlineCrew(Crew):
         self._awaited: list[list[tuple[asyncio.Future[Any], Future[Any]]]]
         self._awaited = [[] for _ in self._hosts]  # of each worker, in order
 
-    def submit(self, worker: int, call: Call) -> Future[Any]:
+    def submit(self, worker: int, call: Call) -> CallFuture:
         """Call now, or after the calls of this worker that are still awaited."""
         host, awaited = self._hosts[worker], self._awaited[worker]
-        future: Future[Any] = Future()
+        future = CallFuture()
         future.set_running_or_notify_cancel()
         loop = _running_loop()
         if awaited and loop is None:
@@ -135,11 +136,13 @@ class InlineCrew(Crew):
                 f"{call.method}: a call of worker {worker} is awaited in an event loop; await it "
                 "there before you call from elsewhere."
             )
+        if not awaited:
+            future.begin()
         if loop is None:
             settle(future, worker, call.method, host.call(call))
             return future
         if awaited:
-            task = asyncio.ensure_future(_call_after(awaited[-1][0], host, call))
+            task = asyncio.ensure_future(_call_after(awaited[-1][0], host, call, future))
         else:
             answer = host.begin(call)
             if not inspect.isawaitable(answer.value):
@@ -207,7 +210,10 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-async def _call_after(before: asyncio.Future[Any], host: ObjectHost, call: Call) -> Any:
+async def _call_after(
+    before: asyncio.Future[Any], host: ObjectHost, call: Call, future: CallFuture
+) -> Any:
     await asyncio.wait([before])
+    future.begin()
     value = host.invoke(call)
     return await value if inspect.isawaitable(value) else value

@@ -48,6 +48,7 @@ def feed(
         item = again.popleft() if again else next(source, None)
         if item is None:
             return False
+        future: Future[Any]
         try:
             future = pool.submit_at(worker, method, *item[1])
         except InvalidArgument as error:  # what cannot be pickled fails alone

@@ -6,14 +6,28 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from vectasks.host import HostGroup
-from vectasks.messages import Failure, Reply, Request, StepOutcome
+from vectasks.messages import Command, Failure, Reply, Request, StepOutcome
 from vectasks.spaces import own
 from vectasks.task import RLStepResult
-from vectasks.workers.base import Unreadable, Worker
+from vectasks.workers.base import Worker
 from vectasks.workers.board import Recorder, Ring, TimedHostGroup
+from vectasks.workers.channel import Unreadable
 from vectasks.workers.lane import Outcome
 from vectasks.workers.slab import Extra, SlabWriter
 from vectasks.workers.worker_lane import run_steps
+
+#: What these give may be an object of the task's, which is handed over as it is.
+_HANDING_OVER = frozenset(
+    {
+        Command.CALL,
+        Command.ATTR,
+        Command.CALL_SAMPLER,
+        Command.SAMPLER_ATTR,
+        Command.OBSERVATION_SPACE,
+        Command.ACTION_SPACE,
+        Command.SETUP,
+    }
+)
 
 
 class InlineWorker(Worker):
@@ -42,7 +56,9 @@ class InlineWorker(Worker):
             try:
                 reply = self.group.execute(request)
                 # Owned, as what another process sends is: a task may write into its arrays again.
-                self._replies.append(reply._replace(value=own(reply.value)))
+                # But who asks for an object of the task's gets it.
+                with_objects = request.command not in _HANDING_OVER
+                self._replies.append(reply._replace(value=own(reply.value, with_objects)))
             except BaseException as error:
                 failure = Failure.of(error)
                 self._replies += [
@@ -115,10 +131,12 @@ class InlineWorker(Worker):
 
 
 def _owned(outcome: Outcome) -> Outcome:
-    """A copy that shares no array with the task's."""
+    """A copy that shares nothing with the task's that can change."""
     if type(outcome) is RLStepResult:
         observation, reward, done, info = outcome
-        return RLStepResult(own(observation), reward, done, own(info))
+        return RLStepResult(own(observation, True), reward, done, own(info, True))
     if type(outcome) is StepOutcome:
-        return outcome._replace(observation=own(outcome.observation), info=own(outcome.info))
+        return outcome._replace(
+            observation=own(outcome.observation, True), info=own(outcome.info, True)
+        )
     return outcome

@@ -10,12 +10,15 @@ by which both sides tell each other what is new (see ``lane``).
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Sequence
 from functools import singledispatch
 from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
+
+from vectasks.spaces import is_named_tuple
 
 Path = tuple[str | int, ...]
 Fields = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
@@ -69,29 +72,47 @@ def _(space: Any, path: Path = ()) -> list[Leaf]:
 
 
 class Container(NamedTuple):
-    """A Dict or a Tuple in an observation space, its keys in the order that the task gives them."""
+    """A Dict or a Tuple in an observation space, as the task gives it if it can be built again.
+
+    Attributes:
+        path: where it is.
+        kind: dict or OrderedDict; tuple, list or a class of named tuples.
+        keys: in the order that the task gives them.
+    """
 
     path: Path
-    kind: Any  # dict or tuple
+    kind: Any
     keys: tuple[Any, ...]
+
+    @property
+    def is_dict(self) -> bool:
+        """Whether it is a Dict; otherwise it is a Tuple."""
+        return self.kind in _DICTS
+
+
+_DICTS = (dict, OrderedDict)
 
 
 def _containers(space: Any, observation: Any, path: Path = ()) -> list[Container]:
     """The containers of a space, outer ones first."""
+    kind: Any = type(observation)
     if isinstance(space, spaces.Dict):
-        kind: Any = dict
         keys: tuple[Any, ...] = tuple(space.spaces)
-        if type(observation) is dict and observation.keys() == space.spaces.keys():
+        if kind in _DICTS and observation.keys() == space.spaces.keys():
             keys = tuple(observation)
+        else:
+            kind = dict
     elif isinstance(space, spaces.Tuple):
-        kind, keys = tuple, tuple(range(len(space.spaces)))
+        keys = tuple(range(len(space.spaces)))
+        if not (kind in (tuple, list) or is_named_tuple(kind)):
+            kind = tuple
     else:
         return []
     below: list[Container] = []
     for key in keys:
         try:
             part = observation[key]
-        except (TypeError, KeyError, IndexError):
+        except Exception:  # user code, perhaps; it is nested in another way
             part = None
         below += _containers(space[key], part, (*path, key))
     return [Container(path, kind, keys), *below]
@@ -125,7 +146,7 @@ class Layout(NamedTuple):
         """Lay out a slab for these spaces; ``action_space`` None: actions differ a sampler."""
         its_leaves = tuple(leaves(observation_space))
         containers = tuple(_containers(observation_space, first_observation))
-        usual = structure_fits(first_observation, containers, in_order=True)
+        usual = is_built_of(first_observation, containers)
         action: tuple[str, tuple[int, ...], Any] | None = None
         if isinstance(action_space, spaces.Discrete):
             action = ("int", (), np.dtype(np.int64))
@@ -198,16 +219,14 @@ def pick(observation: Any, path: Path) -> Any:
     return observation
 
 
-def structure_fits(observation: Any, containers: Sequence[Container], *, in_order: bool) -> bool:
-    """Whether an observation is nested like this, its dicts' keys in this order too if wanted."""
+def is_built_of(observation: Any, containers: Sequence[Container]) -> bool:
+    """Whether an observation is nested in just these containers, their keys in this order."""
     try:
         for path, kind, keys in containers:
             part: Any = pick(observation, path)
             if type(part) is not kind or len(part) != len(keys):
                 return False
-            if kind is tuple:
-                continue
-            if tuple(part) != keys and (in_order or not all(key in part for key in keys)):
+            if (kind is dict or kind is OrderedDict) and tuple(part) != keys:
                 return False
     except (KeyError, IndexError, TypeError):
         return False

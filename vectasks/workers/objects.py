@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 from vectasks.messages import Failure
 from vectasks.workers import child, permits
-from vectasks.workers.base import Unreadable
-from vectasks.workers.channel import Channel, unsendable
+from vectasks.workers.channel import Channel, Unreadable, unreadable, unsendable
 
 #: The message before a call that is made only if the worker gets the permit for it.
 BY_PERMIT = "by permit"
+#: What a worker says when it begins a call: it is rebuilt, with all that had to be imported for it.
+BEGUN = "begun"
 
 
 class Call(NamedTuple):
@@ -104,48 +105,40 @@ async def _result_of(awaitable: Awaitable[Any]) -> Any:
     return await awaitable
 
 
-def run(end: socket.socket, registrations: bytes | None, taking: socket.socket) -> None:
+def run(start: child.Start, taking: socket.socket, tells_begun: bool) -> None:
     """The life of a pool's worker process: the first message makes its object, the others call it.
 
     Answers go back in the order of the calls, one for each.
 
     Args:
-        end: the socket to the parent.
-        registrations: what to register with Gymnasium.
+        start: what every worker begins with.
         taking: where the permits for calls are taken from that need one.
+        tells_begun: whether to send BEGUN before each call.
     """
     hosts: list[ObjectHost] = []
 
     def serve(channel: Channel) -> None:
-        host = ObjectHost(_make_object_of(_next(channel)))
+        host = ObjectHost(_make_object_of(channel.receive_blocking()))
         hosts.append(host)
         channel.send_blocking(Answer(failure=host.failure))
-        while (message := _next(channel)) != child.END:
+        while (message := channel.receive_blocking()) != child.END:
             is_permitted = True
             if message == BY_PERMIT:
                 is_permitted = permits.take(taking)
-                message = _next(channel)
+                message = channel.receive_blocking()
             if not is_permitted:
                 channel.send_blocking(Answer())  # it was cancelled, and nobody waits for it
             elif isinstance(message, Unreadable):
-                channel.send_blocking(Answer(failure=Failure.of(message.error)))
+                channel.send_blocking(Answer(failure=unreadable(message.error)))
             else:
+                if tells_begun:
+                    channel.send_blocking(BEGUN)
                 _send(channel, message.method, host.call(message))
 
     def close() -> LastWords:
         return LastWords(hosts[0].close() if hosts else None)
 
-    child.serve_until_end(end, registrations, serve=serve, close=close)
-
-
-def _next(channel: Channel) -> Any:
-    """The next message, however long it takes; ``Unreadable`` for one that cannot be built here."""
-    try:
-        return channel.receive_blocking()
-    except Exception as error:  # user code: what pickles may yet not be built here
-        if channel.has_ended:
-            raise EOFError("the parent is gone") from error
-        return Unreadable(error)
+    child.serve_until_end(start, serve=serve, close=close)
 
 
 def _make_object_of(message: Any) -> Callable[[], Any]:
@@ -161,9 +154,8 @@ def _make_object_of(message: Any) -> Callable[[], Any]:
 
 def _send(channel: Channel, method: str, answer: Answer) -> None:
     try:
-        channel.send_blocking(answer)
-    except OSError:
-        raise
+        parts = channel.pack(answer)
     except Exception:  # user code: a value that cannot be pickled fails its own call only
         failure = unsendable(answer.value, method, 'WorkerPool(kind="inline")')
-        channel.send_blocking(Answer(failure=failure))
+        parts = channel.pack(Answer(failure=failure))
+    channel.post_blocking(parts)

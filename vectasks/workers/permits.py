@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Callable
-from concurrent.futures import Future
-from typing import Any
 
 
 class Permits:
@@ -47,22 +44,3 @@ def take(taking: socket.socket) -> bool:
     with contextlib.suppress(OSError):
         return bool(taking.recv(1))
     return False
-
-
-class Cancellable(Future[Any]):
-    """The future of a call that needs a permit.
-
-    Args:
-        cancel: makes sure that it never begins; False if it is too late for that.
-    """
-
-    def __init__(self, cancel: Callable[[Cancellable], bool]) -> None:
-        super().__init__()
-        self._cancel = cancel
-
-    def cancel(self) -> bool:
-        """Cancel the call unless the worker has begun it, or another was sent after it."""
-        if self._cancel(self):
-            super().cancel()
-            self.set_running_or_notify_cancel()
-        return self.cancelled()

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
-import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from typing import Any
 
+from vectasks._util.checks import is_whole_number, real_number, seconds_or_none, whole_number
 from vectasks.closing import Closable
 from vectasks.errors import InvalidArgument, PoolClosed, UsageError, WorkerIndexError
 from vectasks.messages import Failure
 from vectasks.workers import stacks
 from vectasks.workers.crew import Crew, InlineCrew, call_error
+from vectasks.workers.futures import CallFuture
 from vectasks.workers.kinds import Kind, checked_kind
 from vectasks.workers.objects import Call
 from vectasks.workers.process import (
@@ -51,11 +51,12 @@ class WorkerPool(Closable):
         close_grace_s: how long :meth:`close` waits for the workers, all of them together.
         daemon: daemonic processes may not start processes of their own.
         resources: options of each actor, as ``ray.remote`` takes them: ``{"num_cpus": 2}``. Only
-            for Ray.
+            for Ray, whose own defaults hold for what is not given.
+        tells_begun: whether the futures tell when a call was begun, which is a further message.
 
     Raises:
-        InvalidArgument: an unknown kind, fewer than one worker, or a ``make_object`` that cannot be
-            pickled.
+        InvalidArgument: an unknown kind, fewer than one worker, no number of seconds, or a
+            ``make_object`` that cannot be pickled.
         ResourceLimit: the system grants too little to start the workers; none is left.
         MissingExtra: Ray is not installed.
     """
@@ -72,14 +73,16 @@ class WorkerPool(Closable):
         close_grace_s: float = 5.0,
         daemon: bool = False,
         resources: Mapping[str, Any] | None = None,
+        tells_begun: bool = False,
     ) -> None:
         checked_kind("kind", kind)
-        self.num_workers: int = _checked_count(num_workers)
+        self.num_workers: int = whole_number("num_workers", num_workers, at_least=1)
         if not callable(make_object):
             raise InvalidArgument(f"make_object must be callable, got {make_object!r}.")
         if resources is not None and kind != "ray":
             raise InvalidArgument(f"resources are for kind='ray'; this pool is of kind={kind!r}.")
-        self._close_grace_s = close_grace_s
+        start_timeout_s = seconds_or_none("start_timeout_s", start_timeout_s)
+        self._close_grace_s = real_number("close_grace_s", close_grace_s)
         self._crew: Crew
         if kind == "inline":
             self._crew = InlineCrew(make_object, self.num_workers)
@@ -92,6 +95,7 @@ class WorkerPool(Closable):
                 context=start_context(DEFAULT_START_METHOD, None, ()),
                 start_timeout_s=start_timeout_s,
                 daemon=daemon,
+                tells_begun=tells_begun,
             )
         else:
             from vectasks.workers.ray import RayCrew
@@ -101,10 +105,11 @@ class WorkerPool(Closable):
                 self.num_workers,
                 start_timeout_s=start_timeout_s,
                 options=resources or {},
+                tells_begun=tells_begun,
             )
         self._must_be_closed()
 
-    def submit_at(self, worker: int, method: str, /, *args: Any, **kwargs: Any) -> Future[Any]:
+    def submit_at(self, worker: int, method: str, /, *args: Any, **kwargs: Any) -> CallFuture:
         """Call a method of one worker's object; its later calls wait for this one.
 
         Args:
@@ -114,7 +119,8 @@ class WorkerPool(Closable):
             kwargs: its arguments by name.
 
         Returns:
-            a future of what the method returns. It fails with ``CallError``, the original exception
+            a future of what the method returns; its ``begun_s`` tells when the worker began the
+            call, if the pool ``tells_begun``. It fails with ``CallError``, the original exception
             as its cause, where the method raised; with ``SetupError`` where the object could not be
             made; with ``WorkerDied`` where the worker ended first. It cannot be cancelled:
             :meth:`restart_at` is the way to stop what runs, and :meth:`submit_ahead_at` submits
@@ -130,7 +136,7 @@ class WorkerPool(Closable):
 
     def submit_ahead_at(
         self, worker: int, method: str, /, *args: Any, **kwargs: Any
-    ) -> Future[Any] | None:
+    ) -> CallFuture | None:
         """Like :meth:`submit_at`, of a call that is to wait in a busy worker for its turn.
 
         Until the worker begins the call, ``future.cancel()`` makes sure that it never does; only
@@ -224,17 +230,9 @@ class WorkerPool(Closable):
             raise PoolClosed(f"{what}: the pool is closed; make a new one.")
 
     def _checked(self, worker: Any) -> int:
-        number = operator.index(worker)
-        if not 0 <= number < self.num_workers:
+        if not is_whole_number(worker) or not 0 <= worker < self.num_workers:
             raise WorkerIndexError(
-                f"worker {number} is out of range: the pool has {self.num_workers} workers, so it "
-                f"must be from 0 to {self.num_workers - 1}."
+                f"worker {worker!r} is out of range: the pool has {self.num_workers} workers, so "
+                f"it must be an integer from 0 to {self.num_workers - 1}."
             )
-        return number
-
-
-def _checked_count(num_workers: Any) -> int:
-    count = operator.index(num_workers)
-    if count < 1:
-        raise InvalidArgument(f"num_workers must be at least 1, got {count}.")
-    return count
+        return int(worker)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import multiprocessing.forkserver
 import multiprocessing.resource_tracker
 import multiprocessing.spawn
 import os
@@ -22,20 +21,15 @@ from vectasks.errors import InvalidArgument, ResourceLimit
 from vectasks.messages import Failure, Reply, Request
 from vectasks.transport.shared_memory import SharedMemoryTransport
 from vectasks.workers import child, stacks
-from vectasks.workers.base import Unreadable, Worker, WorkerEnded
+from vectasks.workers.base import Worker, WorkerEnded
 from vectasks.workers.blocks import BlocksMoved
 from vectasks.workers.board import Ring
-from vectasks.workers.channel import Channel, channel_pair
+from vectasks.workers.channel import Channel, Unreadable, channel_pair
+from vectasks.workers.forkserver import server
 from vectasks.workers.lane import StepExtras, Steps
 from vectasks.workers.memory import SharedMemory
-
-#: What the forkserver imports after the user's modules: all that every worker needs.
-_PRELOAD = (
-    "vectasks.vector",
-    "vectasks.envs",
-    "vectasks.workers.objects",
-    "vectasks.workers.preload",
-)
+from vectasks.workers.popen import process_class
+from vectasks.workers.randomness import WorkerSeed
 
 #: Held while a child is started or asked whether it has ended.
 _start_lock = threading.RLock()
@@ -94,27 +88,31 @@ class ChildProcess:
         return self._channel is None or self._channel.has_ended
 
     def begin(self, main: Callable[..., None], *args: Any) -> None:
-        """Start the process, which runs ``main(socket, registrations, *args)``.
+        """Start the process, which runs ``main(child.Start, *args)``.
 
         It is not waited for.
         """
         with _ctrl_c_held_back(self._context.get_start_method()):
             self._begin(main, args)
 
+    def _seed(self) -> WorkerSeed | None:
+        """What to derive the random state of the process from that is started now."""
+        return None
+
     def _begin(self, main: Callable[..., None], args: tuple[Any, ...]) -> None:
         channel, there = channel_pair()
         is_fork = self._context.get_start_method() == "fork"
         # A forked child has the registrations already.
         registrations = None if is_fork else child.registrations()
-        process = self._context.Process(  # type: ignore[attr-defined]  # typeshed: on its subclasses
+        process = process_class(self._context)(
             target=main,
-            args=(there, registrations, *args),
+            args=(child.Start(there, registrations, self._seed()), *args),
             name=self._name,
             daemon=self._daemon,
         )
         try:
             # A forked child runs nothing again, and would inherit what is held here.
-            with contextlib.nullcontext() if self._rerun_main or is_fork else _without_main():
+            with contextlib.nullcontext() if is_fork else _prepared(self._rerun_main):
                 process.start()
         except BaseException:
             channel.close()
@@ -133,11 +131,8 @@ class ChildProcess:
         while channel is not None:
             try:
                 message = channel.receive()
-            except Exception as error:  # user code: what pickles may yet not be built here
-                if channel.has_ended:
-                    break
-                messages.append(Unreadable(error))
-                continue
+            except EOFError:
+                break
             if message is not None:
                 messages.append(message)
             if not channel.has_news:  # what comes from now on wakes those who wait
@@ -210,6 +205,7 @@ class ProcessWorker(ChildProcess, Worker):
         sampler_ids: the samplers whose hosts live in it.
         context: the multiprocessing context that starts it.
         memory: where a slab may be, once its layout is known.
+        seeds: of its samplers; None for those that have none.
         daemon: a daemonic child may not start children of its own.
         rerun_main: let the child import the user's ``__main__`` again, as CPython's default is.
     """
@@ -221,6 +217,7 @@ class ProcessWorker(ChildProcess, Worker):
         context: BaseContext,
         *,
         memory: SharedMemory | None = None,
+        seeds: Sequence[int | None] = (),
         daemon: bool = False,
         rerun_main: bool = False,
     ) -> None:
@@ -229,6 +226,8 @@ class ProcessWorker(ChildProcess, Worker):
             self, f"vectasks-worker-{number}", context, daemon=daemon, rerun_main=rerun_main
         )
         self._memory = memory
+        self._seeds = seeds
+        self._num_starts = 0
         self._ring: Ring | None = None
         self._steps: SharedMemoryTransport | None = None
         self._failures: list[tuple[int, Failure]] = []
@@ -241,12 +240,17 @@ class ProcessWorker(ChildProcess, Worker):
         """Start the process; it is not waited for."""
         self.release()
         self.begin(child.run, self._memory, self._ring)
+        self._num_starts += 1
         if self._steps is not None:
             self.attach(self._steps)
 
+    def _seed(self) -> WorkerSeed | None:
+        seeds = [seed for seed in self._seeds if seed is not None]
+        return WorkerSeed(seeds, self.number, self._num_starts) if seeds else None
+
     def pack(self, message: list[Request] | Steps | BlocksMoved) -> list[memoryview]:
-        """Pickle the message."""
-        return Channel.pack(message)
+        """Pickle the message, and beside it whom it is for."""
+        return Channel.pack(message, _envelope(message))
 
     def post(self, parcel: list[memoryview]) -> None:
         """Send the message, and ring its bell in the slab."""
@@ -333,6 +337,13 @@ class ProcessWorker(ChildProcess, Worker):
         return failures
 
 
+def _envelope(message: list[Request] | Steps | BlocksMoved) -> Any:
+    """What a worker answers by if it cannot unpickle the message: numbers only."""
+    if isinstance(message, list):
+        return [tuple(request[:2]) for request in message]
+    return (message.ticket, list(message.actions)) if isinstance(message, Steps) else None
+
+
 def require_descriptors(
     num_workers: int, argument: str = "max_processes", *, each: int = DESCRIPTORS_A_WORKER
 ) -> None:
@@ -390,7 +401,7 @@ def start_context(start_method: str | None, mp_ctx: Any, preload: Sequence[str])
             "multiprocessing.get_context('forkserver')."
         )
     if mp_ctx.get_start_method() == "forkserver":
-        _preload_forkserver([*preload, *_PRELOAD])
+        server.preload(preload)
     context: BaseContext = mp_ctx
     return context
 
@@ -398,28 +409,18 @@ def start_context(start_method: str | None, mp_ctx: Any, preload: Sequence[str])
 DEFAULT_START_METHOD = "forkserver"
 
 
-def _preload_forkserver(modules: Sequence[str]) -> None:
-    """Add to what the forkserver imports when it starts; a running one stays as it is."""
-    server: Any = multiprocessing.forkserver._forkserver
-    present = [name for name in server._preload_modules if name not in ("__main__", *_PRELOAD)]
-    server.set_forkserver_preload(list(dict.fromkeys([*present, *modules])))
-
-
 @contextlib.contextmanager
 def _ctrl_c_held_back(start_method: str) -> Iterator[None]:
     """Start a child whole, and one in which Ctrl-C waits until the child ignores it.
 
-    Half started, or not ignoring it yet, a child would end with a traceback.
+    Half started, or not ignoring it yet, a child would end with a traceback. So would the fork
+    server: it keeps Ctrl-C blocked, and its children unblock it.
     """
-    server: Any = multiprocessing.forkserver._forkserver
     ctrl_c.hold()
     if start_method != "fork":  # its start would let Ctrl-C through again
         multiprocessing.resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
-        # Our last module there lets Ctrl-C through again, for not all of its children are ours.
-        if start_method == "forkserver" and _PRELOAD[-1] in server._preload_modules:
-            multiprocessing.forkserver.ensure_running()
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -427,20 +428,28 @@ def _ctrl_c_held_back(start_method: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _without_main() -> Iterator[None]:
-    """Start a child that does not run the user's ``__main__`` again.
+def _prepared(rerun_main: bool) -> Iterator[None]:
+    """Start a child that is prepared in another way than CPython's.
 
-    CPython tells a spawned child which file was ``__main__`` and the child runs it: that asks for
-    an ``if __name__ == "__main__"`` guard and imports again whatever the script imports. Workers
-    need none of it: functions of ``__main__`` travel by value. There is no option to leave it out,
-    so what this thread sends is filtered while the child starts.
+    CPython tells a child which file was ``__main__``, and the child runs it: that asks for an
+    ``if __name__ == "__main__"`` guard and imports again whatever the script imports. Workers need
+    none of it, since functions of ``__main__`` travel by value; only ``rerun_main`` asks for it.
+
+    CPython tells a child the path of the working directory too. One that was deleted has none.
+
+    There are no options for either, so what this thread sends is changed while the child starts.
     """
     original = multiprocessing.spawn.get_preparation_data
     starting_thread = threading.get_ident()
 
     def prepare(name: str) -> dict[str, Any]:
-        data = dict(original(name))
-        if threading.get_ident() == starting_thread:
+        if threading.get_ident() != starting_thread:
+            return original(name)
+        try:
+            data = dict(original(name))
+        except FileNotFoundError:
+            data = _prepare_elsewhere(original, name)
+        if not rerun_main:
             data.pop("init_main_from_name", None)
             data.pop("init_main_from_path", None)
         return data
@@ -451,6 +460,21 @@ def _without_main() -> Iterator[None]:
             yield
         finally:
             multiprocessing.spawn.get_preparation_data = original
+
+
+def _prepare_elsewhere(original: Callable[[str], dict[str, Any]], name: str) -> dict[str, Any]:
+    """Prepare a child where the working directory was deleted, and so has no path."""
+    here = os.open(".", os.O_RDONLY)
+    os.chdir("/")  # nobody misses it: a path relative to a deleted directory leads nowhere
+    try:
+        data = dict(original(name))
+    finally:
+        os.fchdir(here)
+        os.close(here)
+    link = f"/proc/{os.getpid()}/cwd"  # on Linux, it leads there all the same
+    if Path(link).exists():
+        data["dir"] = link
+    return data
 
 
 def _renew_lock() -> None:

@@ -32,8 +32,8 @@ from typing import Any, NamedTuple
 from vectasks.errors import ResourceLimit, SetupError, VectasksError
 from vectasks.messages import Failure, how_it_ended
 from vectasks.workers import objects
-from vectasks.workers.base import Unreadable
-from vectasks.workers.channel import Channel
+from vectasks.workers.base import start_failed
+from vectasks.workers.channel import Channel, Unreadable
 from vectasks.workers.crew import (
     BEGUN_ANEW,
     CLOSED,
@@ -44,8 +44,9 @@ from vectasks.workers.crew import (
     unsendable_object,
 )
 from vectasks.workers.ending import end_workers
+from vectasks.workers.futures import CallFuture, Cancellable
 from vectasks.workers.objects import Answer, Call, LastWords
-from vectasks.workers.permits import Cancellable, Permits
+from vectasks.workers.permits import Permits
 from vectasks.workers.process import LONGEST_EXIT_S, ChildProcess
 
 logger: logging.Logger = logging.getLogger("vectasks")
@@ -62,7 +63,7 @@ class _Out:
 
     __slots__ = ("future", "is_ahead", "method")
 
-    def __init__(self, method: str, future: Future[Any] | None, *, is_ahead: bool = False) -> None:
+    def __init__(self, method: str, future: CallFuture | None, *, is_ahead: bool = False) -> None:
         self.method = method
         self.future = future
         self.is_ahead = is_ahead
@@ -102,7 +103,7 @@ class _Worker(ChildProcess):
         deadline_s: by when it must be ready, or have ended after it hung up.
     """
 
-    def __init__(self, number: int, context: BaseContext, daemon: bool) -> None:
+    def __init__(self, number: int, context: BaseContext, daemon: bool, tells_begun: bool) -> None:
         super().__init__(f"vectasks-pool-worker-{number}", context, daemon=daemon)
         self.number = number
         self.out: deque[_Out] = deque()
@@ -111,10 +112,11 @@ class _Worker(ChildProcess):
         self.last_words: Failure | None = None
         self._late: list[_Settled] = []
         self._permits = Permits()
+        self._tells_begun = tells_begun
 
     def start(self) -> None:
         """Start the process; it is not waited for."""
-        self.begin(objects.run, self._permits.taking)
+        self.begin(objects.run, self._permits.taking, self._tells_begun)
 
     def let_go(self) -> None:
         """Close everything and forget the process, which is killed if it still runs."""
@@ -172,6 +174,11 @@ class _Worker(ChildProcess):
         if isinstance(message, LastWords):
             self.last_words = message.failure
             return []
+        if message == objects.BEGUN:
+            begun = self.out[0].future
+            if begun is not None:
+                begun.begin()
+            return []
         out = self.out.popleft()
         if isinstance(message, Unreadable):
             message = Answer(failure=Failure.of(message.error))
@@ -209,6 +216,7 @@ class ProcessCrew(Crew):
         context: starts them.
         start_timeout_s: how long ``make_object`` may take, the process's start included.
         daemon: daemonic workers may not start processes of their own.
+        tells_begun: whether workers tell when they begin a call.
 
     Raises:
         ResourceLimit: a worker could not be started; none is left.
@@ -223,6 +231,7 @@ class ProcessCrew(Crew):
         context: BaseContext,
         start_timeout_s: float | None,
         daemon: bool,
+        tells_begun: bool,
     ) -> None:
         try:
             self._first_message = Channel.pack(make_object)
@@ -231,6 +240,7 @@ class ProcessCrew(Crew):
         self._context = context
         self._start_timeout_s = start_timeout_s
         self._daemon = daemon
+        self._tells_begun = tells_begun
         self._lock = threading.RLock()
         self._restarting = [threading.Lock() for _ in range(num_workers)]
         self._workers = [self._new_worker(number) for number in range(num_workers)]
@@ -252,16 +262,16 @@ class ProcessCrew(Crew):
             raise
 
     def _new_worker(self, number: int) -> _Worker:
-        return _Worker(number, self._context, self._daemon)
+        return _Worker(number, self._context, self._daemon, self._tells_begun)
 
     def _start(self, worker: _Worker) -> None:
         try:
             worker.start()
         except (OSError, EOFError) as error:
-            raise ResourceLimit(
-                f"Worker {worker.number} of {len(self._workers)} could not be started: {error}. "
-                "Give a smaller num_workers, or raise the limit."
-            ) from error
+            if isinstance(error, TimeoutError):  # it is of a handler of a signal
+                raise
+            count = len(self._workers)
+            raise start_failed(worker.number, count, error, "num_workers") from error
         with self._lock:
             if self._start_timeout_s is not None:
                 worker.deadline_s = time.monotonic() + self._start_timeout_s
@@ -270,10 +280,10 @@ class ProcessCrew(Crew):
 
     # -- from any thread ------------------------------------------------------------------------
 
-    def submit(self, worker: int, call: Call) -> Future[Any]:
+    def submit(self, worker: int, call: Call) -> CallFuture:
         """Send the call."""
         parcel = _parcel(worker, call)
-        future: Future[Any] = Future()
+        future = CallFuture()
         future.set_running_or_notify_cancel()
         with self._lock:
             asked = self._workers[worker]
@@ -286,7 +296,7 @@ class ProcessCrew(Crew):
             future.set_exception(end())
         return future
 
-    def submit_ahead(self, worker: int, call: Call) -> Future[Any] | None:
+    def submit_ahead(self, worker: int, call: Call) -> CallFuture | None:
         """Send the call and a permit for it."""
         parcel = _parcel(worker, call)
         with self._lock:

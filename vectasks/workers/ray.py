@@ -16,6 +16,7 @@ import os
 import queue
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -33,10 +34,13 @@ from vectasks.workers.crew import (
     unsendable_call,
     unsendable_object,
 )
+from vectasks.workers.futures import CallFuture
 from vectasks.workers.objects import Answer, Call, ObjectHost
 
 logger: logging.Logger = logging.getLogger("vectasks")
 
+
+_WARN_AFTER_S = 8.0  # an actor that finds room has started by then, as a rule
 
 #: A cluster of this machine alone, which nobody else can reach.
 _ALONE: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
@@ -74,15 +78,30 @@ _connection = _Connection()
 
 
 class _Actor:
-    """Runs in the actor's process."""
+    """Runs in the actor's process; makes nothing by itself, so that its first answer comes soon."""
 
-    def __init__(self, make_object: Callable[[], Any]) -> None:
+    def __init__(self) -> None:
+        self._host: ObjectHost
+        self._taken: Call | None = None
+
+    def has_a_place(self) -> None:
+        """Answers once there is room for it."""
+
+    def setup(self, make_object: Callable[[], Any]) -> Failure | None:
         self._host = ObjectHost(make_object)
-
-    def setup_failure(self) -> Failure | None:
         return self._host.failure
 
     def call(self, call: Call) -> Answer:
+        return self._host.call(call)
+
+    def take(self, call: Call) -> None:
+        """Rebuild a call, which is all that Ray needs to get here."""
+        self._taken = call
+
+    def call_taken(self) -> Answer:
+        call, self._taken = self._taken, None
+        if call is None:
+            raise RuntimeError("the arguments of the call could not be rebuilt in the actor")
         return self._host.call(call)
 
     def close(self) -> Failure | None:
@@ -96,6 +115,7 @@ class _Worker:
         out: what was sent and not answered, with the names of the methods.
         end: makes the error for calls that it cannot answer any more; None while it takes calls.
         deadline_s: by when its object must be made.
+        warn_s: when to warn that it has not started; None: it has, or users were warned.
     """
 
     def __init__(self, number: int, handle: Any) -> None:
@@ -104,6 +124,7 @@ class _Worker:
         self.out: dict[Future[Any], str] = {}
         self.end: Callable[[], VectasksError] | None = None
         self.deadline_s: float | None = None
+        self.warn_s: float | None = time.monotonic() + _WARN_AFTER_S
         self.is_ready = False
 
 
@@ -114,7 +135,9 @@ class RayCrew(Crew):
         make_object: runs in each of them.
         num_workers: how many.
         start_timeout_s: how long ``make_object`` may take, and the cluster to find room.
-        options: of the actors, as ``ray.remote`` takes them.
+        options: of the actors, as ``ray.remote`` takes them; for the others Ray's defaults hold:
+            a CPU to be placed, none to run.
+        tells_begun: whether actors tell when they begin a call.
 
     Raises:
         MissingExtra: Ray is not installed.
@@ -128,17 +151,20 @@ class RayCrew(Crew):
         *,
         start_timeout_s: float | None,
         options: Mapping[str, Any],
+        tells_begun: bool,
     ) -> None:
         self._ray = _connection.open()
         self._lock = threading.RLock()
         self._start_timeout_s = start_timeout_s
+        self._asked = dict(options)
+        self._tells_begun = tells_begun
         self._workers: list[_Worker] = []
         self._to_do: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._serve, name="vectasks-ray", daemon=True)
         self._thread.start()
         try:
             # An actor that dies stays dead, as any worker does, and nothing is run twice unasked.
-            settings = {"num_cpus": 1, **options, "max_restarts": 0, "max_task_retries": 0}
+            settings = {**options, "max_restarts": 0, "max_task_retries": 0}
             self._actor_class = self._options(settings)
             self._make_object = self._put(make_object)
             self._workers += [self._start(number) for number in range(num_workers)]
@@ -160,10 +186,12 @@ class RayCrew(Crew):
             raise InvalidArgument(f"resources={dict(settings)!r}: {error}") from error
 
     def _start(self, number: int) -> _Worker:
-        worker = _Worker(number, self._actor_class.remote(self._make_object))
+        worker = _Worker(number, self._actor_class.remote())
         if self._start_timeout_s is not None:
             worker.deadline_s = time.monotonic() + self._start_timeout_s
-        ready = worker.handle.setup_failure.remote().future()
+        placed = worker.handle.has_a_place.remote().future()
+        self._when_done(placed, functools.partial(self._placed, worker))
+        ready = worker.handle.setup.remote(self._make_object).future()
         self._when_done(ready, functools.partial(self._ready, worker))
         return worker
 
@@ -178,6 +206,7 @@ class RayCrew(Crew):
             try:
                 act = self._to_do.get(timeout=self._time_left_s())
             except queue.Empty:
+                self._warn_of_no_place()
                 self._end_overdue()
                 continue
             if act is None:
@@ -185,8 +214,36 @@ class RayCrew(Crew):
             act()
 
     def _time_left_s(self) -> float | None:
-        deadlines = [w.deadline_s for w in self._workers if w.deadline_s is not None]
+        times = [at_s for w in self._workers for at_s in (w.deadline_s, w.warn_s)]
+        deadlines = [at_s for at_s in times if at_s is not None]
         return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+
+    def _warn_of_no_place(self) -> None:
+        """Say why actors do not start, once each: all that wait, when the first has waited long."""
+        waiting = [worker for worker in self._workers if worker.warn_s is not None]
+        if not any(worker.warn_s <= time.monotonic() for worker in waiting if worker.warn_s):
+            return
+        for worker in waiting:
+            worker.warn_s = None
+        asked = self._asked or "Ray's default, a CPU to be placed and none to run"
+        with contextlib.suppress(Exception):  # Ray was shut down meanwhile
+            _warn(
+                f"{len(waiting)} of {len(self._workers)} Ray actors have not started after "
+                f"{_WARN_AFTER_S:g} s. Each asks for {asked}. Free in the cluster: {self._free()}. "
+                "Use fewer workers, ask for less (resources=), or add nodes; they are waited for."
+            )
+
+    def _free(self) -> str:
+        """How much of everything is free; what only names a node or its model is left out."""
+        free = self._ray.available_resources()
+        return ", ".join(
+            f"{name} {free.get(name, 0):g} of {amount:g}"
+            for name, amount in sorted(self._ray.cluster_resources().items())
+            if ":" not in name and (name in self._asked or "memory" not in name)
+        )
+
+    def _placed(self, worker: _Worker, reply: Future[Any]) -> None:
+        worker.warn_s = None
 
     def _end_overdue(self) -> None:
         for worker in tuple(self._workers):
@@ -229,7 +286,7 @@ class RayCrew(Crew):
     def _bury(self, worker: _Worker, end: Callable[[], VectasksError]) -> None:
         """End an actor that is no good any more; what was out in it fails."""
         with self._lock:
-            worker.deadline_s = None
+            worker.deadline_s = worker.warn_s = None
             if worker.end is None:
                 worker.end = end
                 logger.warning("%s", end())
@@ -242,16 +299,16 @@ class RayCrew(Crew):
 
     # -- from any thread ------------------------------------------------------------------------
 
-    def submit(self, worker: int, call: Call) -> Future[Any]:
+    def submit(self, worker: int, call: Call) -> CallFuture:
         """Ask the actor."""
-        future: Future[Any] = Future()
+        future = CallFuture()
         future.set_running_or_notify_cancel()
         with self._lock:
             asked = self._workers[worker]
             end = asked.end
             if end is None:
                 try:
-                    reply = asked.handle.call.remote(call).future()
+                    reply = self._ask(asked.handle, call, future)
                 except TypeError as error:  # what Ray raises where something cannot be pickled
                     raise unsendable_call(worker, call, error) from error
                 asked.out[future] = call.method
@@ -260,6 +317,17 @@ class RayCrew(Crew):
         else:
             self._when_done(reply, functools.partial(self._settle, asked, future))
         return future
+
+    def _ask(self, actor: Any, call: Call, future: CallFuture) -> Future[Any]:
+        """Have an actor make a call; its reply."""
+        reply: Future[Any]
+        if not self._tells_begun:
+            reply = actor.call.remote(call).future()
+            return reply
+        taken = actor.take.remote(call).future()
+        reply = actor.call_taken.remote().future()
+        self._when_done(taken, lambda _: future.begin())
+        return reply
 
     def restart(self, worker: int) -> None:
         """Kill the actor and make another, on whichever node has room."""
@@ -312,6 +380,13 @@ class RayCrew(Crew):
 
     def forget(self) -> None:
         """Nothing: a fork cannot use Ray, and does not try."""
+
+
+def _warn(text: str) -> None:
+    """Log a warning, and show it to those who have not set up logging, too."""
+    logger.warning("%s", text)
+    with contextlib.suppress(RuntimeWarning):  # where warnings are errors, this thread must go on
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
 
 
 def _look_at_deadlines() -> None:

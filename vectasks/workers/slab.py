@@ -7,7 +7,8 @@ the control lane.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,15 +16,16 @@ from numpy.typing import NDArray
 
 from vectasks.errors import LayoutError
 from vectasks.messages import IN_PLACE, Failure, StepOutcome
+from vectasks.spaces import items_under, items_within
 from vectasks.task import RLStepResult
 from vectasks.workers.layout import (
     SMALL_BYTES,
     Layout,
     Leaf,
     Path,
+    is_built_of,
     padded_bytes,
     pick,
-    structure_fits,
 )
 
 DONE, TERMINATED, TRUNCATED, EXHAUSTED, EMPTY_INFO, EXTRA = (1 << bit for bit in range(6))
@@ -42,7 +44,12 @@ class Slab:
         self.layout = layout
         memory = bytearray(layout.size_bytes(num_rows)) if memory is None else memory
         self.memory = memory
-        self._template = _template(layout)
+        self._tree = _tree(layout)
+        is_plain = all(container.kind in (dict, tuple) for container in layout.containers)
+        #: As :meth:`nest`, in the containers that the task gives.
+        self.nest_as_given: Callable[[Sequence[Any]], Any] = functools.partial(
+            _build if is_plain else _build_as_given, self._tree
+        )
         self._arrays: dict[str, NDArray[Any]] = {}
         self._offsets: dict[str, int] = {}
         offset = 0
@@ -78,26 +85,58 @@ class Slab:
         return arrays
 
     def nest(self, values: Sequence[Any]) -> Any:
-        """Leaf values, in the order of the layout's leaves, nested as the space is."""
-        return _build(self._template, values)
+        """Leaf values, in the order of the layout's leaves, in dicts and tuples as the space is."""
+        return _build(self._tree, values)
+
+    def flat(self, observation: Any) -> list[Any]:
+        """The leaf values of an observation, nested in any mappings and sequences.
+
+        Raises:
+            Exception: it is nested otherwise, or a mapping of the user's raised this.
+        """
+        values = [None] * len(self.layout.leaves)
+        _flatten(self._tree, observation, values)
+        return values
 
 
-def _template(layout: Layout, path: Path = ()) -> Any:
-    """The nesting as a tree of leaf numbers: a number, (dict, [(key, tree)]) or (tuple, [tree])."""
+def _tree(layout: Layout, path: Path = ()) -> Any:
+    """The nesting as a tree: the number of a leaf, or (is a Dict, kind, [(key, tree)])."""
     for container in layout.containers:
         if container.path == path:
-            trees = [(key, _template(layout, (*path, key))) for key in container.keys]
-            return container.kind, trees
+            trees = [(key, _tree(layout, (*path, key))) for key in container.keys]
+            return container.is_dict, container.kind, trees
     return next(number for number, leaf in enumerate(layout.leaves) if leaf.path == path)
 
 
 def _build(tree: Any, values: Sequence[Any]) -> Any:
     if type(tree) is int:
         return values[tree]
-    kind, trees = tree
-    if kind is dict:
+    is_dict, _, trees = tree
+    if is_dict:
         return {key: values[sub] if type(sub) is int else _build(sub, values) for key, sub in trees}
     return tuple([_build(sub, values) for _, sub in trees])
+
+
+def _build_as_given(tree: Any, values: Sequence[Any]) -> Any:
+    if type(tree) is int:
+        return values[tree]
+    is_dict, kind, trees = tree
+    items = [values[sub] if type(sub) is int else _build_as_given(sub, values) for _, sub in trees]
+    if is_dict:
+        return kind(zip([key for key, _ in trees], items, strict=True))
+    return kind._make(items) if hasattr(kind, "_make") else kind(items)
+
+
+def _flatten(tree: Any, part: Any, values: list[Any]) -> None:
+    if type(tree) is int:
+        values[tree] = part
+        return
+    is_dict, _, trees = tree
+    items = (
+        items_under(part, [key for key, _ in trees]) if is_dict else items_within(part, len(trees))
+    )
+    for (_, sub), item in zip(trees, items, strict=True):
+        _flatten(sub, item, values)
 
 
 class Extra(NamedTuple):
@@ -135,6 +174,7 @@ class SlabWriter:
         self._slab = slab
         self._sampler_ids = sampler_ids
         self._layout = layout
+        self._paths = [leaf.path for leaf in layout.leaves]
         self._as_batch = as_batch
         self._casts = as_batch or strict
         self._can_be_in_place = all(leaf.dtype is not None for leaf in layout.leaves) and (
@@ -190,13 +230,14 @@ class SlabWriter:
         ):
             self.usual_views[sampler_id][...] = observation
         elif observation is not IN_PLACE:
-            views = self._views[sampler_id]
-            if structure_fits(observation, self._layout.containers, in_order=not self._as_batch):
-                off = self._write_leaves(views, observation)
-            elif self._casts:
-                raise self._wrong_structure(observation)
+            views, layout = self._views[sampler_id], self._layout
+            if is_built_of(observation, layout.containers):
+                off = self._write_leaves(views, [pick(observation, path) for path in self._paths])
             else:
-                whole = (observation,)
+                if self._casts:
+                    off = self._write_leaves(views, self._flat(observation))
+                if not self._as_batch:
+                    off, whole = None, (observation,)
         if type(reward) is float:
             self.rewards[sampler_id] = reward
         elif self._as_batch:
@@ -221,12 +262,12 @@ class SlabWriter:
         self.flags[sampler_id] = EXTRA
         return Extra(sampler_id, failure=failure)
 
-    def _write_leaves(self, views: Sequence[Any], observation: Any) -> dict[int, Any] | None:
+    def _write_leaves(self, views: Sequence[Any], values: Sequence[Any]) -> dict[int, Any] | None:
         off: dict[int, Any] | None = None
-        for number, leaf in enumerate(self._layout.leaves):
-            value: Any = pick(observation, leaf.path)
+        leaves, forms = self._layout.leaves, self._layout.forms
+        for number, value in enumerate(values):
+            form: Any = forms[number]
             view = views[number]
-            form: Any = self._layout.forms[number]
             if (
                 form is not None
                 and type(value) is form
@@ -239,22 +280,28 @@ class SlabWriter:
                     view[...] = value
                 except OverflowError:  # a Python int that int64 cannot hold
                     if self._casts:
-                        raise _misfit(leaf, value) from None
+                        raise _misfit(leaves[number], value) from None
                 else:
                     continue
             elif view is not None and self._casts:
-                _cast_into(view, value, leaf)
+                _cast_into(view, value, leaves[number])
                 if self._as_batch:
                     continue
             off = {} if off is None else off
             off[number] = value
         return off
 
+    def _flat(self, observation: Any) -> list[Any]:
+        try:
+            return self._slab.flat(observation)
+        except Exception as error:  # user code: a mapping of its own may raise anything
+            raise self._wrong_structure(observation) from error
+
     def _wrong_structure(self, observation: Any) -> LayoutError:
         expected = ", ".join(leaf.name for leaf in self._layout.leaves)
         given = (
             f"keys {sorted(map(str, observation))}"
-            if isinstance(observation, Mapping)
+            if isinstance(observation, dict)
             else f"a {type(observation).__name__}"
         )
         return LayoutError(
@@ -331,7 +378,7 @@ class SlabReader:
             for array, form in zip(rows, forms, strict=True)
         ]
         single = columns[0] if not self._layout.containers else None
-        nest = self._slab.nest
+        nest = self._slab.nest if as_batch else self._slab.nest_as_given
         results: list[RLStepResult | StepOutcome | Failure] = []
         for k, i in enumerate(ids):
             flags, reward = flags_of[i], reward_of[i]

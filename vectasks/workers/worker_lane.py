@@ -71,7 +71,7 @@ def run_steps(
                 else:  # a frame less than asking the host, and usual results are looked at once
                     outcome = host.task.step(action)
                 # An adapter's environment gives plain tuples, which are made sooner.
-                if type(outcome) is RLStepResult or type(outcome) is tuple:
+                if type(outcome) is RLStepResult or (type(outcome) is tuple and len(outcome) == 4):
                     observation, reward, done, info = outcome
                     if (
                         done is False
@@ -102,8 +102,9 @@ def run_steps(
             except LayoutError as error:
                 extra = writer.fail(i, Failure.of(error))
             if extra is not None:
+                # An episode's last info is owned already.
                 if owned and (not flags[i] & DONE or extra[2:] != _NO_OTHERS):
-                    extra = own(extra)  # but for an episode's last info, which is owned already
+                    extra = own(extra, with_objects=True)
                 keep(extra)
             num_done += 1
     except BaseException as error:
@@ -218,6 +219,12 @@ class WorkerLane:
     def serve_message(self, steps: Steps) -> None:
         """Steps whose actions came by message."""
         self._run(steps.ticket, list(steps.actions), steps.actions.values())
+
+    def fail_step(self, ticket: int, sampler_id: int, failure: Failure) -> None:
+        """A step that cannot be made: its action came by message and cannot be unpickled."""
+        extra = self.desks.at(ticket).fail(sampler_id, failure)
+        self._answered_at[sampler_id] = time.monotonic()
+        self._announce(ticket, [sampler_id], [] if self._notes.write(extra) else [extra])
 
     def move_blocks(self, moved: BlocksMoved) -> None:
         """Map the blocks that there are now, and no others."""
