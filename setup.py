@@ -65,5 +65,5 @@ setup(
     python_requires=">=3.10",
     install_requires=["cloudpickle>=2.1", "gymnasium>=1.1", "numpy", "opencv-python", "rich"],
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["vectasks = vectasks.cli:main"]},
+    entry_points={"console_scripts": ["vectasks = vectasks.cli.main:main"]},
 )

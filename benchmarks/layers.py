@@ -14,12 +14,12 @@ import numpy as np
 from benchmarks import workloads
 from benchmarks.adapters import vectasks as adapter
 from vectasks import SingleProcessVectorSampledTasks
-from vectasks.host import HostGroup, HostPlan
-from vectasks.messages import Command, Request
+from vectasks.host.step_rows import run_steps
+from vectasks.host.task_host import HostGroup, HostPlan
+from vectasks.protocol import Command, Request
+from vectasks.transport.layout import Layout
+from vectasks.transport.step_buffer import Slab, SlabWriter
 from vectasks.workers import inline
-from vectasks.workers.layout import Layout
-from vectasks.workers.slab import Slab, SlabWriter
-from vectasks.workers.worker_lane import run_steps
 
 _NUM_SAMPLERS = 32
 _REPEATS = 7

@@ -21,7 +21,7 @@ from gymnasium import spaces
 
 from vectasks import RLStepResult, Task, TaskSampler, VectorSampledTasks
 from vectasks.rendering.video import VideoRecorder
-from vectasks.workers.cores import usable_cores
+from vectasks.transport.cpu import usable_cores
 
 NUM_SAMPLERS = 9
 HEIGHT_PX, WIDTH_PX = 210, 160

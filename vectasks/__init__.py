@@ -45,8 +45,8 @@ if TYPE_CHECKING:
         WorkerIndexError,
         WrongCount,
     )
-    from vectasks.host import COMPLETE_TASK_CALLBACK_KEY, COMPLETE_TASK_METRICS_KEY
-    from vectasks.messages import Command, SamplerState, VectorState
+    from vectasks.host.task_host import COMPLETE_TASK_CALLBACK_KEY, COMPLETE_TASK_METRICS_KEY
+    from vectasks.protocol import Command, SamplerState, VectorState
     from vectasks.suggest import Suggestion, suggest_max_processes
     from vectasks.task import RLStepResult, Task, TaskLike, TaskSampler, TaskSamplerLike
     from vectasks.vector import SingleProcessVectorSampledTasks, VectorSampledTasks
@@ -103,8 +103,8 @@ __all__ = [
 
 _HOMES = {
     "batch": ["StepBatch"],
-    "host": ["COMPLETE_TASK_CALLBACK_KEY", "COMPLETE_TASK_METRICS_KEY"],
-    "messages": ["Command", "SamplerState", "VectorState"],
+    "host.task_host": ["COMPLETE_TASK_CALLBACK_KEY", "COMPLETE_TASK_METRICS_KEY"],
+    "protocol": ["Command", "SamplerState", "VectorState"],
     "suggest": ["Suggestion", "suggest_max_processes"],
     "task": ["RLStepResult", "Task", "TaskLike", "TaskSampler", "TaskSamplerLike"],
     "vector": ["SingleProcessVectorSampledTasks", "VectorSampledTasks"],

@@ -1,5 +1,5 @@
 """``python -m vectasks`` is the command ``vectasks``."""
 
-from vectasks.cli import main
+from vectasks.cli.main import main
 
 raise SystemExit(main())

@@ -10,12 +10,12 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from vectasks._util.checks import real_number
-from vectasks.host import HostPlan, TaskHost
-from vectasks.messages import StepOutcome
+from vectasks.host.task_host import HostPlan, TaskHost
+from vectasks.protocol import StepOutcome
 from vectasks.spaces import task_action
+from vectasks.transport.cpu import usable_cores
 from vectasks.vector import VectorSampledTasks
 from vectasks.vector.arguments import checked_sampler_args
-from vectasks.workers.cores import usable_cores
 
 __all__ = ["Suggestion", "suggest_max_processes"]
 

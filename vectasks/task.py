@@ -15,7 +15,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from vectasks.step_values import as_flag, as_reward, no_step_result
+from vectasks._util.step_values import as_flag, as_reward, no_step_result
 
 __all__ = ["RLStepResult", "Task", "TaskLike", "TaskSampler", "TaskSamplerLike"]
 

@@ -10,7 +10,7 @@ import pytest
 from gymnasium import spaces
 
 from vectasks.adapters.episodes import Episodes
-from vectasks.messages import StepOutcome
+from vectasks.protocol import StepOutcome
 
 
 class ReusingEnv(gymnasium.Env[Any, Any]):

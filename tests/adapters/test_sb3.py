@@ -19,8 +19,8 @@ from gymnasium import spaces
 from space_env import SPACES, SpaceEnv
 
 from vectasks import SingleProcessVectorSampledTasks, TaskError, VectorSampledTasks
-from vectasks.debug.replay import Replay
 from vectasks.envs import GymnasiumTaskSampler
+from vectasks.replay.replay import Replay
 from vectasks.testing.toys import CountingTask, ToySampler, toy_args
 
 pytest.importorskip("stable_baselines3", reason="needs the extra vectasks[sb3]")

@@ -23,6 +23,7 @@ from vectasks import (
 )
 from vectasks.envs import GymnasiumTaskSampler
 from vectasks.envs.atari import AtariTaskSampler
+from vectasks.pool.pool import WorkerPool
 from vectasks.rendering.tiles import tile_images
 from vectasks.rendering.video import VideoRecorder
 from vectasks.rollouts import RolloutBuffer, collect
@@ -32,7 +33,6 @@ from vectasks.testing import Fault, record_trace
 from vectasks.testing.check import check_sampler
 from vectasks.testing.faults import exit_python, fail, slow_down
 from vectasks.testing.toys import CountingTask, ToySampler, toy_args
-from vectasks.workers.pool import WorkerPool
 
 WORDS = ("four", "")
 NO_COUNTS: tuple[Any, ...] = (*WORDS, 1.5, np.float64(2), True, -1, [1], None)

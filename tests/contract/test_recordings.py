@@ -21,7 +21,7 @@ from vectasks import (
 )
 from vectasks.debug import Replay, load
 from vectasks.envs import GymnasiumTaskSampler
-from vectasks.messages import Command
+from vectasks.protocol import Command
 from vectasks.testing import toy_args
 from vectasks.testing.toys import (
     CountingTask,

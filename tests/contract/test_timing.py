@@ -19,9 +19,9 @@ from vectasks import (
     VectorSampledTasks,
     WorkerDied,
 )
+from vectasks.monitoring.board import STEPS_KEPT
 from vectasks.testing import ToySampler, toy_args
 from vectasks.testing.toys import GraphTask, InfoTask, NestedTask, SlowTask, ToyTask
-from vectasks.workers.board import STEPS_KEPT
 
 TIMED = {"timing": "all"}  # for what holds of every step; True, which times some of them, is below
 

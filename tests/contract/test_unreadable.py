@@ -27,11 +27,11 @@ from vectasks import (
     VectorSampledTasks,
 )
 from vectasks.envs import GymnasiumTaskSampler
+from vectasks.pool.pool import WorkerPool
 from vectasks.testing import ToySampler, toy_args
 from vectasks.testing.toys import CountingTask, StubbornToyError
-from vectasks.workers import worker_lane
-from vectasks.workers.layout import NOTE_BYTES
-from vectasks.workers.pool import WorkerPool
+from vectasks.transport.layout import NOTE_BYTES
+from vectasks.workers import step_loop as worker_lane
 
 
 @pytest.mark.parametrize("size_bytes", [1, NOTE_BYTES], ids=["small", "large"])

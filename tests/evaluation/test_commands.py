@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vectasks import cli
+from vectasks.cli import main as cli
 from vectasks.evaluation import BatchManifest, evaluate
 
 MODULE = """\
@@ -225,7 +225,7 @@ def test_eval_refuses(
 )
 def test_a_missing_package_names_the_extra(module: str, argv: list[str], directory: Path) -> None:
     more = ["--episodes", "2", "--processes", "0"] if argv[0] == "eval" else []
-    script = f"import sys; sys.modules[{module!r}] = None\nfrom vectasks import cli\n"
+    script = f"import sys; sys.modules[{module!r}] = None\nfrom vectasks.cli import main as cli\n"
     script += f"sys.exit(cli.main({[*argv, *more]!r}))"
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=directory, capture_output=True, text=True, timeout=60

@@ -10,7 +10,7 @@ import pytest
 from failing import failing
 from toy_jobs import After, Fail, Held, Say
 
-from vectasks.cli import main
+from vectasks.cli.main import main
 from vectasks.experiment import Job, JobState, experiment, records, tag, view
 
 

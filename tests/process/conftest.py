@@ -14,7 +14,7 @@ import pytest
 from pool_things import Thing
 from process_scripts import START_METHODS, Script
 
-from vectasks.workers.pool import WorkerPool
+from vectasks.pool.pool import WorkerPool
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from vectasks import COMPLETE_TASK_METRICS_KEY, VectorSampledTasks
 from vectasks.testing import ToySampler, toy_args
 from vectasks.testing.toys import CountingTask
-from vectasks.workers.cores import usable_cores
+from vectasks.transport.cpu import usable_cores
 
 
 class CoresWhereRead:

@@ -22,7 +22,7 @@ from vectasks import (
     WorkerDied,
     WorkerIndexError,
 )
-from vectasks.workers.pool import WorkerPool
+from vectasks.pool.pool import WorkerPool
 
 # -- calls and answers ----------------------------------------------------------------------------
 

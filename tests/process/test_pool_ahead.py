@@ -14,7 +14,7 @@ import pytest
 from pool_things import PATIENCE_S, Unbuildable, error_of, wait_for_file
 
 from vectasks import CallError, InvalidArgument, PoolClosed, WorkerDied
-from vectasks.workers.pool import WorkerPool
+from vectasks.pool.pool import WorkerPool
 
 
 def sent_ahead(pool: WorkerPool, *call: Any) -> Future[Any]:

@@ -17,7 +17,7 @@ from pool_things import PATIENCE_S, error_of, wait_for_file
 from vectasks import (
     WorkerDied,
 )
-from vectasks.workers.pool import WorkerPool
+from vectasks.pool.pool import WorkerPool
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from vectasks import (
     PoolClosed,
     UsageError,
 )
-from vectasks.workers.pool import WorkerPool
+from vectasks.pool.pool import WorkerPool
 from vectasks.workers.process import ChildProcess
 
 
@@ -138,7 +138,7 @@ def test_a_pool_does_not_pickle(processes: WorkerPool) -> None:
 
 
 SCRIPT = """
-from vectasks.workers.pool import WorkerPool
+from vectasks.pool.pool import WorkerPool
 
 class Thing:
     def __init__(self):

@@ -19,9 +19,9 @@ import pytest
 import vectasks
 from vectasks import SingleProcessVectorSampledTasks, VectorSampledTasks
 from vectasks.compute import Task, TaskManager
+from vectasks.pool.pool import WorkerPool
 from vectasks.testing import toy_args
 from vectasks.testing.toys import CountingTask, ToySampler
-from vectasks.workers.pool import WorkerPool
 from vectasks.workers.randomness import WorkerSeed
 
 COUNT = 2

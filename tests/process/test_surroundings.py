@@ -14,9 +14,9 @@ import pytest
 from process_scripts import Script
 
 from vectasks import VectorSampledTasks
+from vectasks.pool.pool import WorkerPool
 from vectasks.testing import toy_args
 from vectasks.testing.toys import CountingTask, ToySampler
-from vectasks.workers.pool import WorkerPool
 
 Start = Callable[[str], Script]
 

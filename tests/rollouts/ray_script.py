@@ -24,10 +24,10 @@ import ray
 from ray.cluster_utils import Cluster
 
 from vectasks import CallError, InvalidArgument, SetupError, VectorSampledTasks, WorkerDied
+from vectasks.pool.pool import WorkerPool
 from vectasks.rollouts.episodes import RolloutRunner
 from vectasks.rollouts.scheduler import Scheduler, Status
 from vectasks.testing.toys import CountingTask, ToySampler, toy_args
-from vectasks.workers.pool import WorkerPool
 
 PATIENCE_S = 60.0
 SPREAD = {"num_cpus": 1, "scheduling_strategy": "SPREAD"}

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from told_runners import HUNG_S, PATIENCE_S, Runner, log_has, num_ok
 
-from vectasks.rollouts.runner import RunnerHost
 from vectasks.rollouts.scheduler import Scheduler, Status
+from vectasks.rollouts.scheduler.runner import RunnerHost
 
 
 async def until_sent_ahead(scheduler: Scheduler, count: int = 1) -> None:

@@ -17,12 +17,12 @@ from vectasks import (
     SetupError,
     WaitTimeout,
 )
+from vectasks.pool.futures import CallFuture
 from vectasks.rollouts.scheduler import (
     RunnerWrapper,
     Scheduler,
     TaskWrapper,
 )
-from vectasks.workers.futures import CallFuture
 
 # -- time -----------------------------------------------------------------------------------------
 

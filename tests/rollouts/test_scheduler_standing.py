@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from told_runners import Runner, log_has, num_ok, runner_of
 
-from vectasks.rollouts.batches import Batch, Scheduled
-from vectasks.rollouts.parts import Part
-from vectasks.rollouts.runner import RunnerWrapper, TaskWrapper
 from vectasks.rollouts.scheduler import Scheduler
-from vectasks.rollouts.standing import Standing
+from vectasks.rollouts.scheduler.batches import Batch, Scheduled
+from vectasks.rollouts.scheduler.queue import Part
+from vectasks.rollouts.scheduler.runner import RunnerWrapper, TaskWrapper
+from vectasks.rollouts.scheduler.standing import Standing
 
 
 class BreakingRunner(Runner):

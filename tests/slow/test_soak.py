@@ -22,7 +22,7 @@ from vectasks import (
     VectorSampledTasks,
     WorkerDied,
 )
-from vectasks.journal import MAX_BYTES
+from vectasks.replay.episode_log import MAX_BYTES
 from vectasks.testing import assert_identical, toy_args
 from vectasks.testing.toys import RandomWalk, ReusingTask, ToySampler, ToyTask
 from vectasks.workers.forkserver import server

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from vectasks.host import HostGroup
-from vectasks.workers.board import KINDS, STEPS_KEPT, Board, Recorder, TimedHostGroup
+from vectasks.host.task_host import HostGroup
+from vectasks.host.timed import TimedHostGroup
+from vectasks.monitoring.board import KINDS, STEPS_KEPT, Board, Recorder
 
 SAMPLERS = (0, 1, 2)
 
@@ -52,7 +53,7 @@ def test_a_step_lasts_until_what_it_gave_is_written(
     board: Board, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     times = iter(range(1, 100))
-    monkeypatch.setattr("vectasks.workers.board._clock", lambda: next(times))
+    monkeypatch.setattr("vectasks.monitoring.board._clock", lambda: next(times))
     monkeypatch.setattr(HostGroup, "step", lambda self, sampler_id, action, place=None: "given")
     group = TimedHostGroup(Recorder(board.rings[0]))
     for sampler_id in (2, 0):

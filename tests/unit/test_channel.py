@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from vectasks.testing import assert_identical
-from vectasks.workers.channel import Channel, Unreadable, channel_pair
+from vectasks.transport.channel import Channel, Unreadable, channel_pair
 
 LARGE = 4_000_000  # more than a socket holds
 PATIENCE_S = 20.0

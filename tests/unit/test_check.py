@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vectasks import cli
+from vectasks.cli import main as cli
 from vectasks.testing.check import check_sampler
 
 MODULE = '''

@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 import vectasks
-from vectasks import cli
+from vectasks.cli import main as cli
 
 av = pytest.importorskip("av", reason="the record command needs the video extra")
 
@@ -290,7 +290,7 @@ def test_demo_trains_evaluates_and_films(tmp_path, capsys):
 
 def test_demo_stops_when_it_is_solved(tmp_path, capsys, monkeypatch):
     pytest.importorskip("torch")
-    from vectasks import demo
+    from vectasks.cli import demo
 
     monkeypatch.setattr(demo, "GOAL", 12.0)
     monkeypatch.setattr(demo, "evaluate", lambda *args: [1.0, 3.0])

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from vectasks.closing import Closable
-from vectasks.messages import Failure
+from vectasks._util.closing import Closable
+from vectasks.protocol import Failure
 
 
 class Thing(Closable):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vectasks.files import replace_file, shortened, whole_or_nothing
+from vectasks._util.files import replace_file, shortened, whole_or_nothing
 
 
 @pytest.mark.parametrize(

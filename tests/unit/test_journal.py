@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from vectasks.batch import PlainStep
-from vectasks.host import HostPlan, HostReady
-from vectasks.journal import EpisodeRecorder, Journal
-from vectasks.messages import Command, StepOutcome
-from vectasks.recording import Passed
+from vectasks.host.task_host import HostPlan, HostReady
+from vectasks.protocol import Command, StepOutcome
+from vectasks.replay.episode_log import EpisodeRecorder, Journal
+from vectasks.replay.recording import Passed
 from vectasks.task import RLStepResult
 
 PLAN = HostPlan(dict, {})

@@ -20,16 +20,18 @@ import pytest
 from gymnasium import spaces
 
 from vectasks import SamplerState, VectorSampledTasks
-from vectasks.messages import Failure
+from vectasks.protocol import Failure
 from vectasks.task import RLStepResult
 from vectasks.testing import toy_args
 from vectasks.testing.toys import CountingTask, ToySampler, ToyTask
+from vectasks.transport import cpu as cores
+from vectasks.transport.channel import Channel
+from vectasks.transport.cpu import WakesOnOwnCore, current_core, polls_before_blocking
+from vectasks.transport.layout import NOTE_BYTES, Layout
+from vectasks.transport.row_pool import WORKING_ROW
 from vectasks.transport.shared_memory import SharedMemoryTransport
-from vectasks.transport.step_results import StepForm, StepResults
-from vectasks.workers import cores, worker_lane
-from vectasks.workers.channel import Channel
-from vectasks.workers.cores import WakesOnOwnCore, current_core, polls_before_blocking
-from vectasks.workers.lane import (
+from vectasks.transport.step_buffer import Extra
+from vectasks.transport.step_protocol import (
     AS_BATCH,
     ONE_BY_ONE,
     ROW_BITS,
@@ -39,10 +41,9 @@ from vectasks.workers.lane import (
     is_batch,
     row_of,
 )
-from vectasks.workers.layout import NOTE_BYTES, Layout
-from vectasks.workers.rows import WORKING_ROW
-from vectasks.workers.slab import Extra
-from vectasks.workers.worker_lane import WorkerLane
+from vectasks.transport.step_results import StepForm, StepResults
+from vectasks.workers import step_loop as worker_lane
+from vectasks.workers.step_loop import WorkerLane
 
 PATIENCE_S = 20.0
 SPACE = spaces.Box(0, 99, (2,), np.int64)

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from vectasks.messages import Failure
+from vectasks.protocol import Failure
 from vectasks.testing.toys import StubbornToyError
-from vectasks.workers.layout import NOTE_BYTES, Layout
-from vectasks.workers.notes import Notes
-from vectasks.workers.slab import Extra, Slab
+from vectasks.transport.layout import NOTE_BYTES, Layout
+from vectasks.transport.out_of_band import Notes
+from vectasks.transport.step_buffer import Extra, Slab
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any
 import cloudpickle
 import pytest
 
-from vectasks.pickling import dumps
+from vectasks._util.pickling import dumps
 
 BODIES = {
     "a class": """
@@ -109,6 +109,6 @@ def test_a_name_that_exists_nowhere_is_the_functions_own_error() -> None:
 def test_a_cloudpickle_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where gym 0.17.3 was installed last, which asks for it."""
     monkeypatch.setattr(cloudpickle, "__version__", "1.6.0")
-    monkeypatch.delitem(sys.modules, "vectasks.pickling")
+    monkeypatch.delitem(sys.modules, "vectasks._util.pickling")
     with pytest.raises(ImportError, match=r"needs cloudpickle 2\.1 or later, and 1\.6\.0"):
-        importlib.import_module("vectasks.pickling")
+        importlib.import_module("vectasks._util.pickling")

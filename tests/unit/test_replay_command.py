@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
-from vectasks import RecordingError, SingleProcessVectorSampledTasks, TaskError, cli
+from vectasks import RecordingError, SingleProcessVectorSampledTasks, TaskError
+from vectasks.cli import main as cli
 from vectasks.debug import Recordings, load, read_about
-from vectasks.recording import RecordedFailure
+from vectasks.replay.recording import FORMAT_VERSION, RecordedFailure
 from vectasks.testing import toy_args
 from vectasks.testing.toys import CountingTask, FailingTask, ImageTask, RandomWalk, ToySampler
 
@@ -269,7 +270,7 @@ def test_files_of_other_versions(failure: Path, capsys: pytest.CaptureFixture[st
     assert "version 99 of the format" in refused(capsys, rewritten(failure, version=99))
     with pytest.raises(RecordingError, match="99"):
         read_about(failure)
-    assert "Python 2.7" in refused(capsys, rewritten(failure, version=1, python="2.7"))
+    assert "Python 2.7" in refused(capsys, rewritten(failure, version=FORMAT_VERSION, python="2.7"))
 
 
 def test_damage_inside_is_found(failure: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from vectasks import SamplerState, VectorSampledTasks, WorkerDied
-from vectasks.messages import Death
+from vectasks.protocol import Death
 from vectasks.testing import toy_args
 from vectasks.testing.toys import FailingTask, ToySampler
 from vectasks.vector.supervision import RESTART_WINDOW_S, RestartLimit

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from vectasks.workers.layout import NUM_ROWS, Layout
-from vectasks.workers.rows import WORKING_ROW, Rows
-from vectasks.workers.slab import Slab
+from vectasks.transport.layout import NUM_ROWS, Layout
+from vectasks.transport.row_pool import WORKING_ROW, Rows
+from vectasks.transport.step_buffer import Slab
 
 SPACE = spaces.Dict({"a": spaces.Box(0, 9, (2, 3), np.float32), "words": spaces.Text(3)})
 HANDED_OUT = list(range(1, NUM_ROWS))

@@ -12,12 +12,12 @@ import pytest
 from gymnasium import spaces
 
 from vectasks import LayoutError
-from vectasks.messages import IN_PLACE, Failure, StepOutcome
+from vectasks.protocol import IN_PLACE, Failure, StepOutcome
 from vectasks.task import RLStepResult
 from vectasks.testing import assert_identical
-from vectasks.workers.layout import NUM_ROWS, Layout, leaves
-from vectasks.workers.memory import SharedMemory
-from vectasks.workers.slab import (
+from vectasks.transport.layout import NUM_ROWS, Layout, leaves
+from vectasks.transport.memory import SharedMemory
+from vectasks.transport.step_buffer import (
     DONE,
     EMPTY_INFO,
     EXHAUSTED,

@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
-from vectasks import SingleProcessVectorSampledTasks, TaskError, VectorSampledTasks, cli
-from vectasks.commands import top
+from vectasks import SingleProcessVectorSampledTasks, TaskError, VectorSampledTasks
+from vectasks.cli import main as cli
+from vectasks.cli import top
+from vectasks.cli.common import EXIT_BAD_USE
 from vectasks.errors import InvalidArgument
-from vectasks.messages import SamplerState
+from vectasks.protocol import SamplerState
 from vectasks.testing.toys import CountingTask, FailingTask, ToySampler, toy_args
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="top reads /proc")
@@ -150,7 +152,7 @@ def test_a_closed_vector_is_not_found() -> None:
 
 def test_two_vectors_must_be_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
     with vector(cls=SingleProcessVectorSampledTasks), vector(cls=SingleProcessVectorSampledTasks):
-        assert cli.main(["top", str(os.getpid())]) == cli.EXIT_BAD_USE
+        assert cli.main(["top", str(os.getpid())]) == EXIT_BAD_USE
         assert "choose one by PID or --name" in capsys.readouterr().err
 
 
@@ -165,7 +167,7 @@ def test_two_vectors_must_be_told_apart(capsys: pytest.CaptureFixture[str]) -> N
 def test_refusals_are_one_line(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["top", *arguments]) == cli.EXIT_BAD_USE
+    assert cli.main(["top", *arguments]) == EXIT_BAD_USE
     captured = capsys.readouterr()
     assert said in captured.err
     assert captured.err.count("\n") == 1
@@ -188,5 +190,5 @@ def test_without_rich_the_remedy_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "rich", None)
-    assert cli.main(["top"]) == cli.EXIT_BAD_USE
+    assert cli.main(["top"]) == EXIT_BAD_USE
     assert "rich is needed and cannot be imported" in capsys.readouterr().err

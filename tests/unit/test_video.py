@@ -14,7 +14,7 @@ import pytest
 from tests.unit.video_helpers import ColourSampler, FakeVector, is_like, read
 from vectasks import COMPLETE_TASK_METRICS_KEY, SingleProcessVectorSampledTasks
 from vectasks.errors import InvalidArgument, TaskError, UsageError, VectorClosed, WrongCount
-from vectasks.messages import SamplerState
+from vectasks.protocol import SamplerState
 from vectasks.rendering import encoders, film
 from vectasks.rendering.episodes import EpisodeCount
 from vectasks.rendering.video import VideoRecorder

@@ -21,7 +21,7 @@ from vectasks import (
     VectorSampledTasks,
 )
 from vectasks.errors import InvalidArgument, UsageError
-from vectasks.messages import SamplerState
+from vectasks.protocol import SamplerState
 from vectasks.rendering import notebook
 from vectasks.rendering.encoders import Mp4Encoder
 from vectasks.rendering.episodes import EpisodeCount

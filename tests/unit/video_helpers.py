@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vectasks.messages import SamplerState
+from vectasks.protocol import SamplerState
 from vectasks.task import RLStepResult, Task, TaskSampler
 
 av = pytest.importorskip("av")

@@ -35,14 +35,14 @@ from vectasks.errors import (
     SpaceMismatch,
     TaskAttributeError,
 )
-from vectasks.messages import Command
+from vectasks.protocol import Command
 from vectasks.spaces import map_leaves, own, spaces_equal
+from vectasks.transport.layout import leaves, pick
 from vectasks.vector import (
     BaseVectorSampledTasks,
     SingleProcessVectorSampledTasks,
     VectorSampledTasks,
 )
-from vectasks.workers.layout import leaves, pick
 from vectasks.workers.process import DEFAULT_START_METHOD
 
 #: Which environments: one index or several, from the end where they are negative; None: all.

@@ -11,10 +11,10 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from vectasks._util.step_values import as_flag
 from vectasks.envs.interface import OLD_GYM_ADVICE, as_info, explain_step_error, reset_env
-from vectasks.messages import StepOutcome
+from vectasks.protocol import StepOutcome
 from vectasks.spaces import ActionBatches, action_batches, own, task_action
-from vectasks.step_values import as_flag
 from vectasks.task import RLStepResult
 
 # In the info of a step that ends an episode: the environment's own info, and that of the reset.

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vectasks._util.checks import checked_seed
+from vectasks._util.extras import missing
 from vectasks.adapters.envs import Indices, checked_indices, envs_of
 from vectasks.batch import StepBatch
-from vectasks.extras import missing
 from vectasks.vector import BaseVectorSampledTasks
 from vectasks.vector.port import port_of
 

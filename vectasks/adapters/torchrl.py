@@ -18,8 +18,8 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from vectasks._util.checks import checked_seed
+from vectasks._util.extras import missing
 from vectasks.adapters.envs import GivenTasks, envs_of
-from vectasks.extras import missing
 from vectasks.vector import BaseVectorSampledTasks
 
 try:

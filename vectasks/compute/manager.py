@@ -16,10 +16,10 @@ from vectasks.compute.handlers import ResultsCollector, ResultsHandler
 from vectasks.compute.sharing import Parcels, Reader, place_of, received, sendable
 from vectasks.compute.task import Result, Session, Task, require_do
 from vectasks.errors import RemoteError, RemoteTraceback, SetupError
-from vectasks.workers.cores import usable_cores
-from vectasks.workers.feed import feed
-from vectasks.workers.kinds import Kind, checked_kind
-from vectasks.workers.pool import WorkerPool
+from vectasks.pool.feed import feed
+from vectasks.pool.kinds import Kind, checked_kind
+from vectasks.pool.pool import WorkerPool
+from vectasks.transport.cpu import usable_cores
 
 HandlerT = TypeVar("HandlerT", bound=ResultsHandler[Any])
 

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from vectasks._util.extras import require
+from vectasks._util.files import whole_or_nothing
 from vectasks.errors import InvalidArgument
-from vectasks.extras import require
-from vectasks.files import whole_or_nothing
 
 Approach = Literal["append", "overwrite", "update"]
 

@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from vectasks._util.checks import whole_number
-from vectasks.pickling import reduce_view
-from vectasks.workers.memory import SharedMemory
+from vectasks._util.pickling import reduce_view
+from vectasks.transport.memory import SharedMemory
 
 _MIN_SLOT_BYTES = 1 << 18  # smaller batches are as well sent
 

@@ -9,8 +9,8 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from vectasks._util.checks import checked_seed, real_number, whole_number
+from vectasks._util.extras import require
 from vectasks.errors import InvalidArgument
-from vectasks.extras import require
 from vectasks.task import RLStepResult, Task, TaskSampler
 
 __all__ = ["AtariTask", "AtariTaskSampler", "StackedAtariTask"]

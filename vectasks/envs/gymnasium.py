@@ -29,15 +29,15 @@ from gymnasium.envs.registration import (
 from numpy.typing import NDArray
 
 from vectasks._util.checks import checked_seed, real_number, whole_number
+from vectasks._util.extras import require
+from vectasks._util.step_values import as_flag
 from vectasks.envs.interface import (
     OLD_GYM_ADVICE,
     as_info,
     explain_step_error,
     reset_env,
 )
-from vectasks.extras import require
 from vectasks.rendering.tiles import as_pixels
-from vectasks.step_values import as_flag
 from vectasks.task import RLStepResult, Task, TaskSampler
 
 __all__ = [

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from vectasks.step_values import shown
+from vectasks._util.step_values import shown
 
 OLD_GYM_ADVICE = (
     "An environment of the old Gym interface can be wrapped: "

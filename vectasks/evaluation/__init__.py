@@ -1,6 +1,6 @@
 """Evaluation that survives interruption: batches of jobs, and exactly so many episodes."""
 
-from vectasks.extras import require
+from vectasks._util.extras import require
 
 require("pydantic", "evaluation", "vectasks.evaluation")  # before our modules ask for it
 

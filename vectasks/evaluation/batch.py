@@ -22,7 +22,7 @@ from vectasks.evaluation.jobs import (
 from vectasks.evaluation.journal import RunLog
 from vectasks.evaluation.manifest import BatchManifest
 from vectasks.evaluation.records import BatchJob, BatchRunRecord, RunStatus, now, told
-from vectasks.workers.kinds import Kind, checked_kind
+from vectasks.pool.kinds import Kind, checked_kind
 
 
 class BatchProgress(NamedTuple):

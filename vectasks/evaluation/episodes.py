@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vectasks._util.checks import checked_seed, real_number, whole_number
+from vectasks._util.extras import require
+from vectasks._util.files import replace_file
 from vectasks.errors import InvalidArgument
 from vectasks.evaluation.agenda import Slot, slots_for_episodes, slots_for_tasks, task_keywords
 from vectasks.evaluation.filming import EpisodeFilmer
@@ -20,8 +22,6 @@ from vectasks.evaluation.lockstep import Ended, EvaluationPolicy, EvaluationRun
 from vectasks.evaluation.manifest import BatchManifest, History
 from vectasks.evaluation.records import BatchRunRecord, RunStatus, now
 from vectasks.evaluation.statistics import Aggregate, aggregate_all, checked_confidence
-from vectasks.extras import require
-from vectasks.files import replace_file
 from vectasks.vector import SingleProcessVectorSampledTasks, VectorSampledTasks
 from vectasks.vector.arguments import checked_sampler_args
 

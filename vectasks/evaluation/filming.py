@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from vectasks.extras import require
-from vectasks.host import FINAL_FRAME, FRAME
+from vectasks._util.extras import require
+from vectasks.host.task_host import FINAL_FRAME, FRAME
 from vectasks.rendering.encoders import encoder_class_for, frame_rate
 from vectasks.rendering.film import Film, FilmThread, Shot
 from vectasks.rendering.tiles import as_rgb

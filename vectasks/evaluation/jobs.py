@@ -13,10 +13,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+from vectasks._util.files import shortened
 from vectasks.errors import InvalidArgument
 from vectasks.evaluation.json_form import plain
 from vectasks.evaluation.records import BatchJob, BatchRunRecord, RunStatus, now
-from vectasks.files import shortened
 
 #: What users bring: it reads ``job.input``, makes ``job.output`` and may return provenance.
 JobWorker: TypeAlias = Callable[[BatchJob], Mapping[str, Any] | None]

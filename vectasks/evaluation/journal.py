@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from vectasks._util.files import replace_file, try_lock
 from vectasks.errors import ManifestBusy
 from vectasks.evaluation.manifest import (
     BatchManifest,
@@ -17,7 +18,6 @@ from vectasks.evaluation.manifest import (
     make_manifest,
 )
 from vectasks.evaluation.records import BatchRunRecord, now
-from vectasks.files import replace_file, try_lock
 
 
 class RunLog:

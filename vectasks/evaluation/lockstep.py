@@ -23,7 +23,7 @@ from vectasks.errors import (
 from vectasks.evaluation.agenda import Slot, task_keywords
 from vectasks.evaluation.filming import EpisodeFilmer
 from vectasks.evaluation.records import now
-from vectasks.host import COMPLETE_TASK_METRICS_KEY
+from vectasks.host.task_host import COMPLETE_TASK_METRICS_KEY
 from vectasks.task import RLStepResult
 from vectasks.vector import BaseVectorSampledTasks
 

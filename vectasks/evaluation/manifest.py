@@ -22,10 +22,10 @@ from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
+from vectasks._util.files import replace_file
 from vectasks.errors import ManifestError
 from vectasks.evaluation.json_form import from_json, to_json
 from vectasks.evaluation.records import AnyPath, BatchRunRecord, RunStatus, Text, logger, now, told
-from vectasks.files import replace_file
 
 SCHEMA_VERSION = 1
 

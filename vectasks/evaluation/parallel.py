@@ -11,9 +11,9 @@ from typing import NamedTuple
 from vectasks.errors import SetupError
 from vectasks.evaluation.jobs import JobToDo, JobWorker, attempt, failed_record, remove
 from vectasks.evaluation.records import BatchJob, BatchRunRecord, now
-from vectasks.workers.feed import feed
-from vectasks.workers.kinds import Kind
-from vectasks.workers.pool import WorkerPool
+from vectasks.pool.feed import feed
+from vectasks.pool.kinds import Kind
+from vectasks.pool.pool import WorkerPool
 
 _CLOSE_GRACE_S = 1.0  # for what still runs when Ctrl-C ends a run
 

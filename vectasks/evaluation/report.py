@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vectasks._util.extras import require
+from vectasks._util.files import replace_file
 from vectasks.errors import InvalidArgument
 from vectasks.evaluation.manifest import BatchManifest
 from vectasks.evaluation.records import BatchRunRecord, RunStatus
@@ -21,8 +23,6 @@ from vectasks.evaluation.statistics import (
     as_number,
     checked_confidence,
 )
-from vectasks.extras import require
-from vectasks.files import replace_file
 from vectasks.rendering.notebook import videos_html
 
 #: A page holds what it shows; films beyond this are only named.

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vectasks._util.checks import real_number
+from vectasks._util.extras import require
 from vectasks.errors import InvalidArgument
-from vectasks.extras import require
 
 _NUM_RESAMPLES = 5000
 _MOST_NUMBERS_AT_ONCE = 10_000_000  # of the resamples that SciPy holds together

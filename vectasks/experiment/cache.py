@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
+from vectasks._util.extras import require
 from vectasks.errors import InvalidArgument
 from vectasks.experiment import context
 from vectasks.experiment.identifier import canonical, digest, name_of, type_name
-from vectasks.extras import require
 
 P = ParamSpec("P")
 R = TypeVar("R")

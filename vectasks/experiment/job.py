@@ -30,8 +30,8 @@ from pathlib import Path
 from typing import Any
 
 from vectasks._util.checks import real_number
+from vectasks._util.files import try_lock, whole_or_nothing
 from vectasks.errors import WaitTimeout
-from vectasks.files import try_lock, whole_or_nothing
 
 logger: logging.Logger = logging.getLogger("vectasks.experiment")
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from vectasks._util.checks import real_number, whole_number
+from vectasks._util.extras import require
 from vectasks.experiment.job import Job, logger
-from vectasks.extras import require
 
 _POLL_S = 0.5
 

@@ -13,9 +13,9 @@ from pathlib import Path, PurePath
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from vectasks._util.extras import require
 from vectasks.errors import InvalidArgument
 from vectasks.experiment.identifier import numpy_types
-from vectasks.extras import require
 
 T = TypeVar("T")
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
-from vectasks import pickling
+from vectasks._util import pickling
 from vectasks._util.checks import real_number, whole_number
 from vectasks.errors import FailedExperiment, InvalidArgument, WaitTimeout
 from vectasks.experiment import context, view

@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vectasks.messages import Command
-from vectasks.workers.board import (
+from vectasks.monitoring.board import (
     KINDS,
     SEND,
     STEPS_KEPT,
@@ -22,6 +21,7 @@ from vectasks.workers.board import (
     Board,
     spans_a_step,
 )
+from vectasks.protocol import Command
 
 _STRAGGLES = 2.0  # times the median sampler's mean step ...
 _STRAGGLES_S = 1e-4  # ... and by so much: less is noise, and slows nothing

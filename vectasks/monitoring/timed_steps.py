@@ -14,11 +14,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from vectasks.batch import PlainStep, StepBatch
+from vectasks.monitoring.board import KINDS, SEND, TAKE, WAIT, Recorder
 from vectasks.transport.base import StepTransport
+from vectasks.transport.rollout_rows import Block
+from vectasks.transport.step_buffer import Extra
 from vectasks.transport.step_results import StepForm
-from vectasks.workers.blocks import Block
-from vectasks.workers.board import KINDS, SEND, TAKE, WAIT, Recorder
-from vectasks.workers.slab import Extra
 
 _MANY = 100  # values of spans that are not written yet
 

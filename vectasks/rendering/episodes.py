@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vectasks.host import COMPLETE_TASK_METRICS_KEY
+from vectasks.host.task_host import COMPLETE_TASK_METRICS_KEY
 from vectasks.task import RLStepResult
 
 _SUCCESS_KEYS = ("success", "is_success")

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vectasks.files import shortened
+from vectasks._util.files import shortened
 from vectasks.rendering.captions import MIN_WIDTH_PX, draw_caption
 from vectasks.rendering.encoders import Encoder
 from vectasks.rendering.tiles import fit, tile_images

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
 from vectasks.batch import StepBatch
-from vectasks.messages import SamplerState
+from vectasks.protocol import SamplerState
 from vectasks.task import RLStepResult
 
 

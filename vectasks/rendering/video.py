@@ -22,11 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vectasks._util.checks import whole_number
+from vectasks._util.extras import require
 from vectasks.batch import StepBatch
 from vectasks.errors import InvalidArgument, UsageError, VectasksError, WrongCount
-from vectasks.extras import require
-from vectasks.host import FINAL_FRAME, FRAME
-from vectasks.messages import SamplerState
+from vectasks.host.task_host import FINAL_FRAME, FRAME
+from vectasks.protocol import SamplerState
 from vectasks.rendering import notebook
 from vectasks.rendering.encoders import encoder_class_for, frame_rate
 from vectasks.rendering.episodes import EpisodeCount

@@ -27,9 +27,9 @@ from vectasks.rollouts.gae import estimate_advantages
 from vectasks.rollouts.policy import checked_decision
 from vectasks.spaces import are_alike, map_leaves
 from vectasks.task import RLStepResult
+from vectasks.transport.layout import leaves, pick
+from vectasks.transport.step_buffer import DONE, TERMINATED, TRUNCATED
 from vectasks.vector.port import port_of
-from vectasks.workers.layout import leaves, pick
-from vectasks.workers.slab import DONE, TERMINATED, TRUNCATED
 
 if TYPE_CHECKING:
     from vectasks.vector import SingleProcessVectorSampledTasks, VectorSampledTasks

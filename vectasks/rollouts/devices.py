@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vectasks._util.checks import is_whole_number
+from vectasks._util.extras import require
 from vectasks.errors import InvalidArgument
-from vectasks.extras import require
 
 
 class Device:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from vectasks._util.checks import real_number
 from vectasks.errors import InvalidArgument
-from vectasks.host import COMPLETE_TASK_METRICS_KEY, HostPlan, TaskHost
-from vectasks.messages import StepOutcome
+from vectasks.host.task_host import COMPLETE_TASK_METRICS_KEY, HostPlan, TaskHost
+from vectasks.protocol import StepOutcome
 from vectasks.rollouts.buffer import RolloutBuffer
 from vectasks.rollouts.collect import collect
 from vectasks.rollouts.devices import without_gradients

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from vectasks import pickling
+from vectasks._util import pickling
 from vectasks._util.checks import checked_seed, whole_number
 from vectasks.testing.contract import TaskSamplerContract, assert_identical, record_trace
 from vectasks.vector import SingleProcessVectorSampledTasks, VectorSampledTasks

@@ -24,8 +24,8 @@ import numpy as np
 from gymnasium import spaces
 
 from vectasks._util.checks import checked_seed, whole_number
+from vectasks._util.step_values import as_reward
 from vectasks.spaces import nested_as, own
-from vectasks.step_values import as_reward
 from vectasks.task import RLStepResult, TaskSampler
 
 __all__ = ["TaskSamplerContract", "assert_identical", "record_trace"]

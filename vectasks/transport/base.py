@@ -16,10 +16,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from vectasks.batch import PlainStep, StepBatch
-from vectasks.messages import Command, Failure
+from vectasks.protocol import Command, Failure
+from vectasks.transport.rollout_rows import Block
+from vectasks.transport.step_buffer import Extra
 from vectasks.transport.step_results import Answers, StepForm, StepResults
-from vectasks.workers.blocks import Block
-from vectasks.workers.slab import Extra
 
 
 class Exchange(Answers, Protocol):

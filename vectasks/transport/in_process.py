@@ -8,9 +8,9 @@ from typing import Any, Protocol
 from vectasks.batch import PlainStep, StepBatch
 from vectasks.spaces import dispatch_rows, own
 from vectasks.transport.base import Exchange, StepTransport
+from vectasks.transport.step_buffer import Extra, SlabWriter
+from vectasks.transport.step_protocol import AS_BATCH, Outcome
 from vectasks.transport.step_results import StepForm, StepResults
-from vectasks.workers.lane import AS_BATCH, Outcome
-from vectasks.workers.slab import Extra, SlabWriter
 
 
 class Hosts(Protocol):

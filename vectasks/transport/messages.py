@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from vectasks.batch import StepBatch
-from vectasks.messages import Command
+from vectasks.protocol import Command
 from vectasks.spaces import dispatch_rows
 from vectasks.transport.base import Exchange, StepTransport
 from vectasks.transport.step_results import StepForm, StepResults

@@ -20,12 +20,12 @@ import numpy as np
 from vectasks.batch import StepBatch
 from vectasks.spaces import dispatch_rows, own
 from vectasks.transport.base import Exchange, StepTransport
+from vectasks.transport.cpu import current_core, own_core, polls_before_blocking, yield_core
+from vectasks.transport.memory import SharedMemory
+from vectasks.transport.rollout_rows import Block, BlocksMoved
+from vectasks.transport.step_buffer import Extra
+from vectasks.transport.step_protocol import Attach, Fence, Steps, keep_order, words
 from vectasks.transport.step_results import StepForm, StepResults
-from vectasks.workers.blocks import Block, BlocksMoved
-from vectasks.workers.cores import current_core, own_core, polls_before_blocking, yield_core
-from vectasks.workers.lane import Attach, Fence, Steps, keep_order, words
-from vectasks.workers.memory import SharedMemory
-from vectasks.workers.slab import Extra
 
 _FIRST_NAP_S, _LONGEST_NAP_S = 0.005, 0.2
 

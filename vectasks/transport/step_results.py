@@ -10,9 +10,24 @@ import numpy as np
 
 from vectasks.batch import PlainStep, StepBatch
 from vectasks.errors import InvalidArgument, LayoutError
-from vectasks.messages import Death, Failure
-from vectasks.workers.blocks import Block, BlockPlace, Blocks, shared_block_memory
-from vectasks.workers.lane import (
+from vectasks.protocol import Death, Failure
+from vectasks.transport.layout import NUM_ROWS, Layout, pick
+from vectasks.transport.memory import SharedMemory
+from vectasks.transport.out_of_band import Notes
+from vectasks.transport.rollout_rows import Block, BlockPlace, Blocks, shared_block_memory
+from vectasks.transport.row_pool import WORKING_ROW, Rows
+from vectasks.transport.step_buffer import (
+    DONE,
+    EMPTY_INFO,
+    EXHAUSTED,
+    EXTRA,
+    TERMINATED,
+    TRUNCATED,
+    Extra,
+    Slab,
+    SlabReader,
+)
+from vectasks.transport.step_protocol import (
     AS_BATCH,
     ONE_BY_ONE,
     ROW_BITS,
@@ -23,21 +38,6 @@ from vectasks.workers.lane import (
     is_batch,
     row_of,
     words,
-)
-from vectasks.workers.layout import NUM_ROWS, Layout, pick
-from vectasks.workers.memory import SharedMemory
-from vectasks.workers.notes import Notes
-from vectasks.workers.rows import WORKING_ROW, Rows
-from vectasks.workers.slab import (
-    DONE,
-    EMPTY_INFO,
-    EXHAUSTED,
-    EXTRA,
-    TERMINATED,
-    TRUNCATED,
-    Extra,
-    Slab,
-    SlabReader,
 )
 
 _SMALL_ROW_BYTES = 4096  # of a leaf, all samplers together: copied sooner than a row is lent

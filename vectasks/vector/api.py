@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vectasks._util.checks import checked_ids, checked_seed, seconds_or_none, whole_number
+from vectasks._util.closing import Closable
 from vectasks.batch import PlainStep, StepBatch
-from vectasks.closing import Closable
 from vectasks.errors import InvalidArgument
-from vectasks.journal import EpisodeRecorder
-from vectasks.messages import Command, Failure, SamplerState, VectorState
 from vectasks.monitoring.stats import figures, write_trace
-from vectasks.recording import Recording, Recordings
+from vectasks.protocol import Command, Failure, SamplerState, VectorState
+from vectasks.replay.episode_log import EpisodeRecorder
+from vectasks.replay.recording import Recording, Recordings
 from vectasks.task import RLStepResult
 from vectasks.vector.arguments import checked_name, command_named, one_each
 from vectasks.vector.exclusive import Guard, also_named, exclusive

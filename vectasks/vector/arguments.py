@@ -9,7 +9,7 @@ import numpy as np
 
 from vectasks._util.checks import checked_seed
 from vectasks.errors import InvalidArgument, WrongCount
-from vectasks.messages import Command
+from vectasks.protocol import Command
 
 _COMMANDS = {command.label: command for command in Command if command is not Command.SETUP}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vectasks.messages import Command
+from vectasks.protocol import Command
 from vectasks.vector.arguments import checked_name, one_each
 from vectasks.vector.live_view import LiveView
 from vectasks.vector.requests import Requests

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 
+from vectasks.monitoring.board import Board
 from vectasks.vector.requests import Requests
 from vectasks.vector.results import Counts
 from vectasks.vector.states import SamplerStates
 from vectasks.vector.supervision import Supervisor
-from vectasks.workers.board import Board
 
 
 class LiveView:

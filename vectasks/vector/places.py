@@ -12,14 +12,14 @@ import numpy as np
 from vectasks.errors import ResourceLimit
 from vectasks.transport.base import Exchange, StepTransport
 from vectasks.transport.in_process import InProcessTransport
+from vectasks.transport.layout import NOTE_BYTES, Layout
+from vectasks.transport.memory import SharedMemory
 from vectasks.transport.messages import MessageTransport
 from vectasks.transport.shared_memory import SharedMemoryTransport
 from vectasks.transport.step_results import StepResults
 from vectasks.vector.options import VectorOptions
 from vectasks.workers.base import Worker
 from vectasks.workers.inline import InlineWorker
-from vectasks.workers.layout import NOTE_BYTES, Layout
-from vectasks.workers.memory import SharedMemory
 from vectasks.workers.process import ProcessWorker, require_descriptors
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -18,26 +18,24 @@ from vectasks.errors import (
     WaitTimeout,
     WorkerDied,
 )
-from vectasks.messages import Command
-from vectasks.recording import Recordings
+from vectasks.protocol import Command
+from vectasks.replay.recording import Recordings
 from vectasks.transport.base import StepTransport
+from vectasks.transport.rollout_rows import Block
+from vectasks.transport.step_buffer import DONE
 from vectasks.transport.step_results import StepForm
 from vectasks.vector.calls import Calls
 from vectasks.vector.exclusive import Guard, exclusive
 from vectasks.vector.results import Results
 from vectasks.vector.stepping import Spaces, Stepping
-from vectasks.workers.blocks import Block
-from vectasks.workers.slab import DONE
-
-if TYPE_CHECKING:
-    from vectasks.vector.api import BaseVectorSampledTasks
 
 logger: logging.Logger = logging.getLogger("vectasks")
 
 
-def port_of(vector: BaseVectorSampledTasks) -> StepPort:
+def port_of(vector: Any) -> StepPort:
     """Find the port of a vector."""
-    return vector._core.port
+    port: StepPort = vector._core.port
+    return port
 
 
 class StepPort:

@@ -20,16 +20,16 @@ from typing import Any
 
 from vectasks._util.interrupts import ctrl_c
 from vectasks.errors import WaitTimeout
-from vectasks.host import HostPlan, HostReady
-from vectasks.journal import Journal
-from vectasks.messages import Command, Failure, Reply, Request, SamplerState, SendAlone
+from vectasks.host.task_host import HostPlan, HostReady
+from vectasks.protocol import Command, Failure, Reply, Request, SamplerState, SendAlone
+from vectasks.replay.episode_log import Journal
 from vectasks.transport.base import StepTransport
+from vectasks.transport.channel import Unreadable
 from vectasks.vector.states import SamplerStates
 from vectasks.vector.supervision import Supervisor
 from vectasks.workers import stacks
 from vectasks.workers.base import Worker, WorkerEnded, start_failed
-from vectasks.workers.channel import Unreadable
-from vectasks.workers.ending import end_workers, wait_for_news
+from vectasks.workers.shutdown import end_workers, wait_for_news
 
 logger: logging.Logger = logging.getLogger("vectasks")
 

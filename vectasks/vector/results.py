@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vectasks.causes import with_cause
 from vectasks.errors import (
     LayoutError,
     RemoteError,
@@ -19,8 +18,8 @@ from vectasks.errors import (
     TaskError,
     WorkerDied,
 )
-from vectasks.journal import KEPT, Journal
-from vectasks.messages import Command, Death, Failure, StepOutcome, TaskStart
+from vectasks.protocol import Command, Death, Failure, StepOutcome, TaskStart, with_cause
+from vectasks.replay.episode_log import KEPT, Journal
 from vectasks.task import RLStepResult
 from vectasks.vector.states import SamplerStates
 

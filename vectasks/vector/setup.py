@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vectasks.errors import SpaceMismatch
-from vectasks.host import HostPlan, HostReady
-from vectasks.journal import Journal
-from vectasks.messages import Command, Failure
+from vectasks.host.task_host import HostPlan, HostReady
+from vectasks.monitoring.board import Board
 from vectasks.monitoring.timed_steps import TimedTransport
+from vectasks.protocol import Command, Failure
+from vectasks.replay.episode_log import Journal
 from vectasks.spaces import ActionBatches, action_batches, are_alike, shared_space
 from vectasks.transport.base import StepTransport
+from vectasks.transport.layout import Layout
 from vectasks.vector.arguments import checked_sampler_args, one_seed_each
 from vectasks.vector.calls import Calls
 from vectasks.vector.exclusive import Guard
@@ -25,8 +27,6 @@ from vectasks.vector.results import Counts, Results
 from vectasks.vector.states import SamplerStates
 from vectasks.vector.stepping import Spaces, Stepping
 from vectasks.vector.supervision import Supervisor
-from vectasks.workers.board import Board
-from vectasks.workers.layout import Layout
 
 logger: logging.Logger = logging.getLogger("vectasks")
 

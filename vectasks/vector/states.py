@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from vectasks.errors import AlreadyPending, SamplerIndexError, SamplerUnavailable, VectorClosed
-from vectasks.messages import (
+from vectasks.protocol import (
     Command,
     Failure,
     Reply,

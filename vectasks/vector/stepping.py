@@ -29,17 +29,17 @@ from vectasks.errors import (
     RemoteError,
     WorkerDied,
 )
-from vectasks.journal import Journal
-from vectasks.messages import Command, Failure, SamplerState, StepOutcome, TaskStart
+from vectasks.protocol import Command, Failure, SamplerState, StepOutcome, TaskStart
+from vectasks.replay.episode_log import Journal
 from vectasks.spaces import ActionBatches, dispatch_rows, own, prepare_action, split_actions
 from vectasks.task import RLStepResult
 from vectasks.transport.base import StepTransport
+from vectasks.transport.step_buffer import EXHAUSTED, Extra
 from vectasks.transport.step_results import StepForm, StepResults
 from vectasks.vector.arguments import checked_keywords, checked_name, name_and_data
 from vectasks.vector.calls import Calls
 from vectasks.vector.exclusive import Guard
 from vectasks.vector.results import REACHING, Counts, as_given
-from vectasks.workers.slab import EXHAUSTED, Extra
 
 logger: logging.Logger = logging.getLogger("vectasks")
 

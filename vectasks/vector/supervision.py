@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vectasks.host import HostPlan, HostReady
-from vectasks.journal import Journal
-from vectasks.messages import Command, Death, Failure, Request, StepOutcome, TaskStart
+from vectasks.host.task_host import HostPlan, HostReady
+from vectasks.protocol import Command, Death, Failure, Request, StepOutcome, TaskStart
+from vectasks.replay.episode_log import Journal
 from vectasks.vector.states import SamplerStates
 from vectasks.workers.base import Worker
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from vectasks.errors import ResourceLimit
-from vectasks.messages import Failure, Reply, Request
-from vectasks.workers.board import Ring
-from vectasks.workers.channel import Unreadable
+from vectasks.monitoring.board import Ring
+from vectasks.protocol import Failure, Reply, Request
+from vectasks.transport.channel import Unreadable
 
 
 class WorkerEnded(Exception):

@@ -24,7 +24,7 @@ from typing import Any
 _OURS = (
     "vectasks.vector",
     "vectasks.envs",
-    "vectasks.workers.objects",
+    "vectasks.pool.objects",
     "vectasks.workers.preload",
 )
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from vectasks.host import HostGroup
-from vectasks.messages import Command, Failure, Reply, Request, StepOutcome
+from vectasks.host.step_rows import run_steps
+from vectasks.host.task_host import HostGroup
+from vectasks.host.timed import TimedHostGroup
+from vectasks.monitoring.board import Recorder, Ring
+from vectasks.protocol import Command, Failure, Reply, Request, StepOutcome
 from vectasks.spaces import own
 from vectasks.task import RLStepResult
+from vectasks.transport.channel import Unreadable
+from vectasks.transport.step_buffer import Extra, SlabWriter
+from vectasks.transport.step_protocol import Outcome
 from vectasks.workers.base import Worker
-from vectasks.workers.board import Recorder, Ring, TimedHostGroup
-from vectasks.workers.channel import Unreadable
-from vectasks.workers.lane import Outcome
-from vectasks.workers.slab import Extra, SlabWriter
-from vectasks.workers.worker_lane import run_steps
 
 #: What these give may be an object of the task's, which is handed over as it is.
 _HANDING_OVER = frozenset(

@@ -16,18 +16,19 @@ from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
+from vectasks._util import gym_registry
 from vectasks._util.interrupts import ctrl_c
 from vectasks.errors import InvalidArgument, ResourceLimit
-from vectasks.messages import Failure, Reply, Request
+from vectasks.monitoring.board import Ring
+from vectasks.protocol import Failure, Reply, Request
+from vectasks.transport.channel import Channel, Unreadable, channel_pair
+from vectasks.transport.memory import SharedMemory
+from vectasks.transport.rollout_rows import BlocksMoved
 from vectasks.transport.shared_memory import SharedMemoryTransport
+from vectasks.transport.step_protocol import StepExtras, Steps
 from vectasks.workers import child, stacks
 from vectasks.workers.base import Worker, WorkerEnded
-from vectasks.workers.blocks import BlocksMoved
-from vectasks.workers.board import Ring
-from vectasks.workers.channel import Channel, Unreadable, channel_pair
 from vectasks.workers.forkserver import server
-from vectasks.workers.lane import StepExtras, Steps
-from vectasks.workers.memory import SharedMemory
 from vectasks.workers.popen import process_class
 from vectasks.workers.randomness import WorkerSeed
 
@@ -103,7 +104,7 @@ class ChildProcess:
         channel, there = channel_pair()
         is_fork = self._context.get_start_method() == "fork"
         # A forked child has the registrations already.
-        registrations = None if is_fork else child.registrations()
+        registrations = None if is_fork else gym_registry.registrations()
         process = process_class(self._context)(
             target=main,
             args=(child.Start(there, registrations, self._seed()), *args),

@@ -39,7 +39,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, NamedTuple
 
-from vectasks import host
+from vectasks.host import task_host
 
 _SIGNAL = signal.SIGURG
 _BETWEEN_INSTRUCTIONS = sys.version_info >= (3, 13)
@@ -66,8 +66,8 @@ _WORDS = {
 }
 #: What calls the user's code, in a vector's worker and in a pool's.
 _FLOORS = (
-    host.__file__,
-    *(str(Path(__file__).with_name(name)) for name in ("worker_lane.py", "objects.py")),
+    task_host.__file__,
+    *(str(Path(__file__).parents[1] / path) for path in ("host/step_rows.py", "pool/objects.py")),
 )
 _UNTOLD = (
     "has not told its stack: it is still starting, or its task closed the descriptor or replaced "

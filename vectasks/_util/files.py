@@ -1,0 +1,80 @@
+"""Files that are there whole or not at all, and locks that keep others off."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vectasks._util.extras import require
+
+_MOST_NAME_BYTES = 255  # of usual file systems
+_DIGEST_CHARS = 16
+_REST_OF_CHARACTER = bytes(range(0x80, 0xC0))  # in UTF-8
+
+
+def shortened(name: str, num_bytes: int) -> str:
+    """Return a file's name, so shortened that a prefix of ``num_bytes`` has room before it.
+
+    The end of the name stays, and with it the suffix (unless that alone is too long); for what is
+    cut off stands a digest of the whole name.
+
+    Raises:
+        UnicodeEncodeError: no file can have this name.
+    """
+    data = os.fsencode(name)
+    if num_bytes + len(data) <= _MOST_NAME_BYTES:
+        return name
+    digest = hashlib.sha256(data).hexdigest()[:_DIGEST_CHARS]
+    end = data[num_bytes + _DIGEST_CHARS + 1 - _MOST_NAME_BYTES :]
+    return f"{digest}-{os.fsdecode(end.lstrip(_REST_OF_CHARACTER))}"
+
+
+@contextmanager
+def whole_or_nothing(path: Path) -> Iterator[Path]:
+    """A name beside ``path`` to write to; it becomes ``path`` only if the body succeeds."""
+    prefix = f".{secrets.token_hex(4)}."
+    partial_path = path.with_name(prefix + shortened(path.name, len(prefix)))
+    try:
+        yield partial_path
+        partial_path.replace(path)
+    finally:
+        with contextlib.suppress(OSError):  # it is gone already, or what failed is worth more
+            partial_path.unlink()
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Give a file new content, which is on the disk before the old one is gone."""
+    with whole_or_nothing(path) as partial_path, partial_path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def try_lock(path: Path, extra: str, what: str) -> Iterator[bool]:
+    """Hold a file's lock; gives whether that was possible: not while anybody else holds it.
+
+    Args:
+        path: the file that is locked.
+        extra: the extra of vectasks that installs filelock.
+        what: who needs it.
+
+    Raises:
+        MissingExtra: filelock is not installed.
+    """
+    filelock = require("filelock", extra, what)
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()

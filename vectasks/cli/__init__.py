@@ -1,0 +1,1 @@
+"""The command ``vectasks``: its parser in ``main``, and a module for each subcommand."""

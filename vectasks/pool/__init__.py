@@ -1,0 +1,1 @@
+"""Workers that hold any object: in processes, in this process, or as Ray actors."""

@@ -1,0 +1,497 @@
+"""The workers of a pool in processes of their own.
+
+::
+
+    any thread                    the pool's thread                     worker
+    submit ── Call ──────────────────── socket ──────────────────────>  calls the method
+      └ its future is queued
+                                  waits for sockets and sentinels  <──  Answer
+                                  the oldest future of that worker
+
+One thread a pool waits, for the channels and the ends of all workers together, so answers, deaths
+and deadlines are events. It never waits for a worker: whoever restarts one waits for its end.
+A worker answers in the order in which it was asked, which is why messages carry no number. A call
+that was cancelled is answered too, and its answer dropped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import select
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from multiprocessing.context import BaseContext
+from typing import Any, NamedTuple
+
+from vectasks.errors import ResourceLimit, SetupError, VectasksError
+from vectasks.pool import objects
+from vectasks.pool.backend import (
+    BEGUN_ANEW,
+    CLOSED,
+    Crew,
+    death,
+    settle,
+    unsendable_call,
+    unsendable_object,
+)
+from vectasks.pool.cancellation import Permits
+from vectasks.pool.futures import CallFuture, Cancellable
+from vectasks.pool.objects import Answer, Call, LastWords
+from vectasks.protocol import Failure, how_it_ended
+from vectasks.transport.channel import Channel, Unreadable
+from vectasks.workers.base import start_failed
+from vectasks.workers.process import LONGEST_EXIT_S, ChildProcess
+from vectasks.workers.shutdown import end_workers
+
+logger: logging.Logger = logging.getLogger("vectasks")
+
+
+class _Out:
+    """A call that was sent and not answered.
+
+    Attributes:
+        method: its name.
+        future: None where it is the object's making, and once it was cancelled.
+        is_ahead: whether the worker needs a permit to begin it.
+    """
+
+    __slots__ = ("future", "is_ahead", "method")
+
+    def __init__(self, method: str, future: CallFuture | None, *, is_ahead: bool = False) -> None:
+        self.method = method
+        self.future = future
+        self.is_ahead = is_ahead
+
+
+_BY_PERMIT = Channel.pack(objects.BY_PERMIT)
+
+
+class _Watched(NamedTuple):
+    """Whose a descriptor is, and whether it tells of the process's end."""
+
+    worker: _Worker
+    is_sentinel: bool
+
+
+class _Settled(NamedTuple):
+    """A future and what it is to be given, once nothing is locked."""
+
+    future: Future[Any]
+    worker: int
+    method: str
+    outcome: Answer | VectasksError
+
+    def __call__(self) -> None:
+        if isinstance(self.outcome, Answer):
+            settle(self.future, self.worker, self.method, self.outcome)
+        else:
+            self.future.set_exception(self.outcome)
+
+
+class _Worker(ChildProcess):
+    """One process, and what it was asked.
+
+    Attributes:
+        out: what was sent and not answered, oldest first.
+        end: makes the error for calls that it cannot answer any more; None while it takes calls.
+        deadline_s: by when it must be ready, or have ended after it hung up.
+    """
+
+    def __init__(self, number: int, context: BaseContext, daemon: bool, tells_begun: bool) -> None:
+        super().__init__(f"vectasks-pool-worker-{number}", context, daemon=daemon)
+        self.number = number
+        self.out: deque[_Out] = deque()
+        self.end: Callable[[], VectasksError] | None = lambda: death(number, "is being begun anew")
+        self.deadline_s: float | None = None
+        self.last_words: Failure | None = None
+        self._late: list[_Settled] = []
+        self._permits = Permits()
+        self._tells_begun = tells_begun
+
+    def start(self) -> None:
+        """Start the process; it is not waited for."""
+        self.begin(objects.run, self._permits.taking, self._tells_begun)
+
+    def let_go(self) -> None:
+        """Close everything and forget the process, which is killed if it still runs."""
+        super().let_go()
+        self._permits.close()
+
+    @property
+    def is_clogged(self) -> bool:
+        """Whether something waits until the channel takes more."""
+        return self._channel is not None and bool(self._channel.events & select.POLLOUT)
+
+    def post(self, parcel: list[memoryview]) -> None:
+        """Send a packed message; the loss of one that finds no worker shows as its end."""
+        if self._channel is not None:
+            with contextlib.suppress(OSError):
+                self._channel.post(parcel)
+
+    def ask(self, out: _Out, parcel: list[memoryview]) -> None:
+        """Send a call. It is killed where Ctrl-C cuts that short: it would answer out of step."""
+        try:
+            self.out.append(out)
+            self.post(parcel)
+        except BaseException:
+            self.kill()
+            raise
+
+    @property
+    def has_room_ahead(self) -> bool:
+        """Whether a call can be sent ahead: behind one at most, and none that was cancelled."""
+        ahead = [out for out in self.out if out.is_ahead]
+        return len(ahead) <= 1 and all(out.future is not None for out in ahead)
+
+    def ask_ahead(self, out: _Out, parcel: list[memoryview]) -> None:
+        """Send a call that needs a permit, with the permit."""
+        self._permits.give()
+        self.ask(out, [*_BY_PERMIT, *parcel])
+
+    def cancel(self, future: Future[Any]) -> bool:
+        """Make sure that the newest call, which was sent ahead, never begins; False: too late."""
+        # Permits are all alike. Of those that are left, the last one is the newest call's.
+        newest = self.out[-1] if self.out else None
+        if newest is None or newest.future is not future or not self._permits.take():
+            return False
+        newest.future = None
+        return True
+
+    def take_answers(self) -> list[_Settled]:
+        """The futures that were answered since the last time."""
+        settled = [item for message in self.take_in() for item in self._settled_by(message)]
+        if self.has_hung_up:
+            self._close_channel()
+        return settled
+
+    def _settled_by(self, message: Any) -> list[_Settled]:
+        if isinstance(message, LastWords):
+            self.last_words = message.failure
+            return []
+        if message == objects.BEGUN:
+            begun = self.out[0].future
+            if begun is not None:
+                begun.begin()
+            return []
+        out = self.out.popleft()
+        if isinstance(message, Unreadable):
+            message = Answer(failure=Failure.of(message.error))
+        if out.future is None:
+            self.deadline_s = None
+            return []
+        return [_Settled(out.future, self.number, out.method, message)]
+
+    def _take_late(self, message: Any) -> None:
+        self._late += self._settled_by(message)
+
+    def close(self) -> None:
+        """Take no calls any more."""
+        self.end = self.end or (lambda: death(self.number, CLOSED))
+
+    def abandon(self) -> list[_Settled]:
+        """Everything that is out, failed; and what was answered while the process was ending."""
+        assert self.end is not None
+        settled, self._late = self._late, []
+        settled += [
+            _Settled(out.future, self.number, out.method, self.end())
+            for out in self.out
+            if out.future is not None
+        ]
+        self.out.clear()
+        return settled
+
+
+class ProcessCrew(Crew):
+    """Objects in child processes.
+
+    Args:
+        make_object: runs in each of them.
+        num_workers: how many.
+        context: starts them.
+        start_timeout_s: how long ``make_object`` may take, the process's start included.
+        daemon: daemonic workers may not start processes of their own.
+        tells_begun: whether workers tell when they begin a call.
+
+    Raises:
+        ResourceLimit: a worker could not be started; none is left.
+        InvalidArgument: ``make_object`` cannot be pickled.
+    """
+
+    def __init__(
+        self,
+        make_object: Callable[[], Any],
+        num_workers: int,
+        *,
+        context: BaseContext,
+        start_timeout_s: float | None,
+        daemon: bool,
+        tells_begun: bool,
+    ) -> None:
+        try:
+            self._first_message = Channel.pack(make_object)
+        except Exception as error:  # user code: pickling runs __reduce__ and __getstate__
+            raise unsendable_object(error) from error
+        self._context = context
+        self._start_timeout_s = start_timeout_s
+        self._daemon = daemon
+        self._tells_begun = tells_begun
+        self._lock = threading.RLock()
+        self._restarting = [threading.Lock() for _ in range(num_workers)]
+        self._workers = [self._new_worker(number) for number in range(num_workers)]
+        self._grace_s: float | None = None  # set when it is to end
+        self._watched: dict[int, _Watched] | None = None  # by descriptor; None: to be found anew
+        self._poll = select.poll()
+        self._bell, self._ringer = socket.socketpair()
+        self._bell.setblocking(False)
+        self._ringer.setblocking(False)
+        self._thread = threading.Thread(target=self._serve, name="vectasks-pool", daemon=True)
+        try:
+            for worker in self._workers:
+                self._start(worker)
+            self._thread.start()
+        except BaseException:
+            for worker in self._workers:
+                worker.let_go()
+            self.forget()
+            raise
+
+    def _new_worker(self, number: int) -> _Worker:
+        return _Worker(number, self._context, self._daemon, self._tells_begun)
+
+    def _start(self, worker: _Worker) -> None:
+        try:
+            worker.start()
+        except (OSError, EOFError) as error:
+            if isinstance(error, TimeoutError):  # it is of a handler of a signal
+                raise
+            count = len(self._workers)
+            raise start_failed(worker.number, count, error, "num_workers") from error
+        with self._lock:
+            if self._start_timeout_s is not None:
+                worker.deadline_s = time.monotonic() + self._start_timeout_s
+            worker.ask(_Out("setup", None), self._first_message)
+            worker.end = None
+
+    # -- from any thread ------------------------------------------------------------------------
+
+    def submit(self, worker: int, call: Call) -> CallFuture:
+        """Send the call."""
+        parcel = _parcel(worker, call)
+        future = CallFuture()
+        future.set_running_or_notify_cancel()
+        with self._lock:
+            asked = self._workers[worker]
+            end = asked.end
+            if end is None:
+                asked.ask(_Out(call.method, future), parcel)
+                if asked.is_clogged:
+                    self._look_anew()
+        if end is not None:
+            future.set_exception(end())
+        return future
+
+    def submit_ahead(self, worker: int, call: Call) -> CallFuture | None:
+        """Send the call and a permit for it."""
+        parcel = _parcel(worker, call)
+        with self._lock:
+            asked = self._workers[worker]
+            if asked.end is not None or not asked.has_room_ahead:
+                return None
+            future = Cancellable(functools.partial(self._cancel, asked))
+            asked.ask_ahead(_Out(call.method, future, is_ahead=True), parcel)
+            if asked.is_clogged:
+                self._look_anew()
+        return future
+
+    def _cancel(self, worker: _Worker, future: Future[Any]) -> bool:
+        with self._lock:
+            return worker.cancel(future)
+
+    def restart(self, worker: int) -> None:
+        """Kill the process and start another."""
+        with self._restarting[worker]:
+            with self._lock:
+                old = self._workers[worker]
+                if self._grace_s is not None:
+                    return
+                new = self._workers[worker] = self._new_worker(worker)
+                old.end = old.end or (lambda: death(worker, BEGUN_ANEW))
+                failed = old.abandon()
+                self._look_anew()
+            for settled in failed:
+                settled()
+            old.let_go()
+            self._start_anew(new)
+
+    def _start_anew(self, worker: _Worker) -> None:
+        try:
+            self._start(worker)
+        except ResourceLimit as error:
+            text = f"could not be begun anew: {error}"
+            worker.end = lambda: death(worker.number, text)
+            raise
+        finally:
+            self._look_anew()
+
+    def is_alive(self, worker: int) -> bool:
+        """Whether its process runs, as far as is known."""
+        return self._workers[worker].end is None
+
+    @property
+    def pids(self) -> list[int | None]:
+        """Of the processes that run."""
+        with self._lock:
+            return [None if worker.end is not None else worker.pid for worker in self._workers]
+
+    def close(self, grace_s: float) -> Sequence[tuple[int, Failure]]:
+        """Let the thread end all, and wait for it."""
+        with self._lock:
+            self._grace_s = grace_s
+            self._ring()
+        # A pool that the garbage collector finds may be found by any thread, this one too.
+        if self._thread is threading.current_thread():
+            return []
+        self._thread.join()
+        return [(w.number, w.last_words) for w in self._workers if w.last_words is not None]
+
+    def forget(self) -> None:
+        """Close the bell."""
+        self._bell.close()
+        self._ringer.close()
+
+    def _look_anew(self) -> None:
+        """Have the thread find out again what it waits for."""
+        with self._lock:
+            self._watched = None
+            self._ring()
+
+    def _ring(self) -> None:
+        with contextlib.suppress(OSError):  # it has been rung so often that it will be heard
+            self._ringer.send(b"!")
+
+    # -- the thread -----------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        try:
+            while self._grace_s is None:
+                for settled in self._take_in(self._wait()):
+                    settled()
+        except BaseException:
+            logger.exception("the thread of a worker pool failed; its workers are ended")
+            raise
+        finally:
+            self._end()
+
+    def _wait(self) -> dict[_Worker, bool]:
+        """The workers with news, and whether each has ended."""
+        # Without the lock, which callers may hold: what they change rings the bell.
+        watched = self._watched
+        if watched is None:
+            with self._lock:
+                watched = self._watched = self._watch()
+        news: dict[_Worker, bool] = {}
+        for descriptor, _ in self._poll.poll(self._timeout_ms()):
+            if descriptor in watched:
+                worker, is_sentinel = watched[descriptor]
+                news[worker] = news.get(worker, False) or is_sentinel
+            else:
+                with contextlib.suppress(BlockingIOError):
+                    self._bell.recv(4096)
+        return news
+
+    def _watch(self) -> dict[int, _Watched]:
+        """Wait for all descriptors that there are now; whose each is."""
+        self._poll = select.poll()
+        self._poll.register(self._bell, select.POLLIN)
+        watched = {}
+        for worker in self._workers:
+            descriptors = worker.descriptors()
+            for descriptor, events in descriptors:
+                self._poll.register(descriptor, events)
+                is_sentinel = descriptor == descriptors[-1][0]
+                watched[descriptor] = _Watched(worker, is_sentinel)
+        return watched
+
+    def _timeout_ms(self) -> float | None:
+        deadlines = [at_s for w in self._workers if (at_s := w.deadline_s) is not None]
+        if not deadlines:
+            return None
+        return max(0.0, min(deadlines) - time.monotonic()) * 1000 + 1
+
+    def _take_in(self, news: dict[_Worker, bool]) -> list[_Settled]:
+        """What the workers said; those that ended are buried, those that are too late killed."""
+        settled: list[_Settled] = []
+        with self._lock:
+            for worker, has_ended in news.items():
+                if self._workers[worker.number] is not worker:
+                    continue  # it was replaced meanwhile
+                was_clogged, had_hung_up = worker.is_clogged, worker.has_hung_up
+                settled += worker.take_answers()
+                if has_ended:
+                    settled += self._bury(worker)
+                elif worker.has_hung_up and not had_hung_up:
+                    # It is about to end, as a rule; if not, it is out of reach.
+                    worker.deadline_s = time.monotonic() + LONGEST_EXIT_S
+                    self._watched = None
+                elif was_clogged and not worker.is_clogged:
+                    self._watched = None
+            now = time.monotonic()
+            for worker in self._workers:
+                if worker.deadline_s is not None and worker.deadline_s <= now:
+                    self._overdue(worker)
+        return settled
+
+    def _bury(self, worker: _Worker) -> list[_Settled]:
+        exitcode = worker.exitcode
+        if worker.end is None:
+            worker.end = lambda: death(worker.number, how_it_ended(exitcode), exitcode)
+        worker.deadline_s = None
+        logger.warning("pool worker %d %s", worker.number, how_it_ended(exitcode))
+        worker.let_go()
+        self._watched = None
+        return worker.abandon()
+
+    def _overdue(self, worker: _Worker) -> None:
+        """Kill it; its end is noticed as any other."""
+        worker.deadline_s = None
+        if worker.has_hung_up:
+            worker.end = lambda: death(worker.number, how_it_ended(None))
+        else:
+            worker.end = lambda: SetupError(
+                f"the object of worker {worker.number} was not made within "
+                f"{self._start_timeout_s:g} s, and the worker was killed; start_timeout_s sets how "
+                "long is waited.",
+                worker=worker.number,
+                command="setup",
+            )
+        worker.kill()
+
+    def _end(self) -> None:
+        with self._lock:
+            self._grace_s = grace_s = self._grace_s or 0.0  # from now on, none is begun anew
+        for restarting in self._restarting:
+            restarting.acquire()
+        with self._lock:
+            for worker in self._workers:
+                worker.close()
+        try:
+            end_workers(self._workers, grace_s)
+        finally:
+            for worker in self._workers:
+                worker.let_go()
+                for settled in worker.abandon():
+                    settled()
+            self.forget()
+
+
+def _parcel(worker: int, call: Call) -> list[memoryview]:
+    try:
+        return Channel.pack(call)
+    except Exception as error:  # user code
+        raise unsendable_call(worker, call, error) from error
