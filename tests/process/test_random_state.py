@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,21 @@ def test_each_seed_has_numbers_of_its_own() -> None:
 def test_a_context_is_no_other_way() -> None:
     context = multiprocessing.get_context("forkserver")
     assert draws(mp_ctx=context, seed=3) == draws(seed=3)
+
+
+class OwnProcess(ForkServerProcess):
+    """A process of somebody who has taken the start into his own hands."""
+
+
+class OwnContext(ForkServerContext):
+    """A context with such processes."""
+
+    Process = OwnProcess
+
+
+def test_a_context_that_has_processes_of_its_own_starts_them() -> None:
+    drawn = draws(mp_ctx=OwnContext(), seed=3)
+    assert drawn == draws(seed=3)
 
 
 class Drawer:

@@ -185,6 +185,8 @@ def test_no_folder_at_all_is_told(start: Start) -> None:
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_working_directory_that_was_deleted(start: Start, method: str, when: str) -> None:
+    if method == "spawn" and sys.version_info[:3] == (3, 13, 0):
+        pytest.skip("this version of Python cannot start in such a directory")
     code = f"""
         if {when!r} == "after":
             step({method!r})
