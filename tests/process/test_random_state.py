@@ -180,13 +180,20 @@ def test_torch_is_seeded_when_it_is_imported_at_last(tmp_path: Path) -> None:
         from vectasks.workers.randomness import WorkerSeed, seed_generators
         for worker in (0, 1, 0):
             sys.modules.pop("torch", None)
+            seed_generators(WorkerSeed([3], 7, 1))  # what a fork of a worker has from the worker
             seed_generators(WorkerSeed([3], worker, 1))
             assert importlib.util.find_spec("torch") is not None and "torch" not in sys.modules
             import torch
             print(torch.seed)
+        del sys.modules["torch"], torch.seed
+        seed_generators(WorkerSeed([3], 7, 1))
+        seed_generators(None)
+        import torch
+        print(hasattr(torch, "seed"))
     """
-    first, second, third = run_alone(code, tmp_path)
+    first, second, third, unseeded = run_alone(code, tmp_path)
     assert first == third != second
+    assert unseeded == "False"
 
 
 def test_a_worker_is_seeded_by_all_that_tells_it_from_others() -> None:

@@ -262,3 +262,17 @@ def test_a_fork_server_that_was_killed_is_started_again(start: Start, way: str) 
     died, stepped = script.stdout.splitlines()
     assert died.startswith(f"None {LOST}")
     assert stepped == "[[0, 0, 1]]"
+
+
+def test_a_fork_of_the_program_starts_a_fork_server_of_its_own(start: Start) -> None:
+    code = """
+        step("forkserver")
+        forked = os.fork()
+        step("forkserver")
+        if forked == 0:
+            os._exit(0)
+        assert os.waitpid(forked, 0) == (forked, 0)
+    """
+    script = start_stepping(start, code, "forkserver")
+    assert script.wait() == 0, script.stderr
+    assert (script.stdout, script.stderr) == (STEPPED * 4, "")
