@@ -268,6 +268,8 @@ def test_a_fork_of_the_program_starts_a_fork_server_of_its_own(start: Start) -> 
     code = """
         step("forkserver")
         forked = os.fork()
+        from vectasks.workers.forkserver import server
+        assert forked or server.pid is None  # it does not keep the parent's alive either
         step("forkserver")
         if forked == 0:
             os._exit(0)
