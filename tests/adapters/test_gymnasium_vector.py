@@ -254,7 +254,7 @@ def test_different_bounds(opened: Any, twin: Any, dtype: Any) -> None:
 
 def test_different_bounds_are_not_the_same() -> None:
     each = [spaces.Box(0, 1 + i, (2,)) for i in range(3)]
-    with pytest.raises(RuntimeError, match=r"not equivalent\. Environment 1 .*'different'"):
+    with pytest.raises(RuntimeError, match=r"not equivalent\. \(environment 1 .*'different'"):
         VectorEnv(list(map(make_env, each)), max_processes=0)
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,21 @@ def test_a_context_is_no_other_way() -> None:
     assert draws(mp_ctx=context, seed=3) == draws(seed=3)
 
 
+class OwnProcess(ForkServerProcess):
+    """A process of somebody who has taken the start into his own hands."""
+
+
+class OwnContext(ForkServerContext):
+    """A context with such processes."""
+
+    Process = OwnProcess
+
+
+def test_a_context_that_has_processes_of_its_own_starts_them() -> None:
+    drawn = draws(mp_ctx=OwnContext(), seed=3)
+    assert drawn == draws(seed=3)
+
+
 class Drawer:
     """What a pool's worker holds."""
 
@@ -164,13 +180,20 @@ def test_torch_is_seeded_when_it_is_imported_at_last(tmp_path: Path) -> None:
         from vectasks.workers.randomness import WorkerSeed, seed_generators
         for worker in (0, 1, 0):
             sys.modules.pop("torch", None)
+            seed_generators(WorkerSeed([3], 7, 1))  # what a fork of a worker has from the worker
             seed_generators(WorkerSeed([3], worker, 1))
             assert importlib.util.find_spec("torch") is not None and "torch" not in sys.modules
             import torch
             print(torch.seed)
+        del sys.modules["torch"], torch.seed
+        seed_generators(WorkerSeed([3], 7, 1))
+        seed_generators(None)
+        import torch
+        print(hasattr(torch, "seed"))
     """
-    first, second, third = run_alone(code, tmp_path)
+    first, second, third, unseeded = run_alone(code, tmp_path)
     assert first == third != second
+    assert unseeded == "False"
 
 
 def test_a_worker_is_seeded_by_all_that_tells_it_from_others() -> None:

@@ -97,7 +97,9 @@ def test_a_runner_that_was_set_aside_is_probed_and_comes_back(
     run_with_a_broken_one: Any, tmp_path: Path
 ) -> None:
     async def main(scheduler: Scheduler) -> None:
-        scheduler.schedule([("gate", "open"), "a", "a"], 0)
+        scheduler.schedule([("gate", "open")], 0)
+        await log_has(tmp_path, "at gate")  # the good one is busy: the broken one gets the rest
+        scheduler.schedule(["a", "a"], 0)
         await until(lambda: len(scheduler.stats()["set_aside"]) == 1)
         (tmp_path / "mended").touch()
         # The good one is at the gate: the mended one runs these.

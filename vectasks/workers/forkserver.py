@@ -45,8 +45,10 @@ class ForkServer(multiprocessing.forkserver.ForkServer):
 
     def __init__(self) -> None:
         super().__init__()
+        self._starting = threading.RLock()
         self._folder: str | None = None
         self.preload(())
+        os.register_at_fork(after_in_child=self._begin_in_fork)
 
     @property
     def pid(self) -> int | None:
@@ -71,18 +73,23 @@ class ForkServer(multiprocessing.forkserver.ForkServer):
 
     def ensure_running(self) -> None:
         """Start the server unless it runs."""
-        with self._short_folder():
+        with self._starting, self._short_folder():
             try:
                 super().ensure_running()
             except ChildProcessError:  # it has ended, and the program took its exit status
-                self.forget()
+                self._forget()
                 super().ensure_running()
 
-    def forget(self) -> None:
-        """Let the next start be the first one; a server that runs ends with its children."""
-        self._lock = threading.Lock()  # a fork may have copied one that is held
+    def _begin_in_fork(self) -> None:
+        """Leave the parent's server to the parent, and its locks to its threads."""
+        self._lock = threading.Lock()
+        self._starting = threading.RLock()
+        self._forget()
+
+    def _forget(self) -> None:
         if self._forkserver_alive_fd is not None:
-            os.close(self._forkserver_alive_fd)
+            with contextlib.suppress(OSError):  # the program closed all that it has
+                os.close(self._forkserver_alive_fd)
         self._forkserver_pid = self._forkserver_alive_fd = self._forkserver_address = None
 
     @contextlib.contextmanager
@@ -121,4 +128,3 @@ def _make_folder() -> str:
 
 #: The one of this process. A fork of this process starts its own.
 server = ForkServer()
-os.register_at_fork(after_in_child=server.forget)

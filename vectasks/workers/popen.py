@@ -157,12 +157,11 @@ _CPYTHONS = (
 )
 
 
-def process_class(mp_ctx: Any) -> Any:
-    """The class of processes that are started as a context asks for.
+def is_ours(mp_ctx: Any) -> bool:
+    """Whether we start the processes of a context; one that has processes of its own does it."""
+    return mp_ctx.Process in _CPYTHONS
 
-    Args:
-        mp_ctx: a context; one whose processes are not CPython's own starts them itself.
-    """
-    if mp_ctx.Process in _CPYTHONS:
-        return _PROCESSES[mp_ctx.get_start_method()]
-    return mp_ctx.Process
+
+def process_class(mp_ctx: Any) -> Any:
+    """The class of processes that are started as a context asks for."""
+    return _PROCESSES[mp_ctx.get_start_method()] if is_ours(mp_ctx) else mp_ctx.Process

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import multiprocessing.forkserver
 import multiprocessing.resource_tracker
 import multiprocessing.spawn
 import os
@@ -29,7 +30,7 @@ from vectasks.transport.step_protocol import StepExtras, Steps
 from vectasks.workers import child, stacks
 from vectasks.workers.base import Worker, WorkerEnded
 from vectasks.workers.forkserver import server
-from vectasks.workers.popen import process_class
+from vectasks.workers.popen import is_ours, process_class
 from vectasks.workers.randomness import WorkerSeed
 
 #: Held while a child is started or asked whether it has ended.
@@ -93,7 +94,7 @@ class ChildProcess:
 
         It is not waited for.
         """
-        with _ctrl_c_held_back(self._context.get_start_method()):
+        with _ctrl_c_held_back(self._context):
             self._begin(main, args)
 
     def _seed(self) -> WorkerSeed | None:
@@ -411,17 +412,24 @@ DEFAULT_START_METHOD = "forkserver"
 
 
 @contextlib.contextmanager
-def _ctrl_c_held_back(start_method: str) -> Iterator[None]:
+def _ctrl_c_held_back(context: BaseContext) -> Iterator[None]:
     """Start a child whole, and one in which Ctrl-C waits until the child ignores it.
 
     Half started, or not ignoring it yet, a child would end with a traceback. So would the fork
     server: it keeps Ctrl-C blocked, and its children unblock it.
     """
+    start_method = context.get_start_method()
     ctrl_c.hold()
-    if start_method != "fork":  # its start would let Ctrl-C through again
-        multiprocessing.resource_tracker.ensure_running()
+    with _somewhere():
+        if start_method != "fork":  # its start would let Ctrl-C through again
+            multiprocessing.resource_tracker.ensure_running()
+        if start_method == "forkserver" and not is_ours(context):
+            multiprocessing.forkserver.ensure_running()  # its other children are to get Ctrl-C
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
+        if start_method == "forkserver" and is_ours(context):
+            with _somewhere():
+                server.ensure_running()
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -446,10 +454,11 @@ def _prepared(rerun_main: bool) -> Iterator[None]:
     def prepare(name: str) -> dict[str, Any]:
         if threading.get_ident() != starting_thread:
             return original(name)
-        try:
+        with _somewhere() as is_elsewhere:
             data = dict(original(name))
-        except FileNotFoundError:
-            data = _prepare_elsewhere(original, name)
+        link = f"/proc/{os.getpid()}/cwd"  # on Linux, it leads to a deleted directory too
+        if is_elsewhere and Path(link).exists():
+            data["dir"] = link
         if not rerun_main:
             data.pop("init_main_from_name", None)
             data.pop("init_main_from_path", None)
@@ -463,19 +472,24 @@ def _prepared(rerun_main: bool) -> Iterator[None]:
             multiprocessing.spawn.get_preparation_data = original
 
 
-def _prepare_elsewhere(original: Callable[[str], dict[str, Any]], name: str) -> dict[str, Any]:
-    """Prepare a child where the working directory was deleted, and so has no path."""
-    here = os.open(".", os.O_RDONLY)
-    os.chdir("/")  # nobody misses it: a path relative to a deleted directory leads nowhere
+@contextlib.contextmanager
+def _somewhere() -> Iterator[bool]:
+    """Leave a working directory that was deleted for a while; says whether it was.
+
+    It has no path, and Python 3.13 may fail to start there.
+    """
     try:
-        data = dict(original(name))
-    finally:
-        os.fchdir(here)
-        os.close(here)
-    link = f"/proc/{os.getpid()}/cwd"  # on Linux, it leads there all the same
-    if Path(link).exists():
-        data["dir"] = link
-    return data
+        Path.cwd()
+    except FileNotFoundError:
+        here = os.open(".", os.O_RDONLY)
+        os.chdir("/")  # nobody misses it: a path relative to a deleted directory leads nowhere
+        try:
+            yield True
+        finally:
+            os.fchdir(here)
+            os.close(here)
+    else:
+        yield False
 
 
 def _renew_lock() -> None:

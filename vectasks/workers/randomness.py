@@ -45,6 +45,8 @@ def seed_generators(seed: WorkerSeed | None) -> None:
     for_random, for_torch, *for_numpy = (int(n) for n in sequence.generate_state(6, np.uint64))
     random.seed(for_random)
     np.random.seed([n & 0xFFFF_FFFF for n in for_numpy])
+    # A fork of a worker has the worker's.
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _SeedsTorch)]
     if "torch" in sys.modules:
         _seed_torch(sys.modules["torch"], for_torch)
     elif seed is not None:  # else torch takes entropy itself when it is imported
@@ -52,7 +54,8 @@ def seed_generators(seed: WorkerSeed | None) -> None:
 
 
 def _seed_torch(torch: Any, seed: int) -> None:
-    torch.manual_seed(seed & 0x7FFF_FFFF_FFFF_FFFF)
+    if hasattr(torch, "manual_seed"):  # a fork may have copied one that was being imported
+        torch.manual_seed(seed & 0x7FFF_FFFF_FFFF_FFFF)
 
 
 class _SeedsTorch(MetaPathFinder):
