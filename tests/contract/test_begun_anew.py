@@ -155,7 +155,7 @@ def test_a_restart_during_any_command(some_process: Any, command: Any) -> None:
     with tasks:
         with noticed_at_once():
             if at in ("render", "add", "sampler.scale", "set_seed"):  # its answer is lost with it
-                with pytest.raises(WorkerDied, match="begun anew"):
+                with pytest.raises(WorkerDied, match="restarted"):
                     reach(tasks)
             else:
                 told = reach(tasks)

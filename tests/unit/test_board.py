@@ -53,7 +53,7 @@ def test_a_step_lasts_until_what_it_gave_is_written(
     board: Board, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     times = iter(range(1, 100))
-    monkeypatch.setattr("vectasks.monitoring.board._clock", lambda: next(times))
+    monkeypatch.setattr("vectasks.host.timed._clock", lambda: next(times))
     monkeypatch.setattr(HostGroup, "step", lambda self, sampler_id, action, place=None: "given")
     group = TimedHostGroup(Recorder(board.rings[0]))
     for sampler_id in (2, 0):

@@ -82,7 +82,7 @@ class TimedTransport(StepTransport):
         self, ids: Sequence[int], actions: Any, form: StepForm, by_request: Collection[int] = ()
     ) -> None:
         """Begin a step, which may be a timed one."""
-        began = self._began(len(ids))
+        began = self._began(len(ids), self._steps_sent())
         try:
             self._inner.begin(ids, actions, form, by_request)
         finally:
@@ -92,7 +92,7 @@ class TimedTransport(StepTransport):
         self, ids: Sequence[int], actions: Sequence[Any], extras: list[Extra]
     ) -> PlainStep | None:
         """Begin, wait and take in one, which is recorded as one."""
-        began = self._began(len(ids))
+        began = self._began(len(ids), self._steps_sent() - len(ids))
         try:
             return self._inner.step_now(ids, actions, extras)
         finally:
@@ -102,9 +102,8 @@ class TimedTransport(StepTransport):
         """Go on as if the step had been begun."""
         self._inner.bring_in(ids, extras)
 
-    def _began(self, num_samplers: int) -> tuple[int, float]:
-        """Have a batch timed if it is due; how many steps were sent before it, and when."""
-        sent = self._steps_sent()
+    def _began(self, num_samplers: int, sent: int) -> tuple[int, float]:
+        """Have a batch timed if it is due; ``sent`` steps came before it, and when it began."""
         self._is_timed = self._times_every_batch or sent >= self._time_after
         if not self._is_timed:
             return sent, 0.0

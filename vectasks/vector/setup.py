@@ -45,7 +45,6 @@ class Core:
     port: StepPort
     spaces: Spaces
     transport: StepTransport | None = None
-    _traffic: dict[str, Any]
 
     def __init__(
         self,
@@ -71,6 +70,10 @@ class Core:
         self.sampler_fn_args: list[dict[str, Any]] = [dict(one) for one in arguments]
         self.options = options
         self._place = place
+        self._traffic: dict[str, Any] = {
+            "lane_bytes": {"slab": 0, "notes": 0, "pipe": 0},
+            "off_slab": [],
+        }
         self.guard: Guard = Guard(holds_ctrl_c=place.mp_ctx is not None)
         self.counts: Counts = Counts()
         self.states: SamplerStates = SamplerStates(len(plans))

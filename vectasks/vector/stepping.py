@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from vectasks._util.checks import checked_ids, checked_seed, is_whole_number
 from vectasks.batch import PlainStep, StepBatch
@@ -134,7 +134,8 @@ class Stepping:
         """Check that samplers can step; their ids, and their actions as tasks receive them."""
         ids = self._states.unpaused if ids is None else ids
         prepared = self.prepared(ids, actions)
-        self._calls.require(Command.STEP, ids)
+        if not self._states.is_quiet:
+            self._calls.require(Command.STEP, ids)
         return ids, prepared
 
     def prepared(self, ids: Sequence[int], actions: Any) -> Any:
@@ -228,9 +229,24 @@ class Stepping:
 
     def _take_batch(self, ids: Sequence[int], out: StepBatch | None, copy: bool) -> StepBatch:
         batch = self._transport.take_batch(ids, out, copy)
+        self._settle_batch(ids, batch)
+        return self._counted(ids, batch)
+
+    def _settle_batch(self, ids: Sequence[int], batch: StepBatch | dict[int, Any]) -> None:
+        """Write down that a step came in; what failed is a sampler's step, or fits no batch."""
+        if not isinstance(batch, dict):
+            self._settle_rows(ids, batch.exhausted)
+            return
+        self._states.settle_outcomes(batch)
+        for i, outcome in batch.items():
+            if type(outcome) is Failure:
+                self._states.fail(i)
+
+    def _counted(self, ids: Sequence[int], batch: StepBatch | dict[int, Any]) -> StepBatch:
+        """Count the steps of a batch; raise the error of the step that failed instead."""
         if isinstance(batch, dict):
-            self._raise_failed(ids, batch)
-        self._settle_rows(ids, batch.exhausted)
+            self._results.unwrap(ids, Command.STEP, batch)
+            raise AssertionError("a batch is given as outcomes only if one of them failed")
         self._results.count_rows(
             ids, batch.reward, batch.done, batch.infos, lambda: batch.observation
         )
@@ -245,7 +261,8 @@ class Stepping:
             flags: theirs, as the rows hold them.
         """
         if failed:
-            self._raise_failed(ids, failed)
+            self._settle_batch(ids, failed)
+            self._counted(ids, failed)
         self._settle_rows(ids, flags & EXHAUSTED)
 
     def _settle_rows(self, ids: Sequence[int], exhausted: Any) -> None:
@@ -255,12 +272,6 @@ class Stepping:
             for i, is_exhausted in zip(ids, exhausted.tolist(), strict=True):
                 if is_exhausted:
                     self._states.exhaust(i)
-
-    def _raise_failed(self, ids: Sequence[int], outcomes: dict[int, Any]) -> NoReturn:
-        """Raise the error of the steps of which one failed, so that no batch can be made."""
-        self._states.settle_outcomes(outcomes)
-        self._results.unwrap(ids, Command.STEP, outcomes)
-        raise AssertionError("a batch is given as outcomes only if one of them failed")
 
     # -- all together -----------------------------------------------------------------------------
 
@@ -278,7 +289,10 @@ class Stepping:
         """Step every unpaused sampler; the results as arrays, or what these are made of."""
         if self._steps_now:
             return self._step_now(actions, out, copy)
-        self._calls.require_idle("step_batch")
+        if self._states.is_quiet:  # any command may be given
+            self._calls.live_view.call_came()
+        else:
+            self._calls.require_idle("step_batch")
         rows = self.require_batches("step_batch")
         if out is not None:
             rows.check_out(out, len(self._states.unpaused))
@@ -343,12 +357,14 @@ class Stepping:
                 states.settle_steps(ids)
             else:
                 self._bring_in(ids, asked, extras)
+                batch = self._transport.take_batch(ids, out, copy)
+                self._settle_batch(ids, batch)
         except BaseException:  # Ctrl-C: no step stays out
             self._bring_in(ids, asked, extras)
             self._take(ids)
             raise
         if step is None or out is not None:
-            return self._take_batch(ids, out, copy)
+            return self._counted(ids, batch)
         self._counts.steps += len(ids)
         self._counts.episodes += len(step.ends)
         if not step.ends:  # in which a sampler may be exhausted
