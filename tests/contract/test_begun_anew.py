@@ -1,4 +1,4 @@
-"""A worker that died is begun anew: one step is lost, the others' results are not."""
+"""A worker that died is restarted: one step is lost, the others' results are not."""
 
 from __future__ import annotations
 

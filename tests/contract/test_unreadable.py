@@ -195,7 +195,7 @@ def test_a_set_up_that_a_worker_cannot_rebuild_is_a_set_up_error(
 def test_a_set_up_that_cannot_be_rebuilt_leaves_its_mates_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It could be when the sampler was made, and cannot be when its worker is begun anew."""
+    """It could be when the sampler was made, and cannot be when its worker is restarted."""
     source = tmp_path / "a_module_that_goes.py"
     source.write_text("class Thing: pass")
     monkeypatch.syspath_prepend(str(tmp_path))

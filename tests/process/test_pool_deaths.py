@@ -1,4 +1,4 @@
-"""WorkerPool: workers that die or are begun anew."""
+"""WorkerPool: workers that die or are restarted."""
 
 from __future__ import annotations
 

@@ -250,3 +250,37 @@ def test_the_rule_refuses_upward_arrows():
     assert not _may_import("vectasks.workers.child", "vectasks.vector")
     assert not _may_import("vectasks.rendering.tiles", "vectasks.rendering.video")
     assert not _may_import("vectasks.vector", "vectasks")
+
+
+# -- how the core is built -------------------------------------------------------------------------
+
+CORE = ("host", "monitoring", "pool", "replay", "transport", "vector", "workers")
+TREES = {
+    path: ast.parse(path.read_text(encoding="utf-8"))
+    for room in CORE
+    for path in sorted((PACKAGE / room).glob("*.py"))
+}
+BASES = {
+    node.name: [ast.unparse(base).partition("[")[0].rpartition(".")[2] for base in node.bases]
+    for path in PACKAGE.rglob("*.py")
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    if isinstance(node, ast.ClassDef)
+}
+
+
+def _ancestors(name: str) -> set[str]:
+    """The classes of ours that a class inherits from, near and far."""
+    bases = {base for base in BASES.get(name, ()) if base in BASES and base != name}
+    return bases.union(*map(_ancestors, bases))
+
+
+@pytest.mark.parametrize("path", TREES, ids=lambda path: f"{path.parent.name}.{path.stem}")
+def test_the_core_is_composed(path):
+    for node in ast.walk(TREES[path]):
+        if isinstance(node, ast.ClassDef):
+            assert len(_ancestors(node.name)) <= 2, f"{node.name}: {_ancestors(node.name)}"
+        if isinstance(node, ast.Assign):
+            targets = [ast.unparse(target) for target in node.targets]
+            assert not any(target.endswith(".__class__") for target in targets)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance":
+            assert "worker" not in ast.unparse(node.args[0]), ast.unparse(node)

@@ -22,7 +22,7 @@ from vectasks.pool.futures import CallFuture
 from vectasks.pool.objects import Answer, Call, ObjectHost
 from vectasks.protocol import Failure, with_cause
 
-BEGUN_ANEW = "was begun anew by restart_at() before it answered"
+RESTARTED = "was restarted by restart_at() before it answered"
 CLOSED = "was ended by close() of its pool before it answered"
 
 
@@ -47,7 +47,7 @@ class Crew(abc.ABC):
 
     @abc.abstractmethod
     def restart(self, worker: int) -> None:
-        """Kill a worker and begin it anew; what was out in it fails."""
+        """Kill a worker and restart it; what was out in it fails."""
 
     @abc.abstractmethod
     def is_alive(self, worker: int) -> bool:
@@ -168,7 +168,7 @@ class InlineCrew(Crew):
 
     def restart(self, worker: int) -> None:
         """Cancel what is awaited, close the object and make another."""
-        self._cancel(worker, BEGUN_ANEW)
+        self._cancel(worker, RESTARTED)
         self._hosts[worker].close()
         self._hosts[worker] = ObjectHost(self._make_object)
 

@@ -26,7 +26,7 @@ def feed(
 ) -> Iterator[tuple[K, Future[Any]]]:
     """Call a method once for each item, in whichever worker is free.
 
-    A worker that dies is begun anew. The call that it was at fails; those that waited behind it are
+    A worker that dies is restarted. The call that it was at fails; those that waited behind it are
     made again.
 
     Args:

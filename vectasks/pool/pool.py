@@ -156,7 +156,7 @@ class WorkerPool(Closable):
         return self._crew.submit_ahead(self._checked(worker), Call(method, args, kwargs))
 
     def restart_at(self, worker: int) -> None:
-        """Kill a worker and begin it anew; the others never notice.
+        """Kill a worker and restart it; the others never notice.
 
         The futures of what it was asked and has not answered fail with ``WorkerDied``. Returns when
         the new one has started, without waiting for its object. (Inline, what is awaited is

@@ -32,8 +32,8 @@ from typing import Any, NamedTuple
 from vectasks.errors import ResourceLimit, SetupError, VectasksError
 from vectasks.pool import objects
 from vectasks.pool.backend import (
-    BEGUN_ANEW,
     CLOSED,
+    RESTARTED,
     Crew,
     death,
     settle,
@@ -107,7 +107,7 @@ class _Worker(ChildProcess):
         super().__init__(f"vectasks-pool-worker-{number}", context, daemon=daemon)
         self.number = number
         self.out: deque[_Out] = deque()
-        self.end: Callable[[], VectasksError] | None = lambda: death(number, "is being begun anew")
+        self.end: Callable[[], VectasksError] | None = lambda: death(number, "is being restarted")
         self.deadline_s: float | None = None
         self.last_words: Failure | None = None
         self._late: list[_Settled] = []
@@ -321,7 +321,7 @@ class ProcessCrew(Crew):
                 if self._grace_s is not None:
                     return
                 new = self._workers[worker] = self._new_worker(worker)
-                old.end = old.end or (lambda: death(worker, BEGUN_ANEW))
+                old.end = old.end or (lambda: death(worker, RESTARTED))
                 failed = old.abandon()
                 self._look_anew()
             for settled in failed:
@@ -333,7 +333,7 @@ class ProcessCrew(Crew):
         try:
             self._start(worker)
         except ResourceLimit as error:
-            text = f"could not be begun anew: {error}"
+            text = f"could not be restarted: {error}"
             worker.end = lambda: death(worker.number, text)
             raise
         finally:
@@ -474,7 +474,7 @@ class ProcessCrew(Crew):
 
     def _end(self) -> None:
         with self._lock:
-            self._grace_s = grace_s = self._grace_s or 0.0  # from now on, none is begun anew
+            self._grace_s = grace_s = self._grace_s or 0.0  # from now on, none is restarted
         for restarting in self._restarting:
             restarting.acquire()
         with self._lock:

@@ -24,8 +24,8 @@ from typing import Any
 from vectasks._util.extras import require
 from vectasks.errors import InvalidArgument, SetupError, VectasksError
 from vectasks.pool.backend import (
-    BEGUN_ANEW,
     CLOSED,
+    RESTARTED,
     Crew,
     call_error,
     death,
@@ -333,7 +333,7 @@ class RayCrew(Crew):
         """Kill the actor and make another, on whichever node has room."""
         with self._lock:
             old = self._workers[worker]
-            old.end = old.end or functools.partial(death, worker, BEGUN_ANEW)
+            old.end = old.end or functools.partial(death, worker, RESTARTED)
             self._workers[worker] = self._start(worker)
         self._to_do.put(_look_at_deadlines)
         self._bury(old, old.end)

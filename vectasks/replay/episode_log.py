@@ -151,7 +151,7 @@ class Journal:
         self._all = tuple(range(len(plans)))
         self._no_ends = bytes(len(plans))
         self._recorders: tuple[EpisodeRecorder, ...] = ()
-        #: What was going on when a worker died that was begun anew; of each sampler the last.
+        #: What was going on when a worker died that was restarted; of each sampler the last.
         self.interruptions: Recordings = Recordings()
 
     # -- writing ------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ class Journal:
         self._tracks[sampler_id] = _Track(plan, self._end)
 
     def interrupted(self, deaths: Mapping[int, tuple[Command, Any]]) -> None:
-        """A worker died and is begun anew: keep what its samplers were doing."""
+        """A worker died and is restarted: keep what its samplers were doing."""
         self.interruptions.update(self.recordings_of(deaths))
 
     def ready(self, sampler_id: int, ready: HostReady) -> None:

@@ -336,7 +336,7 @@ class BaseVectorSampledTasks(Closable):
         """Make one sampler anew, whatever its state; it starts a first task, seeded onward.
 
         Where its worker is dead, or busy with something that nobody waits for, the whole worker is
-        begun anew, with all its samplers.
+        restarted, with all its samplers.
         """
         core = self._core
         sampler_id = core.calls.open_any_at("restart_at", sampler_index)
@@ -492,7 +492,7 @@ class BaseVectorSampledTasks(Closable):
 
     @property
     def restart_recordings(self) -> Recordings:
-        """The episodes that deaths cut off whose workers were begun anew; a sampler's last one.
+        """The episodes that deaths cut off whose workers were restarted; a sampler's last one.
 
         By sampler id, of all samplers of such a worker: ``save(path)``, and ``vectasks replay``
         has them again. Empty without ``on_worker_death="restart"``.

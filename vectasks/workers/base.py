@@ -44,7 +44,7 @@ class Worker(abc.ABC):
 
     A worker is made, started, and given a ``SETUP`` request for each of its samplers. When it ends
     without being asked to, ``post`` and ``receive`` raise :class:`WorkerEnded`, and :meth:`start`
-    begins it anew, empty.
+    restarts it, empty.
 
     Args:
         number: its number among the workers of a vector, from 0.
