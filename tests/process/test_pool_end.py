@@ -22,7 +22,7 @@ from vectasks import (
     UsageError,
 )
 from vectasks.pool.pool import WorkerPool
-from vectasks.workers.process import ChildProcess
+from vectasks.workers.child_process import ChildProcess
 
 
 def test_close_lets_finish_what_was_asked(tmp_path: Path) -> None:

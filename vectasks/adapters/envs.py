@@ -43,7 +43,7 @@ from vectasks.vector import (
     SingleProcessVectorSampledTasks,
     VectorSampledTasks,
 )
-from vectasks.workers.process import DEFAULT_START_METHOD
+from vectasks.workers.starting import DEFAULT_START_METHOD
 
 #: Which environments: one index or several, from the end where they are negative; None: all.
 Indices: TypeAlias = int | Iterable[int] | None

@@ -18,7 +18,7 @@ from vectasks.pool.objects import Call
 from vectasks.pool.process import ProcessCrew
 from vectasks.protocol import Failure
 from vectasks.workers import stacks
-from vectasks.workers.process import (
+from vectasks.workers.starting import (
     DEFAULT_START_METHOD,
     DESCRIPTORS_A_WORKER,
     require_descriptors,

@@ -46,7 +46,7 @@ from vectasks.pool.objects import Answer, Call, LastWords
 from vectasks.protocol import Failure, how_it_ended
 from vectasks.transport.channel import Channel, Unreadable
 from vectasks.workers.base import start_failed
-from vectasks.workers.process import LONGEST_EXIT_S, ChildProcess
+from vectasks.workers.child_process import LONGEST_EXIT_S, ChildProcess
 from vectasks.workers.shutdown import end_workers
 
 logger: logging.Logger = logging.getLogger("vectasks")

@@ -1,4 +1,4 @@
-"""The journal: what every sampler of a vector was asked, so that an episode can be had again.
+"""The episode log: what every sampler of a vector was asked, so that an episode can be had again.
 
 It is kept where requests are sent, not where tasks run: so it survives a worker that dies, and a
 step of any number of samplers costs one entry for their actions and one for what came back.
@@ -32,6 +32,7 @@ from vectasks.batch import PlainStep
 from vectasks.host.task_host import HostPlan, HostReady
 from vectasks.protocol import Command, Failure, StepOutcome
 from vectasks.replay.recording import Call, Passed, RecordedFailure, Recording, Recordings
+from vectasks.replay.track import Track
 from vectasks.spaces import dispatch_rows, map_leaves, own
 from vectasks.task import RLStepResult
 
@@ -39,14 +40,13 @@ __all__ = ["EpisodeRecorder"]
 
 MAX_BYTES = 16 * 2**20
 _LOOK_EVERY = 4096  # entries between two looks at what can be dropped
-_MAX_PASSED = 100_000
 _PACKED_BYTES = 48  # of a packed step's object, and its place in the list
 _ENTRY_BYTES = 200  # of an entry's objects, beside what its arrays hold
 
 _RESULT_TYPES = frozenset({RLStepResult, StepOutcome})
 
 # Kinds of entries. Plain tuples, since one or two are made a step: (kind, ids, ...); but for those
-# that Journal.stepped packs.
+# that EpisodeLog.stepped packs.
 _STEPS, _RESULTS, _STEPPED, _CALL, _FAILED = range(5)
 
 _STARTS = frozenset({Command.NEXT_TASK, Command.RESET})
@@ -56,79 +56,7 @@ _LASTING = frozenset({Command.SEED, Command.CALL_SAMPLER})
 KEPT = _STARTS | _LASTING | {Command.STEP, Command.CALL, Command.SET_ATTR}
 
 
-class _Track:
-    """One sampler's way through the entries."""
-
-    def __init__(self, plan: HostPlan, position: int) -> None:
-        self.plan = plan
-        self.is_independent = False
-        self.episode = position  # where its current episode begins
-        self.passed: list[Passed] = []  # what happened before that
-        self.num_resampled = 0  # and so many times autoreset, last
-        self.since: list[Passed] = []  # what will have happened once the next episode begins
-        self.anchor = position  # where a replay must begin, unless episodes are independent
-        self.num_passed_at_anchor = 0
-        self.gap: str | None = None  # what is missing between the anchor and now
-        self.is_passed_whole = True
-        self.look: Call | None = None  # the last command that changed nothing
-
-    def start_of_replay(self) -> int:
-        """The position of the first entry that counts for a replay."""
-        return self.episode if self.is_independent else self.anchor
-
-    def passed_before_replay(self) -> list[Passed]:
-        """What happened before that entry."""
-        self._write_down_resampled()
-        return self.passed[: None if self.is_independent else self.num_passed_at_anchor]
-
-    def begin_episode(self, position: int, is_seeded: bool = False) -> None:
-        """A new episode begins with the entry at ``position``, perhaps with a new random state."""
-        self._write_down_resampled()
-        for item in self.since:
-            self._pass(item)
-        self.since = []
-        self.episode = position
-        if is_seeded or self.is_independent:
-            self.begin_replay_at_episode()
-            self.gap = None
-        if len(self.passed) > _MAX_PASSED:
-            num_dropped = len(self.passed) // 2
-            del self.passed[:num_dropped]
-            self.num_passed_at_anchor = max(0, self.num_passed_at_anchor - num_dropped)
-            self.is_passed_whole = False
-
-    def begin_next_episode(self, position: int) -> None:
-        """A new episode began by autoreset, just before the entry at ``position``."""
-        if self.since:
-            self.since.append(Passed(Command.NEXT_TASK))
-            self.begin_episode(position)
-            return
-        self.num_resampled += 1
-        self.episode = position
-        if self.is_independent:
-            self.gap = None
-
-    def begin_replay_at_episode(self) -> None:
-        """What was done in earlier episodes does not count any more."""
-        self._write_down_resampled()
-        self.anchor, self.num_passed_at_anchor = self.episode, len(self.passed)
-
-    def _write_down_resampled(self) -> None:
-        if self.num_resampled:
-            self._pass(Passed(Command.NEXT_TASK, None, self.num_resampled))
-            self.num_resampled = 0
-
-    def _pass(self, item: Passed) -> None:
-        """Append, or add to the last one; but leave those before the anchor as they are."""
-        if self.is_independent or len(self.passed) > self.num_passed_at_anchor:
-            last = self.passed[-1] if self.passed else None
-            if last is not None and _equal(last[:2], item[:2]):
-                self.passed[-1] = last._replace(times=last.times + item.times)
-                return
-        self.passed.append(item)
-
-
-class Journal:
+class EpisodeLog:
     """What the samplers of one vector were asked and what they answered.
 
     Args:
@@ -139,7 +67,7 @@ class Journal:
     def __init__(self, plans: Sequence[HostPlan], max_bytes: int = MAX_BYTES) -> None:
         self._entries: list[tuple[Any, ...] | bytes] = []
         self._dropped = 0  # positions count from the very first entry
-        self._tracks = [_Track(plan, 0) for plan in plans]
+        self._tracks = [Track(plan, 0) for plan in plans]
         self._auto_resample = plans[0].auto_resample_when_done
         self._max_bytes = max_bytes
         self._num_bytes = 0
@@ -158,7 +86,7 @@ class Journal:
 
     def made(self, sampler_id: int, plan: HostPlan) -> None:
         """A sampler is made (anew): what was before does not count for it."""
-        self._tracks[sampler_id] = _Track(plan, self._end)
+        self._tracks[sampler_id] = Track(plan, self._end)
 
     def interrupted(self, deaths: Mapping[int, tuple[Command, Any]]) -> None:
         """A worker died and is restarted: keep what its samplers were doing."""
@@ -444,7 +372,7 @@ class EpisodeRecorder:
 
     def __init__(
         self,
-        journal: Journal,
+        log: EpisodeLog,
         sampler_ids: Collection[int],
         observations: bool,
         max_episodes: int | None,
@@ -452,16 +380,16 @@ class EpisodeRecorder:
         self.recordings: deque[Recording] = deque(maxlen=max_episodes)
         self.observed: frozenset[int] = frozenset(sampler_ids if observations else ())
         self._sampler_ids = frozenset(sampler_ids)
-        self._journal = journal
-        journal.attach(self)
+        self._log = log
+        log.attach(self)
 
     def close(self) -> None:
         """Keep no further episode; those that are kept stay. A second call does nothing."""
-        self._journal.detach(self)
+        self._log.detach(self)
 
     def _take(self, sampler_id: int) -> None:
         if sampler_id in self._sampler_ids:
-            self.recordings.append(self._journal.recording(sampler_id))
+            self.recordings.append(self._log.recording(sampler_id))
 
     def __enter__(self) -> EpisodeRecorder:
         return self
@@ -479,13 +407,6 @@ def _failure(command: Command, value: Any) -> RecordedFailure:
     if isinstance(value, Failure):
         return RecordedFailure(command.label, value.type_name, value.message, value.traceback_text)
     return RecordedFailure(command.label, "WorkerDied", value.describe(), died=True)
-
-
-def _equal(one: Any, other: Any) -> bool:
-    try:
-        return bool(one == other)
-    except ValueError:  # arrays among the arguments
-        return False
 
 
 def _row(observation: Any, k: int) -> Any:

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from vectasks.batch import PlainStep, StepBatch
-from vectasks.errors import InvalidArgument, LayoutError
+from vectasks.errors import LayoutError
 from vectasks.protocol import Death, Failure
-from vectasks.transport.layout import NUM_ROWS, Layout, pick
+from vectasks.transport.given_batch import leaves_of
+from vectasks.transport.layout import NUM_ROWS, Layout
 from vectasks.transport.memory import SharedMemory
 from vectasks.transport.out_of_band import Notes
 from vectasks.transport.rollout_rows import Block, BlockPlace, Blocks, shared_block_memory
@@ -350,7 +351,7 @@ class StepResults:
         lent = None
         if whole and row and out is None:  # and not the working row
             lent = self._rows.lend(row, self.step_number, as_views=not copy)
-        targets = None if out is None else self._flat(out.observation)
+        targets = None if out is None else leaves_of(out, self.layout)
         leaf_values: list[Any] = []
         for number, array in enumerate(slab.leaf_arrays):
             if array is None:
@@ -402,41 +403,6 @@ class StepResults:
             return row_of(self.common)
         rows = {row_of(self.tickets[i]) for i in ids}
         return rows.pop() if len(rows) == 1 else None
-
-    def check_out(self, out: StepBatch, count: int) -> None:
-        """Refuse a batch that ``count`` samplers' steps cannot be written into.
-
-        Raises:
-            InvalidArgument: an array of it is missing, or has another shape or dtype.
-        """
-        expected: dict[str, tuple[Any, tuple[int, ...], Any]] = {
-            "samplers": (out.samplers, (count,), np.int64),
-            "reward": (out.reward, (count,), np.float32),
-            **{
-                name: (getattr(out, name), (count,), np.bool_)
-                for name in ("terminated", "truncated", "done", "exhausted")
-            },
-        }
-        try:
-            for leaf, array in zip(self.layout.leaves, self._flat(out.observation), strict=True):
-                if leaf.dtype is not None:
-                    expected[leaf.name] = (array, (count, *leaf.shape), leaf.dtype)
-        except (KeyError, IndexError, TypeError):
-            raise InvalidArgument(
-                "out: its observation is not nested as the observation space; give the StepBatch "
-                "of an earlier call."
-            ) from None
-        for name, (array, shape, dtype) in expected.items():
-            if not isinstance(array, np.ndarray) or (array.shape, array.dtype) != (shape, dtype):
-                given = getattr(array, "shape", type(array).__name__)
-                raise InvalidArgument(
-                    f"out: {name} must be {np.dtype(dtype)} {list(shape)} for {count} unpaused "
-                    f"samplers, got {getattr(array, 'dtype', '')} {given}; give the StepBatch of "
-                    "an earlier call with as many samplers. Nothing was sent."
-                )
-
-    def _flat(self, observation: Any) -> list[Any]:
-        return [pick(observation, leaf.path) for leaf in self.layout.leaves]
 
     def bring_in(self, ids: Sequence[int], came: Answers) -> dict[int, Any]:
         """Write what came another way beside what was written; all outcomes, if one failed."""

@@ -11,7 +11,7 @@ from vectasks.vector.api import BaseVectorSampledTasks
 from vectasks.vector.exclusive import also_named
 from vectasks.vector.options import VectorOptions
 from vectasks.vector.places import ChildOptions, InProcesses, InThisProcess
-from vectasks.workers.process import DEFAULT_START_METHOD, start_context
+from vectasks.workers.starting import DEFAULT_START_METHOD, start_context
 
 __all__ = ["SingleProcessVectorSampledTasks", "VectorSampledTasks"]
 

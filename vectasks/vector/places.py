@@ -20,7 +20,8 @@ from vectasks.transport.step_results import StepResults
 from vectasks.vector.options import VectorOptions
 from vectasks.workers.base import Worker
 from vectasks.workers.inline import InlineWorker
-from vectasks.workers.process import ProcessWorker, require_descriptors
+from vectasks.workers.process import ProcessWorker
+from vectasks.workers.starting import require_descriptors
 
 
 class Place(Protocol):

@@ -22,7 +22,7 @@ from vectasks._util.interrupts import ctrl_c
 from vectasks.errors import WaitTimeout
 from vectasks.host.task_host import HostPlan, HostReady
 from vectasks.protocol import Command, Failure, Reply, Request, SamplerState, SendAlone
-from vectasks.replay.episode_log import Journal
+from vectasks.replay.episode_log import EpisodeLog
 from vectasks.transport.base import StepTransport
 from vectasks.transport.channel import Unreadable
 from vectasks.vector.states import SamplerStates
@@ -64,7 +64,7 @@ class Requests:
         workers: Sequence[Worker],
         states: SamplerStates,
         supervisor: Supervisor,
-        log: Journal,
+        log: EpisodeLog,
     ) -> None:
         self.workers: Sequence[Worker] = workers
         #: Counts whatever may have changed a task: as long as it stays, so do the observations.

@@ -19,7 +19,7 @@ from vectasks.errors import (
     WorkerDied,
 )
 from vectasks.protocol import Command, Death, Failure, StepOutcome, TaskStart, with_cause
-from vectasks.replay.episode_log import KEPT, Journal
+from vectasks.replay.episode_log import KEPT, EpisodeLog
 from vectasks.task import RLStepResult
 from vectasks.vector.states import SamplerStates
 
@@ -135,7 +135,7 @@ class Results:
         self,
         counts: Counts,
         states: SamplerStates,
-        log: Journal,
+        log: EpisodeLog,
         auto_resample: bool,
         tell: Callable[[BaseException], None],
     ) -> None:

@@ -11,7 +11,7 @@ from vectasks.host.task_host import HostPlan, HostReady
 from vectasks.monitoring.board import Board
 from vectasks.monitoring.timed_steps import TimedTransport
 from vectasks.protocol import Command, Failure
-from vectasks.replay.episode_log import Journal
+from vectasks.replay.episode_log import EpisodeLog
 from vectasks.spaces import ActionBatches, action_batches, are_alike, shared_space
 from vectasks.transport.base import StepTransport
 from vectasks.transport.layout import Layout
@@ -77,7 +77,7 @@ class Core:
         self.guard: Guard = Guard(holds_ctrl_c=place.mp_ctx is not None)
         self.counts: Counts = Counts()
         self.states: SamplerStates = SamplerStates(len(plans))
-        self.log: Journal = Journal(plans)
+        self.log: EpisodeLog = EpisodeLog(plans)
         self.supervisor: Supervisor = Supervisor(
             plans,
             self.states,

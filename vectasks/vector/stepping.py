@@ -30,10 +30,11 @@ from vectasks.errors import (
     WorkerDied,
 )
 from vectasks.protocol import Command, Failure, SamplerState, StepOutcome, TaskStart
-from vectasks.replay.episode_log import Journal
+from vectasks.replay.episode_log import EpisodeLog
 from vectasks.spaces import ActionBatches, dispatch_rows, own, prepare_action, split_actions
 from vectasks.task import RLStepResult
 from vectasks.transport.base import StepTransport
+from vectasks.transport.given_batch import check_given
 from vectasks.transport.step_buffer import EXHAUSTED, Extra
 from vectasks.transport.step_results import StepForm, StepResults
 from vectasks.vector.arguments import checked_keywords, checked_name, name_and_data
@@ -98,7 +99,7 @@ class Stepping:
         self,
         calls: Calls,
         transport: StepTransport,
-        log: Journal,
+        log: EpisodeLog,
         counts: Counts,
         spaces: Spaces,
         guard: Guard,
@@ -295,7 +296,7 @@ class Stepping:
             self._calls.require_idle("step_batch")
         rows = self.require_batches("step_batch")
         if out is not None:
-            rows.check_out(out, len(self._states.unpaused))
+            check_given(out, rows.layout, len(self._states.unpaused))
         timeout_s = self._calls.read_timeout
         if self._auto_resample:
             ids = self.begin(actions, BATCH_TO_HAND_OUT if out is None else BATCH)
@@ -341,7 +342,7 @@ class Stepping:
         else:
             self._calls.require_idle("step_batch")
             if out is not None:
-                self.require_batches("step_batch").check_out(out, len(ids))
+                check_given(out, self.require_batches("step_batch").layout, len(ids))
             ids, prepared = self._ready(actions, None)
             rows, asked = dispatch_rows(prepared), own(prepared)  # tasks may write into theirs
         self._calls.requests.moves += 1

@@ -17,7 +17,7 @@ import numpy as np
 
 from vectasks.host.task_host import HostPlan, HostReady
 from vectasks.protocol import Command, Death, Failure, Request, StepOutcome, TaskStart
-from vectasks.replay.episode_log import Journal
+from vectasks.replay.episode_log import EpisodeLog
 from vectasks.vector.states import SamplerStates
 from vectasks.workers.base import Worker
 
@@ -88,7 +88,7 @@ class Supervisor:
         self,
         plans: Sequence[HostPlan],
         states: SamplerStates,
-        log: Journal,
+        log: EpisodeLog,
         *,
         restart_dead_workers: bool,
         max_restarts: float,

@@ -10,7 +10,7 @@ import pytest
 from vectasks.batch import PlainStep
 from vectasks.host.task_host import HostPlan, HostReady
 from vectasks.protocol import Command, StepOutcome
-from vectasks.replay.episode_log import EpisodeRecorder, Journal
+from vectasks.replay.episode_log import EpisodeLog, EpisodeRecorder
 from vectasks.replay.recording import Passed
 from vectasks.task import RLStepResult
 
@@ -31,7 +31,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
 _way = ""
 
 
-def step(journal: Journal, action: int, ended: tuple[int, ...] = ()) -> None:
+def step(journal: EpisodeLog, action: int, ended: tuple[int, ...] = ()) -> None:
     reward = np.full(2, action, np.float32)
     if _way == "together":
         ends = dict.fromkeys(ended, (True, False, False))
@@ -41,14 +41,14 @@ def step(journal: Journal, action: int, ended: tuple[int, ...] = ()) -> None:
     journal.batch_came(IDS, reward, np.isin(IDS, ended).tobytes(), [{}, {}], lambda: None)
 
 
-def steps(journal: Journal, count: int, episode: int, **options: Any) -> None:
+def steps(journal: EpisodeLog, count: int, episode: int, **options: Any) -> None:
     """``count`` steps, in which sampler 0's episodes have a length, and sampler 1's do not end."""
     for k in range(count):
         step(journal, k, (0,) if (k + 1) % episode == 0 else ())
 
 
 def test_independent_episodes_need_no_more_than_themselves() -> None:
-    journal = Journal([PLAN] * 2)
+    journal = EpisodeLog([PLAN] * 2)
     for i in IDS:
         journal.ready(i, INDEPENDENT)
     for k in range(50_003):
@@ -61,7 +61,7 @@ def test_independent_episodes_need_no_more_than_themselves() -> None:
 
 
 def test_dependent_episodes_are_kept_until_memory_is_used_up() -> None:
-    journal = Journal([PLAN] * 2, max_bytes=3_000_000)
+    journal = EpisodeLog([PLAN] * 2, max_bytes=3_000_000)
     steps(journal, 5_000, episode=500)
     assert len(journal.recording(0).calls) == 5_000
     assert journal.recording(0).gap is None
@@ -79,7 +79,7 @@ def test_dependent_episodes_are_kept_until_memory_is_used_up() -> None:
 
 
 def test_a_new_episode_of_its_own_closes_the_gap() -> None:
-    journal = Journal([PLAN] * 2, max_bytes=1_000_000)
+    journal = EpisodeLog([PLAN] * 2, max_bytes=1_000_000)
     journal.ready(0, INDEPENDENT)
     steps(journal, 12_000, episode=12_000)
     step(journal, 7)
@@ -94,7 +94,7 @@ def test_a_new_episode_of_its_own_closes_the_gap() -> None:
 
 
 def test_a_seed_counts_only_if_the_next_task_follows_at_once() -> None:
-    journal = Journal([PLAN] * 2)
+    journal = EpisodeLog([PLAN] * 2)
     step(journal, 1)
     journal.asked(0, Command.SEED, 5)
     journal.asked(0, Command.RESET, None)
@@ -108,7 +108,7 @@ def test_a_seed_counts_only_if_the_next_task_follows_at_once() -> None:
 
 
 def test_equal_commands_are_counted_not_listed() -> None:
-    journal = Journal([PLAN] * 2)
+    journal = EpisodeLog([PLAN] * 2)
     journal.ready(0, INDEPENDENT)
     for _ in range(300):
         journal.asked(0, Command.NEXT_TASK, {"force": True})
@@ -117,7 +117,7 @@ def test_equal_commands_are_counted_not_listed() -> None:
 
 
 def test_made_anew_forgets_what_was_and_ignores_what_was_out() -> None:
-    journal = Journal([PLAN] * 2)
+    journal = EpisodeLog([PLAN] * 2)
     step(journal, 1)
     journal.steps(IDS, np.array([2, 2]))
     journal.made(0, PLAN._replace(seed=4))
@@ -137,7 +137,7 @@ def test_made_anew_forgets_what_was_and_ignores_what_was_out() -> None:
 
 
 def test_failed_commands_are_marked() -> None:
-    journal = Journal([PLAN] * 2)
+    journal = EpisodeLog([PLAN] * 2)
     step(journal, 1)
     journal.steps([0], [2])
     journal.failed([0])
@@ -153,21 +153,21 @@ def test_failed_commands_are_marked() -> None:
 
 @pytest.mark.parametrize("reward", [[1.0, 2.0], 1e300])
 def test_rewards_of_any_form(reward: Any) -> None:
-    journal = Journal([PLAN] * 2)
+    journal = EpisodeLog([PLAN] * 2)
     journal.steps([0], [2])
     journal.answers_came([0], {0: RLStepResult(None, reward, False, None)})
     assert journal.recording(0).calls[0].reward == (reward if reward != 1e300 else np.inf)
 
 
 def test_actions_of_several_kinds_are_weighed() -> None:
-    journal = Journal([PLAN] * 2, max_bytes=8_000_000)
+    journal = EpisodeLog([PLAN] * 2, max_bytes=8_000_000)
     for _ in range(5_000):  # 40 MB
         journal.stepped([1, np.zeros(1_000)], PlainStep(None, np.zeros(2, np.float32), {}, {}))
     assert journal.recording(0).gap == "the beginning of the episode"
 
 
 def test_observations_of_a_recorder_are_weighed() -> None:
-    journal = Journal([PLAN] * 2, max_bytes=8_000_000)
+    journal = EpisodeLog([PLAN] * 2, max_bytes=8_000_000)
     observation, reward = np.zeros((2, 1_000)), np.zeros(2, np.float32)
     with EpisodeRecorder(journal, IDS, observations=True, max_episodes=None):
         for _ in range(5_000):  # 80 MB
@@ -179,7 +179,7 @@ def test_observations_of_a_recorder_are_weighed() -> None:
 
 def test_steps_with_integers_of_any_size_are_read_as_they_were() -> None:
     actions = [(0, 255), (256, 1), (-1, 3), (7, 2**40), (5, 6)]
-    journal = Journal([PLAN] * 2)
+    journal = EpisodeLog([PLAN] * 2)
     for k, pair in enumerate(actions):
         reward = np.array([k + 0.5, -k], np.float32)
         ends = {1: (True, False, False)} if k == 3 else {}
@@ -194,7 +194,7 @@ def test_steps_with_integers_of_any_size_are_read_as_they_were() -> None:
 
 
 def test_a_recorder_sees_the_observations_of_steps_with_small_integers() -> None:
-    journal = Journal([PLAN] * 2)
+    journal = EpisodeLog([PLAN] * 2)
     observation, reward = np.array([[1.0], [2.0]]), np.zeros(2, np.float32)
     with EpisodeRecorder(journal, [1], observations=True, max_episodes=None) as recorder:
         journal.stepped((1, 1), PlainStep(observation, reward, {}, {1: (True, False, False)}))
@@ -204,7 +204,7 @@ def test_a_recorder_sees_the_observations_of_steps_with_small_integers() -> None
 
 
 def test_small_integers_are_weighed() -> None:
-    journal = Journal([PLAN] * 1_000, max_bytes=1_000_000)
+    journal = EpisodeLog([PLAN] * 1_000, max_bytes=1_000_000)
     step = PlainStep(None, np.zeros(1_000, np.float32), {}, {})
     for _ in range(5_000):  # 30 MB
         journal.stepped((1,) * 1_000, step)
