@@ -270,7 +270,7 @@ class WorkerDied(_Recorded, VectasksError, EOFError):
         super().__init__(message)
         self.worker = worker
         self.sampler_ids: tuple[int, ...] = tuple(sampler_ids)
-        self.exitcode = None if exitcode == UNKNOWN_EXITCODE else exitcode
+        self.exitcode: int | None = None if exitcode == UNKNOWN_EXITCODE else exitcode
         self.results: Mapping[int, Any] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -424,7 +424,7 @@ class MadeEnvs(GivenTasks):
             vector.close()
             raise
         if isinstance(self.action_space, OpenBox):
-            self.action_space = self.action_space.space
+            self.action_space: Any = self.action_space.space
 
     def _begin(self, starts: Sequence[Mapping[str, Any]], chosen: Sequence[int]) -> list[Any]:
         return self._command(Command.NEXT_TASK, {i: {"start": dict(starts[i])} for i in chosen})

@@ -87,7 +87,7 @@ class Env(EnvBase):  # type: ignore[misc]  # torchrl has no types
         except BaseException:
             envs.vector.close()
             raise
-        self.is_closed = False
+        self.is_closed: bool = False
         self._env_fns, self._options = env_fns, options
         self._seeds: list[int] | None = None  # for the next reset
         self._seed_is_static = False

@@ -203,7 +203,9 @@ class GymnasiumTaskSampler(TaskSampler[GymnasiumTask]):
         reset_options: Mapping[str, Any] | None = None,
         make_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
-        self.max_tasks = None if max_tasks is None else whole_number("max_tasks", max_tasks)
+        self.max_tasks: int | None = (
+            None if max_tasks is None else whole_number("max_tasks", max_tasks)
+        )
         if max_steps is None:
             max_steps = math.inf
         self.max_steps: float = real_number("max_steps", max_steps, at_least=1, finite=False)

@@ -64,8 +64,8 @@ class TimedTransport(StepTransport):
         every_batch: bool,
     ) -> None:
         super().__init__(inner.results)
-        self.is_immediate = inner.is_immediate
-        self.can_step_now = inner.can_step_now
+        self.is_immediate: bool = inner.is_immediate
+        self.can_step_now: bool = inner.can_step_now
         self._inner = inner
         self._recorder: Recorder | None = recorder
         self._steps_sent = steps_sent
@@ -183,5 +183,6 @@ class TimedTransport(StepTransport):
 
     def close(self) -> None:
         """Let go of the memory of both."""
+        super().close()
         self._inner.close()
-        self.results = self._recorder = None
+        self._recorder = None

@@ -17,14 +17,14 @@ class Track:
     def __init__(self, plan: HostPlan, position: int) -> None:
         self.plan = plan
         self.is_independent = False
-        self.episode = position  # where its current episode begins
+        self.episode: int = position  # where its current episode begins
         self.passed: list[Passed] = []  # what happened before that
-        self.num_resampled = 0  # and so many times autoreset, last
+        self.num_resampled: int = 0  # and so many times autoreset, last
         self.since: list[Passed] = []  # what will have happened once the next episode begins
-        self.anchor = position  # where a replay must begin, unless episodes are independent
-        self.num_passed_at_anchor = 0
+        self.anchor: int = position  # where a replay must begin, unless episodes are independent
+        self.num_passed_at_anchor: int = 0
         self.gap: str | None = None  # what is missing between the anchor and now
-        self.is_passed_whole = True
+        self.is_passed_whole: bool = True
         self.look: Call | None = None  # the last command that changed nothing
 
     def start_of_replay(self) -> int:

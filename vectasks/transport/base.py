@@ -65,9 +65,9 @@ class StepTransport(abc.ABC):
     can_be_timed: bool = True
 
     def __init__(self, results: StepResults | None) -> None:
-        self.results = results
+        self.results: StepResults | None = results
         #: Whether the steps that are begun are to be timed where they are made.
-        self.is_timed = False
+        self.is_timed: bool = False
 
     @abc.abstractmethod
     def begin(
@@ -184,5 +184,6 @@ class StepTransport(abc.ABC):
         """Bytes that so many steps moved through shared memory: as arrays, and out of band."""
         return {"slab": 0, "notes": 0}
 
-    def close(self) -> None:  # noqa: B027 - not all hold something
+    def close(self) -> None:
         """Let go of what it holds."""
+        self.results = None

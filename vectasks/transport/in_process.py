@@ -55,7 +55,7 @@ class InProcessTransport(StepTransport):
         self._hosts = hosts
         self._exchange = exchange
         self._working_row = results.desks.at(AS_BATCH)
-        self.can_step_now = results.takes_rows_here
+        self.can_step_now: bool = results.takes_rows_here
         self._order: dict[int, None] = {}  # of the steps that are out, as they were made
 
     def begin(
@@ -124,4 +124,5 @@ class InProcessTransport(StepTransport):
 
     def close(self) -> None:
         """Let go of the hosts, which may hold memory to record in."""
+        super().close()
         del self._hosts

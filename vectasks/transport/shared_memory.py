@@ -370,5 +370,5 @@ class SharedMemoryTransport(StepTransport):
 
     def close(self) -> None:
         """Let go of all arrays on the memory: its mapping goes with the last of them."""
-        self.results = None
+        super().close()
         del self._results, self.signals

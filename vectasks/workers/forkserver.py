@@ -127,4 +127,4 @@ def _make_folder() -> str:
 
 
 #: The one of this process. A fork of this process starts its own.
-server = ForkServer()
+server: ForkServer = ForkServer()
