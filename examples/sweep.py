@@ -29,7 +29,7 @@ class Train(Task):
         """Train, and save the policy's network."""
         import numpy as np
 
-        from vectasks import demo
+        from vectasks.cli import demo
 
         agent = demo.Agent(self.seed)
         for progress in demo.train(agent, self.steps, self.seed, self.learning_rate):
