@@ -23,15 +23,18 @@
     ├── LayoutError                   (ValueError) a value does not fit the declared space
     ├── RemoteError                   the user's code raised where the sampler lives
     │   ├── SetupError                make_sampler_fn or the first task failed
-    │   └── TaskError                 a command failed in a task or a sampler
-    │       └── TaskAttributeError    (AttributeError) the attribute does not exist
+    │   ├── TaskError                 a command failed in a task or a sampler
+    │   │   └── TaskAttributeError    (AttributeError) the attribute does not exist
+    │   └── CallError                 a method of an object in a worker pool failed
     ├── WorkerDied                    (EOFError) a worker process ended
     ├── ResourceLimit                 (OSError) the system grants too little to start workers
     ├── MissingExtra                  (ModuleNotFoundError) a package of an extra is not installed
     ├── RecordingError                (ValueError) a recording cannot be written or read
     ├── FailedExperiment              (RuntimeError) jobs of an experiment failed or were cancelled
     ├── ManifestError                 (ValueError) a manifest or its journal is damaged
-    └── WaitTimeout                   (TimeoutError, multiprocessing.TimeoutError)
+    └── WaitTimeout                   (TimeoutError, multiprocessing.TimeoutError) no answer in time
+
+    RemoteTraceback                   the ``__cause__`` of a RemoteError: its traceback as text
 
 The names in brackets are the built-in exceptions that each can also be caught as.
 """

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from vectasks.adapters.episodes import Episodes
+from vectasks.adapters.environment_episodes import Episodes
 from vectasks.protocol import StepOutcome
 
 

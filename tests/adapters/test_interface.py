@@ -13,7 +13,7 @@ from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
 
 from vectasks import SetupError, SingleProcessVectorSampledTasks, TaskError, VectorSampledTasks
-from vectasks.adapters.episodes import Episodes
+from vectasks.adapters.environment_episodes import Episodes
 from vectasks.adapters.gymnasium import VectorEnv
 from vectasks.adapters.sb3 import VecEnv
 from vectasks.adapters.torchrl import Env

@@ -424,7 +424,7 @@ def test_every_name_that_a_file_can_have(name: str, run: Any, tmp_path: Path) ->
 
 
 def test_leftovers_of_a_long_name(run_here: Any, tmp_path: Path) -> None:
-    from vectasks.evaluation.jobs import partial_path
+    from vectasks.evaluation.job_attempt import partial_path
 
     (tmp_path / "out").mkdir()
     for name in (LONG, "ö" + LONG[1:]):
@@ -542,11 +542,11 @@ def test_many_jobs_are_not_written_again_and_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The manifest is written twice, the journal once a job, whatever the number of jobs."""
-    from vectasks.evaluation import journal
+    from vectasks.evaluation import run_log
 
     written = []
     monkeypatch.setattr(
-        journal.BatchManifest, "save_json", lambda self, path: written.append(len(self.records))
+        run_log.BatchManifest, "save_json", lambda self, path: written.append(len(self.records))
     )
     jobs = make_jobs(tmp_path, *map(str, range(300)))
     runner_of("inline", tmp_path)(jobs)

@@ -131,7 +131,7 @@ def test_batch_refuses(
 
 
 def test_batch_tells_of_a_second_run(capsys: pytest.CaptureFixture[str]) -> None:
-    from vectasks.evaluation.journal import RunLog
+    from vectasks.evaluation.run_log import RunLog
 
     with RunLog("run.json", []):
         assert batch() == 2

@@ -22,8 +22,8 @@ from vectasks.evaluation import (
     RunStatus,
     read_jobs,
 )
-from vectasks.evaluation.journal import RunLog
 from vectasks.evaluation.json_form import from_json, plain, to_json
+from vectasks.evaluation.run_log import RunLog
 
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
 

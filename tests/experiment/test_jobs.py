@@ -238,8 +238,8 @@ class ImpatientLauncher(LocalLauncher):
 
     def start(self, job, command):
         source = (
-            "import sys, vectasks.experiment.runner as runner; "
-            "runner._LAST_GRACE_S = 0.2; sys.exit(runner.main())"
+            "import sys, vectasks.experiment.job_process as process; "
+            "process._LAST_GRACE_S = 0.2; sys.exit(process.main())"
         )
         at = command.index("-m")
         return super().start(job, [*command[:at], "-c", source, *command[at + 2 :]])

@@ -12,9 +12,9 @@ import pytest
 from told_runners import Runner, log_has, num_ok, runner_of
 
 from vectasks.rollouts.scheduler import Scheduler
-from vectasks.rollouts.scheduler.batches import Batch, Scheduled
 from vectasks.rollouts.scheduler.queue import Part
 from vectasks.rollouts.scheduler.runner import RunnerWrapper, TaskWrapper
+from vectasks.rollouts.scheduler.scheduled_batches import Batch, Scheduled
 from vectasks.rollouts.scheduler.standing import Standing
 
 

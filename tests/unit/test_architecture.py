@@ -66,7 +66,7 @@ BUILT_ON = {
 
 
 # Packages whose classes are built on a library; they ask for it when they are imported, by name.
-ASKED_FOR = {"evaluation.manifest": {"pydantic"}, "evaluation.records": {"pydantic"}}
+ASKED_FOR = {"evaluation.manifest": {"pydantic"}, "evaluation.job_records": {"pydantic"}}
 
 
 class Import(NamedTuple):

@@ -16,7 +16,7 @@ from vectasks import COMPLETE_TASK_METRICS_KEY, SingleProcessVectorSampledTasks
 from vectasks.errors import InvalidArgument, TaskError, UsageError, VectorClosed, WrongCount
 from vectasks.protocol import SamplerState
 from vectasks.rendering import encoders, film
-from vectasks.rendering.episodes import EpisodeCount
+from vectasks.rendering.episode_captions import EpisodeCount
 from vectasks.rendering.video import VideoRecorder
 from vectasks.task import RLStepResult
 

@@ -24,7 +24,7 @@ from vectasks.errors import InvalidArgument, UsageError
 from vectasks.protocol import SamplerState
 from vectasks.rendering import notebook
 from vectasks.rendering.encoders import Mp4Encoder
-from vectasks.rendering.episodes import EpisodeCount
+from vectasks.rendering.episode_captions import EpisodeCount
 from vectasks.rendering.film import Film, FilmThread, Shot
 from vectasks.rendering.video import VideoRecorder
 from vectasks.task import RLStepResult

@@ -24,7 +24,7 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 from numpy.typing import NDArray
 
 from vectasks._util.checks import is_whole_number, whole_number
-from vectasks.adapters.episodes import BEGUN, ENDED, Episodes, OpenBox
+from vectasks.adapters.environment_episodes import BEGUN, ENDED, Episodes, OpenBox
 from vectasks.batch import StepBatch
 from vectasks.errors import (
     InvalidArgument,

@@ -1,5 +1,6 @@
 """Batched computing: a task on every batch of some data, in worker processes or in this one."""
 
+from vectasks.compute.batch_task import Result, Task
 from vectasks.compute.handlers import (
     MeanResult,
     OnlineMeanResultsHandler,
@@ -10,7 +11,6 @@ from vectasks.compute.handlers import (
 from vectasks.compute.manager import TaskManager
 from vectasks.compute.savers import NumpySaver, Saver, ZarrSaver
 from vectasks.compute.sharing import shared_array
-from vectasks.compute.task import Result, Task
 
 __all__ = [
     "MeanResult",

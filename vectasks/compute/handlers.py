@@ -9,8 +9,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 
 from vectasks._util.checks import whole_number
+from vectasks.compute.batch_task import Result
 from vectasks.compute.savers import Saver, unmasked
-from vectasks.compute.task import Result
 from vectasks.errors import InvalidArgument
 
 T = TypeVar("T")

@@ -11,10 +11,10 @@ from typing import Any, Generic, TypeVar, cast, overload
 import numpy as np
 
 from vectasks._util.checks import whole_number
-from vectasks.compute.batches import batches_of, count_batches, read_only
+from vectasks.compute.batch_task import Result, Session, Task, require_do
+from vectasks.compute.data_batches import batches_of, count_batches, read_only
 from vectasks.compute.handlers import ResultsCollector, ResultsHandler
 from vectasks.compute.sharing import Parcels, Reader, place_of, received, sendable
-from vectasks.compute.task import Result, Session, Task, require_do
 from vectasks.errors import RemoteError, RemoteTraceback, SetupError
 from vectasks.pool.feed import feed
 from vectasks.pool.kinds import Kind, checked_kind

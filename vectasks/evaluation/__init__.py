@@ -4,19 +4,19 @@ from vectasks._util.extras import require
 
 require("pydantic", "evaluation", "vectasks.evaluation")  # before our modules ask for it
 
-from vectasks.evaluation.batch import BatchProgress, BatchRunner  # noqa: E402
-from vectasks.evaluation.episodes import (  # noqa: E402
+from vectasks.evaluation.batch_runner import BatchProgress, BatchRunner  # noqa: E402
+from vectasks.evaluation.exact_episodes import (  # noqa: E402
     EpisodeResult,
     EvaluationReport,
     evaluate,
 )
-from vectasks.evaluation.manifest import BatchManifest  # noqa: E402
-from vectasks.evaluation.records import (  # noqa: E402
+from vectasks.evaluation.job_records import (  # noqa: E402
     BatchJob,
     BatchRunRecord,
     RunStatus,
     read_jobs,
 )
+from vectasks.evaluation.manifest import BatchManifest  # noqa: E402
 from vectasks.evaluation.report import write_report  # noqa: E402
 from vectasks.evaluation.statistics import Aggregate, Interval, aggregate  # noqa: E402
 

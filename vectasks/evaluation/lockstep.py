@@ -20,9 +20,9 @@ from vectasks.errors import (
     WorkerDied,
     WrongCount,
 )
-from vectasks.evaluation.agenda import Slot, task_keywords
 from vectasks.evaluation.filming import EpisodeFilmer
-from vectasks.evaluation.records import now
+from vectasks.evaluation.job_records import now
+from vectasks.evaluation.schedule import Slot, task_keywords
 from vectasks.host.task_host import COMPLETE_TASK_METRICS_KEY
 from vectasks.task import RLStepResult
 from vectasks.vector import BaseVectorSampledTasks

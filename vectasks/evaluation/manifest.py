@@ -24,8 +24,16 @@ from pydantic import BaseModel, ConfigDict
 
 from vectasks._util.files import replace_file
 from vectasks.errors import ManifestError
+from vectasks.evaluation.job_records import (
+    AnyPath,
+    BatchRunRecord,
+    RunStatus,
+    Text,
+    logger,
+    now,
+    told,
+)
 from vectasks.evaluation.json_form import from_json, to_json
-from vectasks.evaluation.records import AnyPath, BatchRunRecord, RunStatus, Text, logger, now, told
 
 SCHEMA_VERSION = 1
 

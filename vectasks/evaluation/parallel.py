@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vectasks.errors import SetupError
-from vectasks.evaluation.jobs import JobToDo, JobWorker, attempt, failed_record, remove
-from vectasks.evaluation.records import BatchJob, BatchRunRecord, now
+from vectasks.evaluation.job_attempt import JobToDo, JobWorker, attempt, failed_record, remove
+from vectasks.evaluation.job_records import BatchJob, BatchRunRecord, now
 from vectasks.pool.feed import feed
 from vectasks.pool.kinds import Kind
 from vectasks.pool.pool import WorkerPool

@@ -14,8 +14,8 @@ from typing import Any
 from vectasks._util.extras import require
 from vectasks._util.files import replace_file
 from vectasks.errors import InvalidArgument
+from vectasks.evaluation.job_records import BatchRunRecord, RunStatus
 from vectasks.evaluation.manifest import BatchManifest
-from vectasks.evaluation.records import BatchRunRecord, RunStatus
 from vectasks.evaluation.statistics import (
     Aggregate,
     Interval,

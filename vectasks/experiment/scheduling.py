@@ -36,9 +36,9 @@ from vectasks.experiment.environment import environment
 from vectasks.experiment.hooks import apply_hooks
 from vectasks.experiment.identifier import main_name, type_name
 from vectasks.experiment.job import Job, JobState, Status, checked_timeout, logger
+from vectasks.experiment.job_process import EXIT_BUSY, command
 from vectasks.experiment.launchers import Execution, Launcher, LocalLauncher
 from vectasks.experiment.records import as_json, described
-from vectasks.experiment.runner import EXIT_BUSY, command
 
 _LOOK_AT_LOCK_S = 0.2
 

@@ -29,7 +29,7 @@ from vectasks.host.task_host import FINAL_FRAME, FRAME
 from vectasks.protocol import SamplerState
 from vectasks.rendering import notebook
 from vectasks.rendering.encoders import encoder_class_for, frame_rate
-from vectasks.rendering.episodes import EpisodeCount
+from vectasks.rendering.episode_captions import EpisodeCount
 from vectasks.rendering.film import Film, FilmThread, Shot, require_writable
 from vectasks.rendering.recordable import Recordable
 from vectasks.rendering.tiles import as_rgb

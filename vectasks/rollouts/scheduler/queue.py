@@ -17,8 +17,8 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from vectasks.pool.futures import CallFuture
-from vectasks.rollouts.scheduler.batches import Batch, Result, Scheduled, sort_batch_id
 from vectasks.rollouts.scheduler.runner import RunnerWrapper, TaskWrapper, when_done
+from vectasks.rollouts.scheduler.scheduled_batches import Batch, Result, Scheduled, sort_batch_id
 
 
 @dataclass(eq=False)

@@ -31,7 +31,6 @@ from vectasks.errors import (
 from vectasks.pool.futures import CallFuture
 from vectasks.pool.kinds import Kind, checked_kind
 from vectasks.pool.pool import WorkerPool
-from vectasks.rollouts.scheduler.batches import Batch, BatchId, Result, Waiter, sort_batch_id
 from vectasks.rollouts.scheduler.queue import Part, PartQueue, parts_of
 from vectasks.rollouts.scheduler.runner import (
     MAX_RETRY_TIMES,
@@ -41,6 +40,13 @@ from vectasks.rollouts.scheduler.runner import (
     Status,
     TaskWrapper,
     make_pool,
+)
+from vectasks.rollouts.scheduler.scheduled_batches import (
+    Batch,
+    BatchId,
+    Result,
+    Waiter,
+    sort_batch_id,
 )
 from vectasks.rollouts.scheduler.standing import Standing
 

@@ -14,13 +14,13 @@ from vectasks._util.checks import checked_seed, real_number, whole_number
 from vectasks._util.extras import require
 from vectasks._util.files import replace_file
 from vectasks.errors import InvalidArgument
-from vectasks.evaluation.agenda import Slot, slots_for_episodes, slots_for_tasks, task_keywords
 from vectasks.evaluation.filming import EpisodeFilmer
-from vectasks.evaluation.journal import RunLog
+from vectasks.evaluation.job_records import BatchRunRecord, RunStatus, now
 from vectasks.evaluation.json_form import described, plain, to_json
 from vectasks.evaluation.lockstep import Ended, EvaluationPolicy, EvaluationRun
 from vectasks.evaluation.manifest import BatchManifest, History
-from vectasks.evaluation.records import BatchRunRecord, RunStatus, now
+from vectasks.evaluation.run_log import RunLog
+from vectasks.evaluation.schedule import Slot, slots_for_episodes, slots_for_tasks, task_keywords
 from vectasks.evaluation.statistics import Aggregate, aggregate_all, checked_confidence
 from vectasks.vector import SingleProcessVectorSampledTasks, VectorSampledTasks
 from vectasks.vector.arguments import checked_sampler_args

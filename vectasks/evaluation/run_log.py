@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vectasks._util.files import replace_file, try_lock
 from vectasks.errors import ManifestBusy
+from vectasks.evaluation.job_records import BatchRunRecord, now
 from vectasks.evaluation.manifest import (
     BatchManifest,
     History,
@@ -17,7 +18,6 @@ from vectasks.evaluation.manifest import (
     journal_path,
     make_manifest,
 )
-from vectasks.evaluation.records import BatchRunRecord, now
 
 
 class RunLog:

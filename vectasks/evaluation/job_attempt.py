@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 from vectasks._util.files import shortened
 from vectasks.errors import InvalidArgument
+from vectasks.evaluation.job_records import BatchJob, BatchRunRecord, RunStatus, now
 from vectasks.evaluation.json_form import plain
-from vectasks.evaluation.records import BatchJob, BatchRunRecord, RunStatus, now
 
 #: What users bring: it reads ``job.input``, makes ``job.output`` and may return provenance.
 JobWorker: TypeAlias = Callable[[BatchJob], Mapping[str, Any] | None]

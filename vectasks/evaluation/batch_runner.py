@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from vectasks._util.checks import whole_number
 from vectasks.errors import InvalidArgument
-from vectasks.evaluation.jobs import (
+from vectasks.evaluation.job_attempt import (
     JobToDo,
     JobWorker,
     attempt,
@@ -19,9 +19,9 @@ from vectasks.evaluation.jobs import (
     partial_path,
     remove_leftovers,
 )
-from vectasks.evaluation.journal import RunLog
+from vectasks.evaluation.job_records import BatchJob, BatchRunRecord, RunStatus, now, told
 from vectasks.evaluation.manifest import BatchManifest
-from vectasks.evaluation.records import BatchJob, BatchRunRecord, RunStatus, now, told
+from vectasks.evaluation.run_log import RunLog
 from vectasks.pool.kinds import Kind, checked_kind
 
 
