@@ -63,7 +63,14 @@ setup(
     packages=find_packages(include=["vectasks", "vectasks.*"]),
     package_data={"vectasks": ["py.typed"]},
     python_requires=">=3.10",
-    install_requires=["cloudpickle>=2.1", "gymnasium>=1.1", "numpy", "opencv-python", "rich"],
+    install_requires=[
+        "click>=8.1",
+        "cloudpickle>=2.1",
+        "gymnasium>=1.1",
+        "numpy",
+        "opencv-python",
+        "rich",
+    ],
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["vectasks = vectasks.cli.main:main"]},
 )

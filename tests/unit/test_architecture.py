@@ -53,6 +53,7 @@ HEAVY = {
     "zarr",
 }
 HOMES = {
+    "click": "cli",
     "submitit": "experiment.launchers",
     "ray": "pool.ray",
     "stable_baselines3": "adapters.sb3",

@@ -31,6 +31,10 @@ def test_import_is_light(module):
     assert not HEAVY & _modules_after(f"import {module}")
 
 
+def test_the_package_leaves_the_command_line_alone():
+    assert "click" not in _modules_after("import vectasks")
+
+
 def test_all_names_resolve():
     assert [name for name in vectasks.__all__ if not hasattr(vectasks, name)] == []
     assert len(set(vectasks.__all__)) == len(vectasks.__all__)
