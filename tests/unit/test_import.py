@@ -14,7 +14,18 @@ import pytest
 import vectasks
 from vectasks import errors
 
-HEAVY = {"av", "cv2", "filelock", "matplotlib", "pydantic", "rich", "scipy", "torch", "zarr"}
+HEAVY = {
+    "av",
+    "cv2",
+    "filelock",
+    "jinja2",
+    "matplotlib",
+    "pydantic",
+    "rich",
+    "scipy",
+    "torch",
+    "zarr",
+}
 
 
 def _modules_after(statement: str) -> set[str]:
