@@ -16,7 +16,7 @@ from vectasks.cli.common import (
     see_current_directory,
 )
 from vectasks.cli.options import PATH, examples
-from vectasks.cli.progress import failures_table, job_bar
+from vectasks.cli.progress import failures_table, progress_bar
 
 _EPILOG = examples(
     "vectasks batch jobs.jsonl --worker my_work:convert --max-workers 4",
@@ -66,10 +66,10 @@ def command(
 
     jobs = read_jobs(jobs_path)
     worker = load_callable(worker_name, "MODULE:FUNCTION", "--worker")
-    with job_bar(jobs_path.name) as bar:
+    with progress_bar(jobs_path.name) as bar:
 
         def show(progress: BatchProgress) -> None:
-            bar.show(
+            bar.show_counts(
                 total=progress.total,
                 done=progress.done,
                 skipped=progress.skipped,

@@ -20,7 +20,7 @@ from vectasks.cli.common import (
     see_current_directory,
 )
 from vectasks.cli.options import PATH, examples
-from vectasks.cli.progress import failures_table, job_bar
+from vectasks.cli.progress import failures_table, progress_bar
 
 if TYPE_CHECKING:
     from vectasks.evaluation import Aggregate, EpisodeResult
@@ -92,11 +92,11 @@ def command(
     counts = {"done": 0, "failed": 0}
     if processes is None:
         processes = min(os.cpu_count() or 1, samplers)
-    with job_bar(sampler) as bar:
+    with progress_bar(sampler) as bar:
 
         def show(result: EpisodeResult, total: int) -> None:
             counts["done" if result.error is None else "failed"] += 1
-            bar.show(total=total, skipped=0, **counts)
+            bar.show_counts(total=total, skipped=0, **counts)
 
         try:
             report = evaluate(

@@ -35,11 +35,10 @@ from vectasks.cli.common import (
     see_current_directory,
 )
 from vectasks.cli.options import examples
+from vectasks.cli.progress import progress_bar
 from vectasks.errors import MissingExtra, VectasksError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from vectasks.envs import GymnasiumTaskSampler
     from vectasks.vector import SingleProcessVectorSampledTasks, VectorSampledTasks
 
@@ -118,23 +117,21 @@ def _demo(out: Path, steps: int, seed: int) -> int:
     from vectasks.cli import demo
 
     agent = demo.Agent(seed)
-    with _progress() as progress:
-        bar = progress.add_task(f"{demo.ENV_ID}: training", total=steps)
+    with progress_bar(f"{demo.ENV_ID}: training", steps, "steps") as bar:
         for state in demo.train(agent, steps, seed):
             if state.mean_return is not None:
-                text = f"{demo.ENV_ID}: return {state.mean_return:.0f}"
-                progress.update(bar, completed=state.steps, description=text)
+                bar.show(state.steps, f"{demo.ENV_ID}: return {state.mean_return:.0f}")
     mean_return = "no episode ended" if state.mean_return is None else f"{state.mean_return:.1f}"
     print(
         f"{demo.ENV_ID}: {'solved' if state.is_solved else 'stopped'} after {state.steps} steps in "
         f"{state.elapsed_s:.0f} s ({state.steps / state.elapsed_s:.0f} steps/s), "
         f"mean return of the last episodes: {mean_return}"
     )
-    with whole_or_nothing(out) as partial_path, _progress() as progress:
-        bar = progress.add_task(f"{demo.ENV_ID}: filming", total=_DEMO_EPISODES)
-        returns = demo.evaluate(
-            agent, _DEMO_EPISODES, partial_path, seed, lambda: progress.advance(bar)
-        )
+    with (
+        whole_or_nothing(out) as partial_path,
+        progress_bar(f"{demo.ENV_ID}: filming", _DEMO_EPISODES, "episodes") as bar,
+    ):
+        returns = demo.evaluate(agent, _DEMO_EPISODES, partial_path, seed, bar.advance)
     print(
         f"{out}: {len(returns)} episodes, return {min(returns):.0f} to {max(returns):.0f}, "
         f"mean {sum(returns) / len(returns):.1f}"
@@ -206,14 +203,13 @@ def _record(
         VideoRecorder(
             tasks, partial_path, fps=fps, captions=captions, on_error="raise"
         ) as recorder,
-        _progress() as progress,
+        progress_bar(env_id, steps * samplers, "steps") as bar,
         _stop_on_interrupt() as is_interrupted,
     ):
         rollout = _Rollout(tasks, recorder, act or _RandomPolicy(tasks.action_spaces, seed))
-        bar = progress.add_task(env_id, total=steps * samplers)
         for _ in range(steps):
             rollout.step()
-            progress.advance(bar, samplers)
+            bar.advance(samplers)
             if is_interrupted():
                 break
         summary = rollout.summary()
@@ -289,36 +285,6 @@ def _make_sampler(env_id: str) -> GymnasiumTaskSampler:
     from vectasks.envs import GymnasiumTaskSampler
 
     return GymnasiumTaskSampler(env_id)
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    class StepsPerSecond(ProgressColumn):
-        def render(self, task: Task) -> str:
-            return f"{task.finished_speed or task.speed or 0:.0f} steps/s"
-
-    console = Console(stderr=True)
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        StepsPerSecond(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    ) as progress:
-        yield progress
 
 
 @contextmanager
