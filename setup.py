@@ -19,7 +19,13 @@ EXTRAS = {
     "torchrl": ["torchrl>=0.9"],
     "experiment": ["filelock>=3.12", "pydantic>=2.7"],
     "slurm": ["filelock>=3.12", "pydantic>=2.7", "submitit>=1.5"],
-    "evaluation": ["filelock>=3.12", "matplotlib>=3.7", "pydantic>=2.7", "scipy>=1.15"],
+    "evaluation": [
+        "filelock>=3.12",
+        "jinja2>=3.1",
+        "matplotlib>=3.7",
+        "pydantic>=2.7",
+        "scipy>=1.15",
+    ],
     "compute": ["zarr>=2.16"],
     "ray": ["ray>=2.9"],
 }
@@ -61,9 +67,16 @@ setup(
         "Typing :: Typed",
     ],
     packages=find_packages(include=["vectasks", "vectasks.*"]),
-    package_data={"vectasks": ["py.typed"]},
+    package_data={"vectasks": ["py.typed", "evaluation/report.html.jinja"]},
     python_requires=">=3.10",
-    install_requires=["cloudpickle>=2.1", "gymnasium>=1.1", "numpy", "opencv-python", "rich"],
+    install_requires=[
+        "click>=8.1",
+        "cloudpickle>=2.1",
+        "gymnasium>=1.1",
+        "numpy",
+        "opencv-python",
+        "rich",
+    ],
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["vectasks = vectasks.cli.main:main"]},
 )

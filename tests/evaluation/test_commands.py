@@ -219,6 +219,7 @@ def test_eval_refuses(
     ("module", "argv"),
     [
         ("pydantic", ["report", "run.json", "-o", "report.html"]),
+        ("jinja2", ["report", "run.json", "-o", "report.html"]),
         ("filelock", ["batch", "jobs.jsonl", "--worker", "my_work:work"]),
         ("scipy.stats", ["eval", "my_work:make_sampler", "--policy", "my_work:push"]),
     ],

@@ -40,6 +40,7 @@ HEAVY = {
     "av",
     "cv2",
     "filelock",
+    "jinja2",
     "matplotlib",
     "pydantic",
     "ray",
@@ -53,6 +54,8 @@ HEAVY = {
     "zarr",
 }
 HOMES = {
+    "click": "cli",
+    "jinja2": "evaluation.report",
     "submitit": "experiment.launchers",
     "ray": "pool.ray",
     "stable_baselines3": "adapters.sb3",

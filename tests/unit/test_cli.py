@@ -74,9 +74,7 @@ def assert_refused(
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        cli.main(["--version"])
-    assert exit_.value.code == 0
+    assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"vectasks {vectasks.__version__}\n"
 
 
@@ -240,7 +238,21 @@ def test_bad_options(
 
 
 def test_no_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert_refused(cli.main([]), capsys, "COMMAND", tmp_path)
+    assert_refused(cli.main([]), capsys, "Missing command (see vectasks --help)", tmp_path)
+
+
+def test_an_unknown_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert_refused(cli.main(["recrod"]), capsys, "No such command 'recrod'", tmp_path)
+
+
+@pytest.mark.parametrize("command", [None, *cli.commands.commands])
+def test_help_has_an_example(command: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+    name = ["vectasks"] if command is None else ["vectasks", command]
+    assert cli.main([*name[1:], "--help"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out.startswith(f"Usage: {' '.join(name)} ")
+    assert re.search(rf"^  Examples?:\n    {' '.join(name)}\b", out, re.MULTILINE)
 
 
 @pytest.mark.parametrize("processes", ["0", "2"])

@@ -14,7 +14,18 @@ import pytest
 import vectasks
 from vectasks import errors
 
-HEAVY = {"av", "cv2", "filelock", "matplotlib", "pydantic", "rich", "scipy", "torch", "zarr"}
+HEAVY = {
+    "av",
+    "cv2",
+    "filelock",
+    "jinja2",
+    "matplotlib",
+    "pydantic",
+    "rich",
+    "scipy",
+    "torch",
+    "zarr",
+}
 
 
 def _modules_after(statement: str) -> set[str]:
@@ -29,6 +40,10 @@ def _modules_after(statement: str) -> set[str]:
 @pytest.mark.parametrize("module", ["vectasks", "vectasks.envs", "vectasks.cli.main"])
 def test_import_is_light(module):
     assert not HEAVY & _modules_after(f"import {module}")
+
+
+def test_the_package_leaves_the_command_line_alone():
+    assert "click" not in _modules_after("import vectasks")
 
 
 def test_all_names_resolve():

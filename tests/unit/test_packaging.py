@@ -80,6 +80,16 @@ def test_the_tests_pin_what_is_promised(promised: dict[str, Any]) -> None:
     assert {_package(requirement) for requirement in promises} <= pinned
 
 
+def test_the_wheel_has_what_is_no_python(promised: dict[str, Any]) -> None:
+    shipped = {
+        path for pattern in promised["package_data"]["vectasks"] for path in PACKAGE.glob(pattern)
+    }
+    built = {".py", ".pyc", ".so", ".pyd"}
+    files = {path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in built}
+    assert files == shipped
+    assert PACKAGE / "evaluation" / "report.html.jinja" in shipped
+
+
 def test_one_version_and_its_changes(promised: dict[str, Any]) -> None:
     assert promised["version"] == vectasks.__version__
     changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

@@ -161,7 +161,7 @@ def test_two_vectors_must_be_told_apart(capsys: pytest.CaptureFixture[str]) -> N
     [
         (["999999999"], "no process 999999999"),
         (["--name", "nobody's"], "no vector named"),
-        (["walls"], "invalid int value"),
+        (["walls"], "argument PID: 'walls' is not a valid integer"),
     ],
 )
 def test_refusals_are_one_line(

@@ -2,76 +2,74 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
+import click
+
+from vectasks.cli import options
 from vectasks.cli.common import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
-    at_least,
     load_callable,
     see_current_directory,
 )
-from vectasks.cli.progress import failures_table, job_bar
+from vectasks.cli.options import PATH, examples
+from vectasks.cli.progress import failures_table, progress_bar
 
-_DESCRIPTION = """\
-Run a list of jobs in worker processes. A job whose output is there is skipped, one that fails is
-written down and the others go on. Ctrl-C ends it; the same command then does the rest.
-
-JOBS has one JSON object a line: {"id": "a", "input": "in/a.npz", "output": "out/a.npz"}, and
-whatever else the worker wants to know. FUNCTION is called with each job: it reads job.input, writes
-job.output, and may return a dict, which is kept in the manifest.
-"""
-
-_EPILOG = """\
-exit code: 0: every job is done; 1: some failed; 2: bad use; 130: Ctrl-C
-"""
+_EPILOG = examples(
+    "vectasks batch jobs.jsonl --worker my_work:convert --max-workers 4",
+    note="Exit code: 0: every job is done; 1: some failed; 2: bad use; 130: Ctrl-C",
+)
 
 
-def register(commands: Any) -> None:
-    """Add the subcommand to the parser."""
-    batch = commands.add_parser(
-        "batch",
-        help="run many jobs, each once, and go on where it stopped",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    batch.add_argument("jobs", metavar="JOBS", type=Path, help="the jobs: JSON Lines")
-    batch.add_argument("--worker", required=True, metavar="MODULE:FUNCTION", help="does a job")
-    batch.add_argument(
-        "--manifest",
-        type=Path,
-        default=Path("run.json"),
-        help="what became of them (default: run.json)",
-    )
-    batch.add_argument(
-        "--max-workers", type=at_least(1), default=1, metavar="N", help="at a time (default: 1)"
-    )
-    batch.add_argument("--force", action="store_true", help="also run what is done")
-    batch.add_argument(
-        "--backend",
-        choices=["process", "inline", "ray"],
-        default="process",
-        help="where: in worker processes (default), in this one, or in Ray actors",
-    )
-    batch.set_defaults(run=run)
+@click.command(
+    "batch", epilog=_EPILOG, short_help="Run many jobs, each once, and go on where it stopped."
+)
+@click.argument("jobs_path", metavar="JOBS", type=PATH)
+@click.option(
+    "--worker",
+    "worker_name",
+    required=True,
+    metavar="MODULE:FUNCTION",
+    help="The function that does a job.",
+)
+@options.manifest()
+@options.whole_number("--max-workers", 1, "At a time.", default=1)
+@options.force("Also run what is done.")
+@click.option(
+    "--backend",
+    type=click.Choice(["process", "inline", "ray"]),
+    default="process",
+    help="Where: in worker processes, in this one, or in Ray actors.",
+)
+def command(
+    jobs_path: Path,
+    worker_name: str,
+    manifest: Path,
+    max_workers: int,
+    force: bool,
+    backend: Literal["process", "inline", "ray"],
+) -> int:
+    """Run a list of jobs in worker processes.
 
+    A job whose output is there is skipped, one that fails is written down and the others go on.
+    Ctrl-C ends it; the same command then does the rest.
 
-def run(args: argparse.Namespace) -> int:
-    """Run the jobs, tell what failed, and return the exit code."""
+    JOBS has one JSON object a line: {"id": "a", "input": "in/a.npz", "output": "out/a.npz"}, and
+    whatever else the worker wants to know. FUNCTION is called with each job: it reads job.input,
+    writes job.output, and may return a dict, which is kept in the manifest.
+    """
     see_current_directory()
     from vectasks.evaluation import BatchManifest, BatchProgress, BatchRunner, read_jobs
 
-    jobs = read_jobs(args.jobs)
-    worker = load_callable(args.worker, "MODULE:FUNCTION", "--worker")
-    with job_bar(args.jobs.name) as bar:
+    jobs = read_jobs(jobs_path)
+    worker = load_callable(worker_name, "MODULE:FUNCTION", "--worker")
+    with progress_bar(jobs_path.name) as bar:
 
         def show(progress: BatchProgress) -> None:
-            bar.show(
+            bar.show_counts(
                 total=progress.total,
                 done=progress.done,
                 skipped=progress.skipped,
@@ -79,28 +77,28 @@ def run(args: argparse.Namespace) -> int:
             )
 
         try:
-            manifest = BatchRunner(args.backend, on_progress=show).run(
+            run = BatchRunner(backend, on_progress=show).run(
                 jobs,
                 worker,
-                manifest_path=args.manifest,
-                max_workers=args.max_workers,
-                force=args.force,
+                manifest_path=manifest,
+                max_workers=max_workers,
+                force=force,
             )
         except KeyboardInterrupt:
             bar.end()
-            left = len(jobs) - len(BatchManifest.load(args.manifest).records)
+            left = len(jobs) - len(BatchManifest.load(manifest).records)
             sys.stderr.write(
                 f"vectasks: interrupted; {left} of {len(jobs)} jobs are left, which the same "
                 "command does\n"
             )
             return EXIT_INTERRUPTED
     sys.stdout.write(
-        f"{args.manifest}: {manifest.success_count} done, {manifest.skipped_count} skipped, "
-        f"{manifest.failed_count} failed\n"
+        f"{manifest}: {run.success_count} done, {run.skipped_count} skipped, "
+        f"{run.failed_count} failed\n"
     )
     failed = [
         (record.job_id, record.error_type or "", record.message)
-        for record in manifest.records
+        for record in run.records
         if record.status == "failed"
     ]
     failures_table(failed)

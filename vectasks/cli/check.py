@@ -2,95 +2,79 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
+import click
+
+from vectasks.cli import options
 from vectasks.cli.common import (
     EXIT_FAILED,
-    CommandError,
-    load_arguments,
     load_callable,
     see_current_directory,
 )
+from vectasks.cli.options import examples
 from vectasks.errors import VectasksError
 
 _STYLES = {"ok": "green", "failed": "bold red", "skipped": "yellow"}
-_EPILOG = """\
-MAKE_SAMPLER is what a vector is given: a function or a class that is called with the keywords of
---args and returns a task sampler. MODULE is found as seen from the current directory.
-Exit code: 0 if every rule holds, 1 if one is broken, 2 for bad use.
-"""
+_EPILOG = examples(
+    'vectasks check my_tasks:make_sampler --args \'{"scene": "kitchen"}\'',
+    note="Exit code: 0 if every rule holds, 1 if one is broken, 2 for bad use.",
+)
 
 
-def register(commands: Any) -> None:
-    """Add the subcommand to the parser."""
-    check = commands.add_parser(
-        "check",
-        help="hold your own tasks to the contract, and say how fast they are",
-        description="Run your own task sampler through the contract suite, and measure it.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    check.add_argument("sampler", metavar="MODULE:MAKE_SAMPLER", help='"my_tasks:make_sampler"')
-    check.add_argument(
-        "--args", default="{}", metavar="JSON", help="its keywords, a JSON object (default: {})"
-    )
-    check.add_argument(
-        "--samplers",
-        type=int,
-        default=8,
-        metavar="N",
-        help="how many you will run: for the suggested number of processes (default: 8)",
-    )
-    check.add_argument(
-        "--steps", type=int, default=200, metavar="N", help="of each check (default: 200)"
-    )
-    check.add_argument("--seed", type=int, default=42, metavar="N", help="(default: 42)")
-    check.add_argument(
-        "--not-seeded", action="store_true", help="set_seed does not determine the tasks"
-    )
-    check.add_argument("--no-render", action="store_true", help="the tasks cannot be seen")
-    check.add_argument("--no-speed", action="store_true", help="leave the measuring out")
-    check.set_defaults(run=run)
+@click.command(
+    "check",
+    epilog=_EPILOG,
+    short_help="Hold your own tasks to the contract, and say how fast they are.",
+)
+@options.sampler()
+@options.sampler_arguments()
+@options.samplers(8, "How many you will run: for the suggested number of processes.")
+@options.steps(200, "Of each check.")
+@options.seed(42)
+@click.option("--not-seeded", is_flag=True, help="set_seed does not determine the tasks.")
+@click.option("--no-render", is_flag=True, help="The tasks cannot be seen.")
+@click.option("--no-speed", is_flag=True, help="Leave the measuring out.")
+def command(
+    sampler: str,
+    arguments: dict[str, Any],
+    samplers: int,
+    steps: int,
+    seed: int,
+    not_seeded: bool,
+    no_render: bool,
+    no_speed: bool,
+) -> int:
+    """Run your own task sampler through the contract suite, and measure it.
 
-
-def run(args: argparse.Namespace) -> int:
-    """Check, print the report, and return the exit code."""
-    for name in ("samplers", "steps"):
-        if getattr(args, name) < 1:
-            raise CommandError(
-                f"argument --{name}: must be a whole number of at least 1, "
-                f"got {getattr(args, name)}"
-            )
-    if args.seed < 0:
-        raise CommandError(f"argument --seed: must not be negative, got {args.seed}")
-    arguments = load_arguments(args.args)
+    MAKE_SAMPLER is what a vector is given: a function or a class that is called with the keywords
+    of --args and returns a task sampler. MODULE is found as seen from the current directory.
+    """
     see_current_directory()
-    make_sampler = load_callable(args.sampler, "MODULE:MAKE_SAMPLER")
+    make_sampler = load_callable(sampler, "MODULE:MAKE_SAMPLER")
 
     from vectasks.testing.check import check_sampler
 
     printed = _Printer()
-    printed.line(f"{args.sampler} with {json.dumps(arguments)}", "bold")
+    printed.line(f"{sampler} with {json.dumps(arguments)}", "bold")
     counts = dict.fromkeys(_STYLES, 0)
     began_s = time.perf_counter()
     for finding in check_sampler(
         make_sampler,
         arguments,
-        num_steps=args.steps,
-        seed=args.seed,
-        is_seeded=not args.not_seeded,
-        render_mode=None if args.no_render else "rgb",
+        num_steps=steps,
+        seed=seed,
+        is_seeded=not not_seeded,
+        render_mode=None if no_render else "rgb",
     ):
         counts[finding.outcome] += 1
         printed.finding(finding.outcome, finding.rule, finding.message, finding.duration_s)
-    if not args.no_speed and sum(counts.values()) > 1:
-        _report_speed(printed, make_sampler, arguments, args.samplers)
+    if not no_speed and sum(counts.values()) > 1:
+        _report_speed(printed, make_sampler, arguments, samplers)
     total = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
     printed.line("")
     printed.line(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import json
 import operator
 import os
 import sys
@@ -34,41 +32,6 @@ def quieten_native_libraries() -> None:
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
-
-
-def at_least(minimum: int) -> Callable[[str], int]:
-    """The type of an argument that is a whole number of at least ``minimum``."""
-
-    def whole_number(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            number = minimum - 1
-        if number < minimum:
-            raise argparse.ArgumentTypeError(
-                f"must be a whole number of at least {minimum}, got {text!r}"
-            )
-        return number
-
-    return whole_number
-
-
-def load_arguments(text: str) -> dict[str, Any]:
-    """The keywords that ``--args`` gives.
-
-    Raises:
-        CommandError: it is no JSON object.
-    """
-    try:
-        arguments = json.loads(text)
-    except ValueError as error:
-        raise CommandError(f"--args {text}: it is no JSON ({error})") from error
-    if not isinstance(arguments, dict):
-        raise CommandError(
-            f'--args {text}: it must be a JSON object, as \'{{"scene": "kitchen"}}\', '
-            f"not a {type(arguments).__name__}"
-        )
-    return arguments
 
 
 def load_callable(name: str, form: str, option: str = "") -> Callable[..., Any]:

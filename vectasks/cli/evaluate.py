@@ -2,123 +2,114 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+
+from vectasks.cli import options
 from vectasks.cli.common import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
     CommandError,
-    at_least,
-    load_arguments,
     load_callable,
     quieten_native_libraries,
     see_current_directory,
 )
-from vectasks.cli.progress import failures_table, job_bar
+from vectasks.cli.options import PATH, examples
+from vectasks.cli.progress import failures_table, progress_bar
 
 if TYPE_CHECKING:
     from vectasks.evaluation import Aggregate, EpisodeResult
 
-_DESCRIPTION = """\
-Play exactly so many episodes of a policy, or exactly the tasks of a file, each once, and say how
-well it does. Ctrl-C ends it; the same command then plays the rest.
-"""
-
-_EPILOG = """\
-A policy is a function of one list, the observations, or of two, with the action spaces; both have
-an entry for each sampler that still plays, and so has the list of actions that it returns.
+_NOTE = """\
 Beside the manifest, run.json, there are run.episodes.jsonl with a line of metrics an episode, and
 run.videos. `vectasks report run.json -o report.html` makes a page of it all.
 
-exit code: 0: all episodes were played; 1: some failed; 2: bad use; 130: Ctrl-C
+\b
+Exit code: 0: all episodes were played; 1: some failed; 2: bad use; 130: Ctrl-C
 """
 
 
-def register(commands: Any) -> None:
-    """Add the subcommand to the parser."""
-    parser = commands.add_parser(
-        "eval",
-        help="evaluate a policy on exactly so many episodes",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("sampler", metavar="MODULE:MAKE_SAMPLER", help="makes a task sampler")
-    parser.add_argument("--policy", required=True, metavar="MODULE:FUNCTION", help="acts")
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--episodes", type=at_least(1), metavar="N", help="how many")
-    what.add_argument(
-        "--tasks",
-        type=Path,
-        metavar="FILE",
-        help="the tasks, JSON Lines: an object holds keywords of the sampler's next_task, anything "
-        "else is its `task` (default: every task that the samplers have)",
-    )
-    parser.add_argument(
-        "--args", default="{}", metavar="JSON", help="the sampler's keywords, an object"
-    )
-    parser.add_argument(
-        "--samplers", type=at_least(1), default=4, metavar="N", help="at a time (default: 4)"
-    )
-    parser.add_argument(
-        "--processes",
-        type=at_least(0),
-        metavar="N",
-        help="0: no process but this one (default: one a core)",
-    )
-    parser.add_argument("--seed", type=at_least(0), default=0, metavar="N", help="(default: 0)")
-    parser.add_argument(
-        "--manifest",
-        type=Path,
-        default=Path("run.json"),
-        help="what became of them (default: run.json)",
-    )
-    parser.add_argument(
-        "--videos", type=at_least(0), default=0, metavar="N", help="film the first N episodes"
-    )
-    parser.add_argument("--force", action="store_true", help="also play what was played")
-    parser.set_defaults(run=run)
+@click.command(
+    "eval",
+    epilog=examples(
+        "vectasks eval my_tasks:make_sampler --policy my_policy:act --episodes 100", note=_NOTE
+    ),
+    short_help="Evaluate a policy on exactly so many episodes.",
+)
+@options.sampler()
+@options.policy(required=True)
+@options.whole_number("--episodes", 1, "How many.")
+@click.option(
+    "--tasks",
+    "tasks_path",
+    type=PATH,
+    metavar="FILE",
+    show_default="every task that the samplers have",
+    help="The tasks, JSON Lines: an object holds keywords of the sampler's next_task, anything "
+    "else is its `task`.",
+)
+@options.sampler_arguments()
+@options.samplers(4, "At a time.")
+@options.processes()
+@options.seed(0)
+@options.manifest()
+@options.whole_number("--videos", 0, "Film the first N episodes.", default=0)
+@options.force("Also play what was played.")
+def command(
+    sampler: str,
+    policy: str,
+    episodes: int | None,
+    tasks_path: Path | None,
+    arguments: dict[str, Any],
+    samplers: int,
+    processes: int | None,
+    seed: int,
+    manifest: Path,
+    videos: int,
+    force: bool,
+) -> int:
+    """Play exactly so many episodes of a policy, or exactly the tasks of a file, each once.
 
+    The metrics say how well it does. Ctrl-C ends it; the same command then plays the rest.
 
-def run(args: argparse.Namespace) -> int:
-    """Evaluate, print the metrics, and return the exit code."""
+    A policy is a function of one list, the observations, or of two, with the action spaces; both
+    have an entry for each sampler that still plays, and so has the list of actions that it returns.
+    """
+    options.refuse_together(episodes=episodes, tasks=tasks_path)
     quieten_native_libraries()
     see_current_directory()
-    arguments = load_arguments(args.args)
-    make_sampler = load_callable(args.sampler, "MODULE:MAKE_SAMPLER")
-    policy = load_callable(args.policy, "MODULE:FUNCTION", "--policy")
-    tasks = None if args.tasks is None else _read_tasks(args.tasks)
+    make_sampler = load_callable(sampler, "MODULE:MAKE_SAMPLER")
+    act = load_callable(policy, "MODULE:FUNCTION", "--policy")
+    tasks = None if tasks_path is None else _read_tasks(tasks_path)
 
     from vectasks.evaluation import evaluate
 
     counts = {"done": 0, "failed": 0}
-    processes = args.processes
     if processes is None:
-        processes = min(os.cpu_count() or 1, args.samplers)
-    with job_bar(args.sampler) as bar:
+        processes = min(os.cpu_count() or 1, samplers)
+    with progress_bar(sampler) as bar:
 
         def show(result: EpisodeResult, total: int) -> None:
             counts["done" if result.error is None else "failed"] += 1
-            bar.show(total=total, skipped=0, **counts)
+            bar.show_counts(total=total, skipped=0, **counts)
 
         try:
             report = evaluate(
-                policy,
+                act,
                 make_sampler,
-                [arguments] * args.samplers,
-                episodes=args.episodes,
+                [arguments] * samplers,
+                episodes=episodes,
                 tasks=tasks,
-                seed=args.seed,
+                seed=seed,
                 max_processes=processes,
-                manifest_path=args.manifest,
-                videos=args.videos,
-                force=args.force,
+                manifest_path=manifest,
+                videos=videos,
+                force=force,
                 on_episode=show,
             )
         except KeyboardInterrupt:
@@ -129,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
             )
             return EXIT_INTERRUPTED
     _print_metrics(report.aggregates)
-    sys.stdout.write(f"{args.manifest}: {len(report.episodes)} episodes, ")
+    sys.stdout.write(f"{manifest}: {len(report.episodes)} episodes, ")
     sys.stdout.write(f"{report.num_failed} failed\n")
     failures = [
         (f"episode {result.episode}", *result.error.partition(": ")[::2])

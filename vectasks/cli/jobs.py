@@ -2,57 +2,52 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import click
 
 from vectasks._util.extras import require
+from vectasks.cli import options
 from vectasks.cli.common import CommandError
+from vectasks.cli.options import PATH, examples
 
 if TYPE_CHECKING:
     from vectasks.experiment.records import Record
 
-_EPILOG = """\
-A job that "runs" although its process is gone is shown as failed.
-"""
+_EPILOG = examples(
+    "vectasks jobs runs",
+    "vectasks jobs runs --failed",
+    note='A job that "runs" although its process is gone is shown as failed.',
+)
 
 
-def register(commands: Any) -> None:
-    """Add ``jobs`` to the command line's commands."""
-    parser = commands.add_parser(
-        "jobs",
-        help="list the jobs of experiments",
-        description="List the jobs of the experiments that have this workdir, newest last.",
-        epilog=_EPILOG,
-        allow_abbrev=False,
-    )
-    parser.add_argument("workdir", type=Path, metavar="WORKDIR", help="as given to experiment()")
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--failed", action="store_true", help="only those that failed")
-    what.add_argument(
-        "--log", metavar="JOB", help="what a job printed: its identifier, or how that begins"
-    )
-    what.add_argument(
-        "--clean", action="store_true", help="remove the folders of failed and cancelled jobs"
-    )
-    parser.set_defaults(run=run)
+@click.command("jobs", epilog=_EPILOG, short_help="List the jobs of experiments.")
+@click.argument("workdir", type=PATH, metavar="WORKDIR")
+@click.option("--failed", is_flag=True, help="Only those that failed.")
+@click.option(
+    "--log", metavar="JOB", help="What a job printed: its identifier, or how that begins."
+)
+@click.option("--clean", is_flag=True, help="Remove the folders of failed and cancelled jobs.")
+def command(workdir: Path, failed: bool, log: str | None, clean: bool) -> int:
+    """List the jobs of the experiments that have this workdir, newest last.
 
-
-def run(args: argparse.Namespace) -> int:
-    """List, show a log, or clean up."""
+    WORKDIR is the folder that was given to experiment().
+    """
+    options.refuse_together(failed=failed, log=log, clean=clean)
     from vectasks.experiment import JobState, records, view
 
     console = require("rich.console", None, "jobs").Console()
-    found = records.find_records(args.workdir.absolute())
-    if args.log is not None:
-        _show_log(_choose(found, args.log))
+    found = records.find_records(workdir.absolute())
+    if log is not None:
+        _show_log(_choose(found, log))
         return 0
-    if args.clean:
+    if clean:
         found = records.clean(found)
         console.print(f"removed {len(found)} {'job' if len(found) == 1 else 'jobs'}")
-    elif args.failed:
+    elif failed:
         found = [record for record in found if record.state is JobState.FAILED]
     if found:
         console.print(view.table(found))

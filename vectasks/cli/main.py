@@ -6,7 +6,6 @@ is one line on stderr and exit code 2, found before a worker is started where th
 
 from __future__ import annotations
 
-import argparse
 import copy
 import io
 import os
@@ -19,33 +18,29 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+import click
 
 from vectasks._util.extras import require
 from vectasks._util.files import whole_or_nothing
-from vectasks.cli import batch, check, evaluate, jobs, replay, report, top
+from vectasks._version import __version__
+from vectasks.cli import batch, check, evaluate, jobs, options, replay, report, top
 from vectasks.cli.common import (
     EXIT_BAD_USE,
     EXIT_INTERRUPTED,
     CommandError,
-    at_least,
     load_callable,
     quieten_native_libraries,
     see_current_directory,
 )
+from vectasks.cli.options import examples
+from vectasks.cli.progress import progress_bar
 from vectasks.errors import MissingExtra, VectasksError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from vectasks.envs import GymnasiumTaskSampler
     from vectasks.vector import SingleProcessVectorSampledTasks, VectorSampledTasks
-
-_EPILOG = """\
-A policy is a function of two lists that returns a third, each with one entry a sampler:
-    def policy(observations, action_spaces): return [space.sample() for space in action_spaces]
-It is found in MODULE as seen from the current directory.
-"""
 
 
 class Policy(Protocol):
@@ -60,10 +55,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of files are not always text
             stream.reconfigure(errors="backslashreplace")
+    arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        args = _parser().parse_args(argv)
-        exit_code: int = args.run(args)
-        return exit_code
+        # Not click's own main: that would turn Ctrl-C and broken pipes into ends of its own.
+        with commands.make_context("vectasks", arguments) as context:
+            exit_code: int = commands.invoke(context)
+            return exit_code
+    except click.exceptions.Exit as end:  # after --help and --version
+        return end.exit_code
+    except click.UsageError as error:
+        command = "vectasks" if error.ctx is None else error.ctx.command_path
+        print(f"vectasks: {_usage(error)} (see {command} --help)", file=sys.stderr)
+        return EXIT_BAD_USE
     except (CommandError, VectasksError, OSError, ImportError) as error:
         print(f"vectasks: {_one_line(error)}", file=sys.stderr)
         return EXIT_BAD_USE
@@ -72,69 +75,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
 
 
-# -- arguments --------------------------------------------------------------------------------
+def _usage(error: click.UsageError) -> str:
+    """Say in one line what is wrong with the arguments."""
+    text = error.format_message()
+    if type(error) is click.BadParameter and (parameter := error.param) is not None:
+        is_option = isinstance(parameter, click.Option)
+        name = parameter.opts[-1] if is_option else parameter.human_readable_name
+        text = f"argument {name}: {error.message}"
+    return " ".join(text.split()).rstrip(".")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise CommandError(f"{message} (see {self.prog} --help)")
-
-
-def _parser() -> argparse.ArgumentParser:
-    from vectasks import __version__
-
-    parser = _Parser(prog="vectasks", description="Sample tasks in parallel.", allow_abbrev=False)
-    parser.add_argument("--version", action="version", version=f"vectasks {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    demo = commands.add_parser(
-        "demo",
-        help="train an agent, evaluate it and film it",
-        description="Train CartPole by PPO, then film exactly sixteen episodes of it.",
-        allow_abbrev=False,
-    )
-    demo.set_defaults(run=_demo)
-    demo.add_argument(
-        "--out", type=Path, default=Path("demo.mp4"), help="the video: .mp4 or .gif (demo.mp4)"
-    )
-    demo.add_argument(
-        "--steps", type=at_least(1), default=200_000, metavar="N", help="at most (default: 200000)"
-    )
-    demo.add_argument("--seed", type=at_least(0), default=1, metavar="N", help="(default: 1)")
-    record = commands.add_parser(
-        "record",
-        help="film a Gymnasium environment in many samplers at once",
-        description="Film a Gymnasium environment in many samplers at once, as tiles of a video.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    record.set_defaults(run=_record)
-    record.add_argument("env_id", metavar="ENV_ID", help='"CartPole-v1", "module:Id-v0", ...')
-    record.add_argument("--out", required=True, type=Path, help="the video: .mp4 or .gif")
-    record.add_argument(
-        "--samplers", type=at_least(1), default=9, metavar="N", help="tiles (default: 9)"
-    )
-    record.add_argument(
-        "--steps", type=at_least(1), default=500, metavar="N", help="of each one (default: 500)"
-    )
-    record.add_argument("--policy", metavar="MODULE:FUNCTION", help="(default: random actions)")
-    record.add_argument(
-        "--seed", type=at_least(0), metavar="N", help="the same seed gives the same video"
-    )
-    record.add_argument(
-        "--processes",
-        type=at_least(0),
-        metavar="N",
-        help="0: no process but this one (default: one a core)",
-    )
-    record.add_argument(
-        "--fps", type=at_least(1), default=30, metavar="N", help="frames a second (default: 30)"
-    )
-    record.add_argument("--captions", action="store_true", help="episode, return and step on tiles")
-    record.set_defaults(run=_record)
-    for command in (batch, check, evaluate, jobs, replay, report, top):
-        command.register(commands)
-    return parser
+@click.group(
+    epilog=examples("vectasks record CartPole-v1 --out rollout.mp4", "vectasks record --help"),
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
+    no_args_is_help=False,
+)
+@click.version_option(__version__, prog_name="vectasks", message="%(prog)s %(version)s")
+def commands() -> None:
+    """Sample tasks in parallel."""
 
 
 # -- demo -------------------------------------------------------------------------------------
@@ -142,33 +100,40 @@ def _parser() -> argparse.ArgumentParser:
 _DEMO_EPISODES = 16
 
 
-def _demo(args: argparse.Namespace) -> int:
+@commands.command(
+    "demo",
+    epilog=examples("vectasks demo --out demo.mp4"),
+    short_help="Train an agent, evaluate it and film it.",
+)
+@options.out(help="The video: .mp4 or .gif.", default="demo.mp4")
+@options.steps(200_000, "At most.")
+@options.seed(1)
+def _demo(out: Path, steps: int, seed: int) -> int:
+    """Train CartPole by PPO, then film exactly sixteen episodes of it."""
     quieten_native_libraries()
     require("torch", "torch", "demo")
     require("av", "video", "demo")
-    _check_output(args.out)
+    _check_output(out)
     from vectasks.cli import demo
 
-    agent = demo.Agent(args.seed)
-    with _progress() as progress:
-        bar = progress.add_task(f"{demo.ENV_ID}: training", total=args.steps)
-        for state in demo.train(agent, args.steps, args.seed):
+    agent = demo.Agent(seed)
+    with progress_bar(f"{demo.ENV_ID}: training", steps, "steps") as bar:
+        for state in demo.train(agent, steps, seed):
             if state.mean_return is not None:
-                text = f"{demo.ENV_ID}: return {state.mean_return:.0f}"
-                progress.update(bar, completed=state.steps, description=text)
+                bar.show(state.steps, f"{demo.ENV_ID}: return {state.mean_return:.0f}")
     mean_return = "no episode ended" if state.mean_return is None else f"{state.mean_return:.1f}"
     print(
         f"{demo.ENV_ID}: {'solved' if state.is_solved else 'stopped'} after {state.steps} steps in "
         f"{state.elapsed_s:.0f} s ({state.steps / state.elapsed_s:.0f} steps/s), "
         f"mean return of the last episodes: {mean_return}"
     )
-    with whole_or_nothing(args.out) as partial_path, _progress() as progress:
-        bar = progress.add_task(f"{demo.ENV_ID}: filming", total=_DEMO_EPISODES)
-        returns = demo.evaluate(
-            agent, _DEMO_EPISODES, partial_path, args.seed, lambda: progress.advance(bar)
-        )
+    with (
+        whole_or_nothing(out) as partial_path,
+        progress_bar(f"{demo.ENV_ID}: filming", _DEMO_EPISODES, "episodes") as bar,
+    ):
+        returns = demo.evaluate(agent, _DEMO_EPISODES, partial_path, seed, bar.advance)
     print(
-        f"{args.out}: {len(returns)} episodes, return {min(returns):.0f} to {max(returns):.0f}, "
+        f"{out}: {len(returns)} episodes, return {min(returns):.0f} to {max(returns):.0f}, "
         f"mean {sum(returns) / len(returns):.1f}"
     )
     return 0
@@ -177,37 +142,78 @@ def _demo(args: argparse.Namespace) -> int:
 # -- record -----------------------------------------------------------------------------------
 
 
-def _record(args: argparse.Namespace) -> int:
+_NOTE = """
+\b
+A policy is a function of two lists that returns a third, each with one entry per sampler:
+    def policy(observations, action_spaces):
+        return [space.sample() for space in action_spaces]
+It is found in MODULE as seen from the current directory.
+"""
+
+
+@commands.command(
+    "record",
+    epilog=examples(
+        "vectasks record CartPole-v1 --out rollout.mp4",
+        "vectasks record CartPole-v1 --policy my_policy:act --captions --out rollout.gif",
+        note=_NOTE,
+    ),
+    short_help="Film a Gymnasium environment in many samplers at once.",
+)
+@click.argument("env_id", metavar="ENV_ID")
+@options.out(help="The video: .mp4 or .gif.")
+@options.samplers(9, "Tiles.")
+@options.steps(500, "Of each one.")
+@options.policy(required=False)
+@options.seed(None, "The same seed gives the same video.")
+@options.processes()
+@options.whole_number("--fps", 1, "Frames per second.", default=30)
+@click.option("--captions", is_flag=True, help="Episode, return and step on the tiles.")
+def _record(
+    env_id: str,
+    out: Path,
+    samplers: int,
+    steps: int,
+    policy: str | None,
+    seed: int | None,
+    processes: int | None,
+    fps: int,
+    captions: bool,
+) -> int:
+    """Film a Gymnasium environment in many samplers at once, as tiles of a video.
+
+    ENV_ID is "CartPole-v1", "module:Id-v0", ...
+    """
     quieten_native_libraries()
     see_current_directory()
     require("av", "video", "record")
-    _check_output(args.out)
-    _check_environment(args.env_id)
-    seed = secrets.randbelow(2**31) if args.seed is None else args.seed
-    policy: Policy | None = None
-    if args.policy is not None:
-        policy = load_callable(args.policy, "MODULE:FUNCTION", "--policy")
+    _check_output(out)
+    _check_environment(env_id)
+    if seed is None:
+        seed = secrets.randbelow(2**31)
+    act: Policy | None = None
+    if policy is not None:
+        act = load_callable(policy, "MODULE:FUNCTION", "--policy")
 
     from vectasks.rendering.video import VideoRecorder
 
     with (
-        whole_or_nothing(args.out) as partial_path,
-        _start_samplers(args.env_id, args.samplers, args.processes, seed) as tasks,
+        whole_or_nothing(out) as partial_path,
+        _start_samplers(env_id, samplers, processes, seed) as tasks,
         VideoRecorder(
-            tasks, partial_path, fps=args.fps, captions=args.captions, on_error="raise"
+            tasks, partial_path, fps=fps, captions=captions, on_error="raise"
         ) as recorder,
-        _progress() as progress,
+        progress_bar(env_id, steps * samplers, "steps") as bar,
         _stop_on_interrupt() as is_interrupted,
     ):
-        rollout = _Rollout(tasks, recorder, policy or _RandomPolicy(tasks.action_spaces, seed))
-        bar = progress.add_task(args.env_id, total=args.steps * args.samplers)
-        for _ in range(args.steps):
+        rollout = _Rollout(tasks, recorder, act or _RandomPolicy(tasks.action_spaces, seed))
+        for _ in range(steps):
             rollout.step()
-            progress.advance(bar, args.samplers)
+            bar.advance(samplers)
             if is_interrupted():
                 break
         summary = rollout.summary()
-    print(f"{args.out}: {summary} (seed {seed})")
+    print(f"{out}: {summary} (seed {seed})")
     return EXIT_INTERRUPTED if is_interrupted() else 0
 
 
@@ -282,36 +288,6 @@ def _make_sampler(env_id: str) -> GymnasiumTaskSampler:
 
 
 @contextmanager
-def _progress() -> Iterator[Progress]:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    class StepsPerSecond(ProgressColumn):
-        def render(self, task: Task) -> str:
-            return f"{task.finished_speed or task.speed or 0:.0f} steps/s"
-
-    console = Console(stderr=True)
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        StepsPerSecond(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    ) as progress:
-        yield progress
-
-
-@contextmanager
 def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
     """The first Ctrl-C lets the step that is out come in, so that the video ends whole."""
     interrupted = False
@@ -368,3 +344,7 @@ def _described(error: BaseException) -> str:
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
+
+
+for _module in (batch, check, evaluate, jobs, replay, report, top):
+    commands.add_command(_module.command)

@@ -1,4 +1,4 @@
-"""What commands that do many things show: a bar while they run, and a table of what failed."""
+"""What commands show while they run, a bar, and afterwards, a table of what failed."""
 
 from __future__ import annotations
 
@@ -10,18 +10,29 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 
-class JobBar:
-    """A bar with counts; see :func:`job_bar`."""
+class Bar:
+    """A bar on stderr, if that is a terminal; see :func:`progress_bar`."""
 
-    def __init__(self, progress: Progress, bar: TaskID) -> None:
+    def __init__(self, progress: Progress, task_id: TaskID) -> None:
         self._progress = progress
-        self._bar = bar
+        self._id = task_id
 
-    def show(self, *, total: int, done: int, skipped: int, failed: int) -> None:
-        """So many are done, were done before, and failed."""
-        counts = f"{done} done, {skipped} skipped, {failed} failed"
-        completed = done + skipped + failed
-        self._progress.update(self._bar, total=total, completed=completed, counts=counts)
+    def advance(self, number: int = 1) -> None:
+        """Add to what is done."""
+        self._progress.advance(self._id, number)
+
+    def show(self, completed: int, title: str) -> None:
+        """Say how much is done, under a new title."""
+        self._progress.update(self._id, completed=completed, description=title)
+
+    def show_counts(self, *, total: int, done: int, skipped: int, failed: int) -> None:
+        """Say how many are done, were done before, and failed."""
+        self._progress.update(
+            self._id,
+            total=total,
+            completed=done + skipped + failed,
+            counts=f"{done} done, {skipped} skipped, {failed} failed",
+        )
 
     def end(self) -> None:
         """Take no more of the screen."""
@@ -29,28 +40,40 @@ class JobBar:
 
 
 @contextmanager
-def job_bar(title: str) -> Iterator[JobBar]:
-    """A progress bar on stderr, if that is a terminal: what is done, and the time left."""
+def progress_bar(title: str, total: int | None = None, unit: str | None = None) -> Iterator[Bar]:
+    """Show a bar: what is done, and the time left.
+
+    Args:
+        title: stands before the bar.
+        total: how many there are to do; None: not known yet.
+        unit: of what is done, whose rate is shown; without it, there is room for counts.
+    """
     from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
         Progress,
+        ProgressColumn,
+        Task,
         TextColumn,
         TimeRemainingColumn,
     )
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> str:
+            return f"{task.finished_speed or task.speed or 0:.0f} {unit}/s"
 
     console = Console(stderr=True)
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[counts]}"),
+        TextColumn("{task.fields[counts]}") if unit is None else Rate(),
         TimeRemainingColumn(),
         console=console,
         disable=not console.is_terminal,
     ) as progress:
-        yield JobBar(progress, progress.add_task(title, total=None, counts=""))
+        yield Bar(progress, progress.add_task(title, total=total, counts=""))
 
 
 def failures_table(failures: Iterable[tuple[str, str, str]]) -> None:

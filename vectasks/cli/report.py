@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
+import click
+
+from vectasks.cli import options
 from vectasks.cli.common import CommandError
+from vectasks.cli.options import PATH, examples
 
 
-def register(commands: Any) -> None:
-    """Add the subcommand to the parser."""
-    report = commands.add_parser(
-        "report",
-        help="make one HTML page of an evaluation or a batch run",
-        description="Make one HTML page of a manifest: tables, plots and films are all in it.",
-        allow_abbrev=False,
-    )
-    report.add_argument("manifest", metavar="MANIFEST", type=Path, help="run.json")
-    report.add_argument("-o", "--out", required=True, type=Path, help="the page: report.html")
-    report.add_argument(
-        "--confidence", type=float, default=0.95, metavar="P", help="of intervals (default: 0.95)"
-    )
-    report.set_defaults(run=run)
+@click.command(
+    "report",
+    epilog=examples("vectasks report run.json -o report.html"),
+    short_help="Make one HTML page of an evaluation or a batch run.",
+)
+@click.argument("manifest", metavar="MANIFEST", type=PATH)
+@options.out("-o", help="The page: report.html.")
+@click.option("--confidence", type=float, default=0.95, metavar="P", help="Of intervals.")
+def command(manifest: Path, out: Path, confidence: float) -> int:
+    """Make one HTML page of a manifest: tables, plots and films are all in it.
 
-
-def run(args: argparse.Namespace) -> int:
-    """Write the page."""
-    if not 0 < args.confidence < 1:
-        raise CommandError(f"--confidence {args.confidence}: must lie between 0 and 1")
+    MANIFEST is the run.json that `vectasks eval` or `vectasks batch` wrote.
+    """
+    if not 0 < confidence < 1:
+        raise CommandError(f"--confidence {confidence}: must lie between 0 and 1")
     from vectasks.evaluation import write_report
 
-    write_report(args.manifest, args.out, confidence=args.confidence)
-    sys.stdout.write(f"{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB\n")
+    write_report(manifest, out, confidence=confidence)
+    sys.stdout.write(f"{out}: {out.stat().st_size / 2**20:.1f} MiB\n")
     return 0

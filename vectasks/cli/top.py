@@ -6,18 +6,19 @@ the kernel lets nobody but the process's owner do that, and the vector does not 
 
 from __future__ import annotations
 
-import argparse
 import mmap
 import os
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+import click
 import numpy as np
 
 from vectasks._util.extras import require
+from vectasks.cli.options import examples
 from vectasks.errors import InvalidArgument
 from vectasks.monitoring.board import KINDS, MAGIC, MEMORY_NAME, Lines
 from vectasks.protocol import Command, SamplerState
@@ -298,29 +299,26 @@ def _bar(line: SamplerLine, slowest_s: float) -> str:
 # -- the command ------------------------------------------------------------------------------
 
 
-def register(commands: Any) -> None:
-    """Add ``top`` to the command line's commands."""
-    parser = commands.add_parser(
-        "top",
-        help="watch a running vector",
-        description="Watch a vector that runs in another process; Ctrl-C ends the watching.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("pid", nargs="?", type=int, metavar="PID", help="the vector's process")
-    parser.add_argument("--name", help="the vector's name: VectorSampledTasks(..., name=NAME)")
-    parser.add_argument("--once", action="store_true", help="print it once and end")
-    parser.set_defaults(run=run)
+@click.command(
+    "top",
+    epilog=examples("vectasks top", "vectasks top 12345 --once"),
+    short_help="Watch a running vector.",
+)
+@click.argument("pid", required=False, type=int)
+@click.option("--name", help="The vector's name: VectorSampledTasks(..., name=NAME).")
+@click.option("--once", is_flag=True, help="Print it once and end.")
+def command(pid: int | None, name: str | None, once: bool) -> int:
+    """Watch a vector that runs in another process; Ctrl-C ends the watching.
 
-
-def run(args: argparse.Namespace) -> int:
-    """Show the vector until it is closed, or Ctrl-C."""
+    PID is the vector's process; without it, the only vector of yours that runs is shown.
+    """
     require("rich", None, "top")
     from rich.console import Console
     from rich.live import Live
 
-    board = choose_board(args.pid, args.name)
+    board = choose_board(pid, name)
     console = Console()
-    if args.once or not console.is_terminal:
+    if once or not console.is_terminal:
         console.print(view(board.read()))
         return 0
 

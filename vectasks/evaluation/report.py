@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vectasks._util.extras import require
 from vectasks._util.files import replace_file
@@ -31,21 +30,17 @@ MAX_VIDEO_BYTES = 200 * 2**20
 _MOST_PLOTS = 12
 _MOST_BINS = 60
 _GREATEST_PLOTTED = 1e300
-_STYLE = """
-:root { color-scheme: light dark; --line: #8884; --quiet: #888; --bad: #c0392b; --good: #27864a; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { margin-bottom: 0; } h2 { margin-top: 2.5rem; }
-.quiet { color: var(--quiet); } .failed { color: var(--bad); } .success { color: var(--good); }
-.scroll { overflow: auto; max-height: 36rem; border: 1px solid var(--line); border-radius: 6px; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid var(--line); }
-th { position: sticky; top: 0; background: Canvas; }
-th:first-child, td:first-child, td.text, th.text { text-align: left; }
-.plots img { width: 100%; max-width: 34rem; background: #fff; border-radius: 6px; margin: .3rem 0; }
-.films { display: flex; flex-wrap: wrap; gap: 1rem; }
-figure { margin: 0; width: 16.5rem; } figcaption { font-size: .85rem; color: var(--quiet); }
-figure video, figure img { width: 100%; border-radius: 6px; background: #000; }
-"""
+_TEMPLATE = Path(__file__).with_name("report.html.jinja")
+
+
+class _Table(NamedTuple):
+    heads: list[str]
+    rows: list[list[str]]
+
+
+class _Film(NamedTuple):
+    html: str
+    caption: str
 
 
 def write_report(
@@ -65,7 +60,9 @@ def write_report(
         FileNotFoundError: there is no such manifest.
         ManifestError: it is damaged.
         InvalidArgument: ``out`` is the manifest, or ``confidence`` no level.
+        MissingExtra: Jinja2 is not installed, or matplotlib where there is something to plot.
     """
+    require("jinja2", "evaluation", "the report")
     path = Path(manifest_path)
     if Path(out).absolute() == path.absolute():
         raise InvalidArgument(f"the page would take the place of its manifest, {path}.")
@@ -79,22 +76,21 @@ def report_html(manifest: BatchManifest, manifest_path: Path, *, confidence: flo
     finished = [record for record in manifest.records if record.status is not RunStatus.failed]
     metrics = {record.job_id: metrics_of(record) for record in finished}
     aggregates = aggregate_all(metrics.values(), confidence=confidence)
-    body = [
-        f"<h1>{_text(manifest_path.name)}</h1>",
-        _summary(manifest),
-        *_aggregates(aggregates, confidence),
-        *_plots(metrics, aggregates),
-        *_films(manifest.records, manifest_path.parent),
-        *_failures(manifest.records),
-        *_records(manifest.records, list(aggregates)),
-    ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{_text(manifest_path.name)}</title><style>{_STYLE}</style></head>\n<body>\n"
-        + "\n".join(body)
-        + "\n</body></html>\n"
+    level = f"{100 * confidence:g}%"
+    environment = require("jinja2", "evaluation", "the report").Environment(
+        autoescape=True, trim_blocks=True, keep_trailing_newline=True
     )
+    page: str = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+        title=manifest_path.name,
+        manifest=manifest,
+        level=level,
+        metrics=_metrics(aggregates, level),
+        plots=list(_plots(metrics, aggregates)),
+        films=list(_films(manifest.records, manifest_path.parent)),
+        failures=[record for record in manifest.records if record.status is RunStatus.failed],
+        records=_records(manifest.records, list(aggregates)),
+    )
+    return page
 
 
 def metrics_of(record: BatchRunRecord) -> dict[str, Any]:
@@ -103,57 +99,30 @@ def metrics_of(record: BatchRunRecord) -> dict[str, Any]:
     return dict(told) if isinstance(told, Mapping) else dict(record.provenance)
 
 
-def _summary(manifest: BatchManifest) -> str:
-    finished = manifest.success_count + manifest.skipped_count
-    left = manifest.total - len(manifest.records)
-    parts = [
-        f'<span class="success">{finished} finished</span>',
-        f'<span class="failed">{manifest.failed_count} failed</span>'
-        if manifest.failed_count
-        else "none failed",
-    ]
-    if left:
-        parts.append(f"{left} not run yet")
-    moments = f"begun {manifest.created_at:%Y-%m-%d %H:%M}, "
-    moments += f"last change {manifest.updated_at:%Y-%m-%d %H:%M} UTC"
-    return f'<p>{", ".join(parts)} of {manifest.total} <span class="quiet">({moments})</span></p>'
-
-
-def _aggregates(aggregates: Mapping[str, Aggregate], confidence: float) -> Iterator[str]:
-    if not aggregates:
-        return
-    yield "<h2>Metrics</h2>"
-    level = f"{100 * confidence:g}%"
+def _metrics(aggregates: Mapping[str, Aggregate], level: str) -> _Table:
     left_out = ["left out"] if any(a.left_out for a in aggregates.values()) else []
     heads = ["metric", "n", *left_out]
     heads += ["mean", level, "IQM", level, "median", "std", "min", "max"]
-    yield _table(
-        heads,
+    rows = [
         [
-            [
-                name,
-                str(a.n),
-                *(str(a.left_out) for _ in left_out),
-                _number(a.mean),
-                _range(a.mean_interval),
-                _number(a.iqm),
-                _range(a.iqm_interval),
-                *map(_number, (a.median, a.std, a.minimum, a.maximum)),
-            ]
-            for name, a in aggregates.items()
-        ],
-    )
-    yield (
-        '<p class="quiet">IQM: the mean of the middle half of the values. '
-        f"Intervals: {level} percentile bootstrap over the records."
-        + " Left out: values that are NaN, infinite or no number." * len(left_out)
-        + "</p>"
-    )
+            name,
+            str(a.n),
+            *(str(a.left_out) for _ in left_out),
+            _number(a.mean),
+            _range(a.mean_interval),
+            _number(a.iqm),
+            _range(a.iqm_interval),
+            *map(_number, (a.median, a.std, a.minimum, a.maximum)),
+        ]
+        for name, a in aggregates.items()
+    ]
+    return _Table(heads, rows)
 
 
 def _plots(
     metrics: Mapping[str, Mapping[str, Any]], aggregates: Mapping[str, Aggregate]
-) -> Iterator[str]:
+) -> Iterator[tuple[str, str]]:
+    """The histograms: a metric's name and its SVG in base64."""
     columns: dict[str, list[float]] = {}
     for name, told in aggregates.items():
         numbers = [as_number(one.get(name)) for one in metrics.values()]
@@ -161,16 +130,8 @@ def _plots(
         # A return is often told by the task, too: once is enough.
         if _has_spread(told) and values not in columns.values():
             columns[name] = values
-    if not columns:
-        return
-    yield '<div class="plots">'
     for name, values in list(columns.items())[:_MOST_PLOTS]:
-        image = base64.b64encode(_histogram(name, values, aggregates[name])).decode()
-        yield (
-            f'<img alt="Histogram of {_text(name)}, with its mean and its interquartile mean" '
-            f'src="data:image/svg+xml;base64,{image}">'
-        )
-    yield "</div>"
+        yield name, base64.b64encode(_histogram(name, values, aggregates[name])).decode()
 
 
 def _has_spread(told: Aggregate) -> bool:
@@ -207,8 +168,7 @@ def _histogram(name: str, values: Sequence[float], told: Aggregate) -> bytes:
     return buffer.getvalue()
 
 
-def _films(records: Iterable[BatchRunRecord], directory: Path) -> Iterator[str]:
-    figures = []
+def _films(records: Iterable[BatchRunRecord], directory: Path) -> Iterator[_Film]:
     room_bytes = MAX_VIDEO_BYTES
     for record in records:
         path = _film_of(record, directory)
@@ -224,12 +184,7 @@ def _films(records: Iterable[BatchRunRecord], directory: Path) -> Iterator[str]:
         )
         if record.status is RunStatus.failed:
             told = "failed"
-        caption = f"{_text(record.job_id)}{': ' if told else ''}{_text(told)}"
-        figures.append(f"<figure>{shown}<figcaption>{caption}</figcaption></figure>")
-    if figures:
-        yield '<h2>Films</h2><div class="films">'
-        yield from figures
-        yield "</div>"
+        yield _Film(shown, f"{record.job_id}{': ' if told else ''}{told}")
 
 
 def _film_of(record: BatchRunRecord, directory: Path) -> Path | None:
@@ -239,22 +194,7 @@ def _film_of(record: BatchRunRecord, directory: Path) -> Path | None:
     return path if is_film and path.is_file() else None
 
 
-def _failures(records: Iterable[BatchRunRecord]) -> Iterator[str]:
-    failed = [record for record in records if record.status is RunStatus.failed]
-    if not failed:
-        return
-    yield "<h2>Failures</h2>"
-    for record in failed:
-        told = f"<b>{_text(record.job_id)}</b> {_text(record.error_type)}: {_text(record.message)}"
-        yield (
-            f"<details><summary>{told}</summary><pre>{_text(record.traceback)}</pre></details>"
-            if record.traceback
-            else f"<p>{told}</p>"
-        )
-
-
-def _records(records: Sequence[BatchRunRecord], names: Sequence[str]) -> Iterator[str]:
-    yield "<h2>Records</h2>"
+def _records(records: Sequence[BatchRunRecord], names: Sequence[str]) -> _Table:
     rows = []
     for record in records:
         told = metrics_of(record)
@@ -267,19 +207,7 @@ def _records(records: Sequence[BatchRunRecord], names: Sequence[str]) -> Iterato
                 record.error_type or record.message,
             ]
         )
-    yield _table(["job", "status", "took", *names, "message"], rows)
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    def cell(tag: str, head: str, text: str) -> str:
-        kind = {"message": "text", "status": text}.get(head, "")
-        return f'<{tag} class="{_text(kind)}">{_text(text)}</{tag}>'
-
-    lines = ["".join(cell("th", head, head) for head in heads)]
-    for row in rows:
-        lines.append("".join(cell("td", *pair) for pair in zip(heads, row, strict=True)))
-    inner = "\n".join(f"<tr>{line}</tr>" for line in lines)
-    return f'<div class="scroll"><table>\n{inner}\n</table></div>'
+    return _Table(["job", "status", "took", *names, "message"], rows)
 
 
 def _number(value: Any) -> str:
@@ -291,7 +219,3 @@ def _range(interval: Interval) -> str:
     if interval.low is None:
         return "-"
     return f"{_number(interval.low)} to {_number(interval.high)}"
-
-
-def _text(value: object) -> str:
-    return html.escape(str(value))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import faulthandler
 import functools
@@ -26,40 +25,49 @@ from vectasks.replay.replay import Outcome, Replay
 EXIT_OTHERWISE = 1
 
 
-def run(args: argparse.Namespace) -> int:
-    """Replay what ``args`` name; the exit code."""
-    if args.info:
-        about = read_about(args.file)
-        print(f"{args.file}: written by vectasks {about['vectasks']}, Python {about['python']}")
-        for line in about["recordings"]:
-            print(f"  {line}")
-        return 0
+def describe(file: Path) -> int:
+    """Print what is in a file, without executing anything of it; the exit code."""
+    about = read_about(file)
+    print(f"{file}: written by vectasks {about['vectasks']}, Python {about['python']}")
+    for line in about["recordings"]:
+        print(f"  {line}")
+    return 0
+
+
+def run(file: Path, *, sampler: int | None, use_pdb: bool, video: Path | None) -> int:
+    """Replay what is in a file; the exit code.
+
+    Args:
+        file: the recordings.
+        sampler: the id of the only one to replay; None replays all in turn.
+        use_pdb: stop in the debugger.
+        video: where to film the last episode.
+    """
     here = str(Path.cwd())
     if here not in sys.path:  # the modules of the user's task sampler
         sys.path.insert(0, here)
-    recordings = load(args.file)
-    if args.sampler is not None and args.sampler not in recordings:
+    recordings = load(file)
+    if sampler is not None and sampler not in recordings:
         raise InvalidArgument(
-            f"--sampler {args.sampler}: {args.file} holds samplers "
-            f"{', '.join(map(str, recordings))}."
+            f"--sampler {sampler}: {file} holds samplers {', '.join(map(str, recordings))}."
         )
-    chosen = list(recordings.values()) if args.sampler is None else [recordings[args.sampler]]
-    if args.video is not None and len(chosen) > 1:
+    chosen = list(recordings.values()) if sampler is None else [recordings[sampler]]
+    if video is not None and len(chosen) > 1:
         raise InvalidArgument(
-            f"--video: {args.file} holds {len(chosen)} samplers; choose one by --sampler."
+            f"--video: {file} holds {len(chosen)} samplers; choose one by --sampler."
         )
     if not faulthandler.is_enabled():
         with contextlib.suppress(OSError, ValueError, AttributeError):  # a stderr that is no file
             faulthandler.enable()  # a task that takes the process down says where
     if len(chosen) > 1:
-        print(f"{args.file}: {len(chosen)} samplers failed in the same call; each in turn")
+        print(f"{file}: {len(chosen)} samplers failed in the same call; each in turn")
     codes = []
     for recording in chosen:
-        print(f"{args.file}: {recording.describe()}", flush=True)
+        print(f"{file}: {recording.describe()}", flush=True)
         if recording.gap is not None:
             print(f"not recorded: {recording.gap}; the replay may differ for it")
         try:
-            codes.append(_replay(recording, args.pdb, args.video))
+            codes.append(_replay(recording, use_pdb, video))
         except _Quit:
             return 0
     return max(codes)
