@@ -424,7 +424,7 @@ def test_every_name_that_a_file_can_have(name: str, run: Any, tmp_path: Path) ->
 
 
 def test_leftovers_of_a_long_name(run_here: Any, tmp_path: Path) -> None:
-    from vectasks.evaluation.job_attempt import partial_path
+    from vectasks._util.files import partial_path
 
     (tmp_path / "out").mkdir()
     for name in (LONG, "ö" + LONG[1:]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from vectasks._util.extras import require
 
 _MOST_NAME_BYTES = 255  # of usual file systems
 _DIGEST_CHARS = 16
+_PARTIAL_PREFIX_BYTES = len(".part-01234567-")
+_PARTIAL_NAME = re.compile(r"\.part-[0-9a-f]{8}-(?P<end>.*)", re.DOTALL)
 _REST_OF_CHARACTER = bytes(range(0x80, 0xC0))  # in UTF-8
 
 
@@ -34,22 +37,41 @@ def shortened(name: str, num_bytes: int) -> str:
     return f"{digest}-{os.fsdecode(end.lstrip(_REST_OF_CHARACTER))}"
 
 
+def partial_path(path: Path) -> Path:
+    """Return a new name beside ``path``, with the same suffix, to write to until all is there.
+
+    Raises:
+        UnicodeEncodeError: no file can have the name of ``path``.
+    """
+    return path.with_name(f".part-{secrets.token_hex(4)}-{partial_end(path.name)}")
+
+
+def partial_end(name: str) -> str:
+    """Return how the partial names of a file end: with its name, or what of it has room."""
+    return shortened(name, _PARTIAL_PREFIX_BYTES)
+
+
+def end_of_partial(name: str) -> str | None:
+    """Return the :func:`partial_end` that a name was made with; None if it is no partial name."""
+    match = _PARTIAL_NAME.fullmatch(name)
+    return None if match is None else match["end"]
+
+
 @contextmanager
 def whole_or_nothing(path: Path) -> Iterator[Path]:
     """A name beside ``path`` to write to; it becomes ``path`` only if the body succeeds."""
-    prefix = f".{secrets.token_hex(4)}."
-    partial_path = path.with_name(prefix + shortened(path.name, len(prefix)))
+    partial = partial_path(path)
     try:
-        yield partial_path
-        partial_path.replace(path)
+        yield partial
+        partial.replace(path)
     finally:
         with contextlib.suppress(OSError):  # it is gone already, or what failed is worth more
-            partial_path.unlink()
+            partial.unlink()
 
 
 def replace_file(path: Path, data: bytes) -> None:
     """Give a file new content, which is on the disk before the old one is gone."""
-    with whole_or_nothing(path) as partial_path, partial_path.open("xb") as file:
+    with whole_or_nothing(path) as partial, partial.open("xb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from vectasks._util.checks import checked_seed, real_number, whole_number
 from vectasks._util.extras import require
+from vectasks.envs.episode_end import EpisodeEnd
 from vectasks.errors import InvalidArgument
 from vectasks.task import RLStepResult, Task, TaskSampler
 
@@ -20,7 +21,7 @@ _IMAGE_MODES = ("rgb", "rgb_array")
 _OBS_TYPES = ("rgb", "grayscale", "stacked")
 
 
-class AtariTask(Task[Any]):
+class AtariTask(EpisodeEnd, Task[Any]):
     """One episode of an Atari game that was just begun; an *in-place* task.
 
     Its steps return no observation: the emulator draws the screen straight into the array that
@@ -51,8 +52,6 @@ class AtariTask(Task[Any]):
         self._action_space = action_space
         in_color = len(observation_space.shape) == 3
         self._draw = ale.getScreenRGB if in_color else ale.getScreenGrayscale
-        self._terminated = False
-        self._truncated = False
 
     @property
     def action_space(self) -> spaces.Discrete:
@@ -76,8 +75,7 @@ class AtariTask(Task[Any]):
     def _result(self, reward: float) -> RLStepResult:
         if not self.is_done():
             return RLStepResult(None, reward, False, None)
-        info = {"terminated": self._terminated, "truncated": self._truncated}
-        return RLStepResult(None, reward, True, info)
+        return RLStepResult(None, reward, True, self._end_flags())
 
     def write_observation(self, out: NDArray[np.uint8]) -> None:
         """Write the screen into ``out``, an array of the observation space's shape."""
@@ -90,18 +88,6 @@ class AtariTask(Task[Any]):
         """The screen, as a new array."""
         screen: NDArray[np.uint8] = self._draw()
         return screen
-
-    def is_done(self) -> bool:
-        """Whether the episode was terminated or truncated."""
-        return self._terminated or self._truncated
-
-    def reached_max_steps(self) -> bool:
-        """Whether the limit in frames ended the episode."""
-        return self._truncated
-
-    def reached_terminal_state(self) -> bool:
-        """Whether the game is over."""
-        return self._terminated
 
     def metrics(self) -> dict[str, Any]:
         """``reward`` (the episode's return) and ``ep_length`` (its steps)."""

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from vectasks._util.checks import checked_seed, real_number, whole_number
 from vectasks._util.extras import require
 from vectasks._util.step_values import as_flag
+from vectasks.envs.episode_end import EpisodeEnd
 from vectasks.envs.interface import (
     OLD_GYM_ADVICE,
     as_info,
@@ -55,7 +56,7 @@ _IMAGE_MODES = ("rgb", "rgb_array")
 _SUCCESS_KEYS = ("success", "is_success")
 
 
-class GymnasiumTask(Task[AnyEnv]):
+class GymnasiumTask(EpisodeEnd, Task[AnyEnv]):
     """One episode of a Gymnasium environment that was just reset.
 
     The step that ends the episode has ``info["terminated"]`` and ``info["truncated"]`` (bools);
@@ -80,8 +81,6 @@ class GymnasiumTask(Task[AnyEnv]):
         super().__init__(env, task_info=task_info, max_steps=max_steps)
         self.reset_info: dict[str, Any] = {} if reset_info is None else reset_info
         self._observation = observation
-        self._terminated = False
-        self._truncated = False
         self._success: Any = None
 
     @property
@@ -105,24 +104,12 @@ class GymnasiumTask(Task[AnyEnv]):
         )
         self._success = next((info[key] for key in _SUCCESS_KEYS if key in info), None)
         # A copy: the environment may go on using its own dict.
-        info = {**info, "terminated": self._terminated, "truncated": self._truncated}
+        info = {**info, **self._end_flags()}
         return RLStepResult(self._observation, reward, True, info)
 
     def get_observations(self) -> Any:
         """The environment's last observation."""
         return self._observation
-
-    def is_done(self) -> bool:
-        """Whether the episode was terminated or truncated."""
-        return self._terminated or self._truncated
-
-    def reached_max_steps(self) -> bool:
-        """Whether a time limit (of a wrapper, the environment or this task) ended the episode."""
-        return self._truncated
-
-    def reached_terminal_state(self) -> bool:
-        """Whether the environment terminated the episode."""
-        return self._terminated
 
     def metrics(self) -> dict[str, Any]:
         """``reward`` (the episode's return) and ``ep_length`` (its steps).

@@ -16,7 +16,7 @@ from vectasks.evaluation.job_attempt import (
     attempt,
     failed_record,
     make_record,
-    partial_path,
+    partial_output,
     remove_leftovers,
 )
 from vectasks.evaluation.job_records import BatchJob, BatchRunRecord, RunStatus, now, told
@@ -142,7 +142,7 @@ class BatchRunner:
                         f"the output {str(job.output)!r} is a file that this run writes itself: "
                         "its manifest, journal or lock. Give it another name."
                     )
-                to_do.append(JobToDo(job, partial_path(job.output)))
+                to_do.append(JobToDo(job, partial_output(job.output)))
             except InvalidArgument as error:
                 yield failed_record(job, now(), error)
         if not to_do:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
-import secrets
 import shutil
 import traceback
 from collections.abc import Callable, Iterable, Mapping
@@ -13,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-from vectasks._util.files import shortened
+from vectasks._util.files import end_of_partial, partial_end, partial_path
 from vectasks.errors import InvalidArgument
 from vectasks.evaluation.job_records import BatchJob, BatchRunRecord, RunStatus, now
 from vectasks.evaluation.json_form import plain
@@ -29,10 +27,7 @@ class JobToDo(NamedTuple):
     partial: Path
 
 
-_PARTIAL_NAME = re.compile(r"\.part-[0-9a-f]{8}-(?P<name>.*)", re.DOTALL)
-
-
-def partial_path(output: Path) -> Path:
+def partial_output(output: Path) -> Path:
     """Return a new name beside an output, with the same suffix, for it to grow under.
 
     Raises:
@@ -48,18 +43,12 @@ def partial_path(output: Path) -> Path:
         )
     try:
         os.fsencode(output)
-        prefix = f".part-{secrets.token_hex(4)}-"
-        return output.with_name(prefix + _partial_end(output))
+        return partial_path(output)
     except UnicodeEncodeError as error:
         raise InvalidArgument(
             f"the output {str(output)!r} holds {error.object[error.start]!r}, which no file's name "
             "can: it is no character."
         ) from None
-
-
-def _partial_end(output: Path) -> str:
-    """How the names end that an output grows under."""
-    return shortened(output.name, len(".part-01234567-"))
 
 
 def attempt(worker: JobWorker, job: BatchJob, partial: Path) -> BatchRunRecord:
@@ -173,7 +162,7 @@ def _publish(partial: Path, output: Path) -> None:
     if not output.is_dir():
         partial.replace(output)
         return
-    aside = partial_path(output)  # no directory can be replaced in one step
+    aside = partial_output(output)  # no directory can be replaced in one step
     output.replace(aside)
     try:
         partial.replace(output)
@@ -196,10 +185,9 @@ def remove_leftovers(jobs: Iterable[BatchJob]) -> None:
     """Remove what runs that were killed left of these jobs' outputs."""
     ends: dict[Path, set[str]] = {}
     for job in jobs:
-        ends.setdefault(job.output.parent, set()).add(_partial_end(job.output))
+        ends.setdefault(job.output.parent, set()).add(partial_end(job.output.name))
     for directory, names in ends.items():
         with contextlib.suppress(OSError), os.scandir(directory) as entries:
             for entry in entries:
-                match = _PARTIAL_NAME.fullmatch(entry.name)
-                if match and match["name"] in names:
+                if end_of_partial(entry.name) in names:
                     remove(Path(entry.path))

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import os
 import queue
-import secrets
 import threading
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -16,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vectasks._util.files import shortened
+from vectasks._util.files import partial_path
 from vectasks.rendering.captions import MIN_WIDTH_PX, draw_caption
 from vectasks.rendering.encoders import Encoder
 from vectasks.rendering.tiles import fit, tile_images
@@ -55,7 +54,7 @@ class Film:
         self.path = path
         self.is_finished: bool = False
         self.num_frames: int = 0
-        self._partial_path = _partial_path(path)
+        self._partial_path = partial_path(path)
         self._encoder_class = encoder_class
         self._fps = fps
         self._columns = columns
@@ -206,16 +205,11 @@ def require_writable(path: Path) -> None:
         raise IsADirectoryError(
             errno.EISDIR, "the video cannot be written: a directory has this name", str(path)
         )
-    partial_path = _partial_path(path)
+    partial = partial_path(path)
     try:
-        partial_path.open("xb").close()
-        partial_path.unlink()
+        partial.open("xb").close()
+        partial.unlink()
     except OSError as error:
         raise OSError(
             error.errno, f"the video cannot be written ({error.strerror})", str(path)
         ) from error
-
-
-def _partial_path(path: Path) -> Path:
-    suffix = f".{secrets.token_hex(4)}.part"
-    return path.with_name(f".{shortened(path.name, 1 + len(suffix))}{suffix}")
