@@ -87,28 +87,28 @@ class AtariTask(Task[Any]):
             np.copyto(out, self._draw())
 
     def get_observations(self) -> NDArray[np.uint8]:
-        """The screen, as a new array."""
+        """Return the screen as a new array."""
         screen: NDArray[np.uint8] = self._draw()
         return screen
 
     def is_done(self) -> bool:
-        """Whether the episode was terminated or truncated."""
+        """Tell whether the episode was terminated or truncated."""
         return self._terminated or self._truncated
 
     def reached_max_steps(self) -> bool:
-        """Whether the limit in frames ended the episode."""
+        """Tell whether the limit in frames ended the episode."""
         return self._truncated
 
     def reached_terminal_state(self) -> bool:
-        """Whether the game is over."""
+        """Tell whether the game is over."""
         return self._terminated
 
     def metrics(self) -> dict[str, Any]:
-        """``reward`` (the episode's return) and ``ep_length`` (its steps)."""
+        """Return ``reward`` (the episode's return) and ``ep_length`` (its steps)."""
         return {"reward": self._total_reward, "ep_length": self._num_steps_taken}
 
     def render(self, mode: str = "rgb", *args: Any, **kwargs: Any) -> NDArray[np.uint8]:
-        """The screen in colour: uint8 [height_px, width_px, 3].
+        """Return the screen in colour: uint8 [height_px, width_px, 3].
 
         Raises:
             ValueError: ``mode`` is neither ``"rgb"`` nor ``"rgb_array"``.
@@ -120,7 +120,7 @@ class AtariTask(Task[Any]):
 
 
 class StackedAtariTask(AtariTask):
-    """The same as agents are usually shown it: the last screens, small and in shades of grey.
+    """An Atari episode as agents usually see it: the last screens, small and grey.
 
     Each is the brighter of a step's last two frames, pixel by pixel, since sprites may be drawn in
     every other frame only (Mnih et al. 2015, "Human-level control through deep reinforcement
@@ -170,7 +170,7 @@ class StackedAtariTask(AtariTask):
         out[...] = self._stack
 
     def get_observations(self) -> NDArray[np.uint8]:
-        """The last screens, the latest one last, as a new array."""
+        """Return the last screens, the latest one last, as a new array."""
         return self._stack.copy()
 
 
@@ -260,7 +260,7 @@ class AtariTaskSampler(TaskSampler[AtariTask]):
 
     @property
     def episodes_are_independent(self) -> bool:  # type: ignore[override]
-        """Whether each episode can be had again by itself: where each has a seed of its own."""
+        """True if each episode can be replayed by itself, because it has its own seed."""
         return self.seed_each_episode
 
     def skip_task(self, **kwargs: Any) -> None:
@@ -313,7 +313,7 @@ def _import_ale() -> Any:
 
 
 def _rom_id(game: str, rom_ids: list[str]) -> str:
-    """What the emulator calls a game: ``space_invaders`` for ``SpaceInvaders``."""
+    """Return the emulator's name of a game: ``space_invaders`` for ``SpaceInvaders``."""
     for rom_id in rom_ids:
         if rom_id.replace("_", "") == str(game).replace("_", "").lower():
             return rom_id

@@ -109,23 +109,23 @@ class GymnasiumTask(Task[AnyEnv]):
         return RLStepResult(self._observation, reward, True, info)
 
     def get_observations(self) -> Any:
-        """The environment's last observation."""
+        """Return the environment's last observation."""
         return self._observation
 
     def is_done(self) -> bool:
-        """Whether the episode was terminated or truncated."""
+        """Tell whether the episode was terminated or truncated."""
         return self._terminated or self._truncated
 
     def reached_max_steps(self) -> bool:
-        """Whether a time limit (of a wrapper, the environment or this task) ended the episode."""
+        """Tell whether a time limit (of wrapper, environment or task) ended the episode."""
         return self._truncated
 
     def reached_terminal_state(self) -> bool:
-        """Whether the environment terminated the episode."""
+        """Tell whether the environment terminated the episode."""
         return self._terminated
 
     def metrics(self) -> dict[str, Any]:
-        """``reward`` (the episode's return) and ``ep_length`` (its steps).
+        """Return ``reward`` (the episode's return) and ``ep_length`` (its steps).
 
         ``success`` is added where the last info carried ``success`` or ``is_success``.
         """
@@ -250,7 +250,7 @@ class GymnasiumTaskSampler(TaskSampler[GymnasiumTask]):
 
     @property
     def episodes_are_independent(self) -> bool:  # type: ignore[override]
-        """Whether each episode can be had again by itself: where each has a seed of its own."""
+        """True if each episode can be replayed by itself, because it has its own seed."""
         return self.seed_each_episode
 
     def skip_task(self, **kwargs: Any) -> None:
@@ -293,7 +293,7 @@ class GymnasiumTaskSampler(TaskSampler[GymnasiumTask]):
 
 
 def find_spec(env_id: str) -> EnvSpec:
-    """The specification that ``gymnasium.make(env_id)`` would use; nothing is made.
+    """Find the specification that ``gymnasium.make(env_id)`` would use; nothing is made.
 
     Raises:
         gymnasium.error.Error: there is no such id; the message suggests one that is close.
@@ -323,7 +323,7 @@ def _import_known_package(env_id: str) -> None:
 
 
 def can_give_images(spec: EnvSpec) -> bool:
-    """Whether the environment can be made with ``render_mode="rgb_array"``.
+    """Tell whether the environment can be made with ``render_mode="rgb_array"``.
 
     Raises:
         gymnasium.error.DependencyNotInstalled: a library that the environment needs is missing.

@@ -1,4 +1,4 @@
-"""One job, from the worker's call to its record: what runs in this process or in a worker's."""
+"""Run one job, from the worker's call to its record, in this process or in a worker."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ def partial_path(output: Path) -> Path:
 
 
 def _partial_end(output: Path) -> str:
-    """How the names end that an output grows under."""
+    """Return the ending of the temporary names of an output."""
     return shortened(output.name, len(".part-01234567-"))
 
 
 def attempt(worker: JobWorker, job: BatchJob, partial: Path) -> BatchRunRecord:
-    """Run one job; its output gets its own name if all went well. Nothing is raised but Ctrl-C.
+    """Run one job; its output gets its own name if it succeeds. Raises nothing but Ctrl-C.
 
     Args:
         worker: the user's function.
@@ -109,7 +109,7 @@ def make_record(
     error: BaseException | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> BatchRunRecord:
-    """A record of a job that ends now."""
+    """Make the record of a job that ends now."""
     return BatchRunRecord(
         job_id=job.id,
         input=job.input,
@@ -125,7 +125,7 @@ def make_record(
 
 
 def failed_record(job: BatchJob, started_at: datetime, error: BaseException) -> BatchRunRecord:
-    """The record of a job that this error ended."""
+    """Make the record of a job that this error ended."""
     return make_record(
         job,
         RunStatus.failed,
@@ -143,7 +143,7 @@ def _message(error: BaseException) -> str:
 
 
 def _make_room(output: Path) -> None:
-    """Make an output's folder, and find out what keeps the output from being there."""
+    """Make an output's folder; raise an OSError if the output cannot be written there."""
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
@@ -184,7 +184,7 @@ def _publish(partial: Path, output: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a directory, if it is there and lets itself be removed."""
+    """Remove a file or a directory, if it exists and can be removed."""
     with contextlib.suppress(OSError):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -193,7 +193,7 @@ def remove(path: Path) -> None:
 
 
 def remove_leftovers(jobs: Iterable[BatchJob]) -> None:
-    """Remove what runs that were killed left of these jobs' outputs."""
+    """Remove the partial outputs that killed runs of these jobs left."""
     ends: dict[Path, set[str]] = {}
     for job in jobs:
         ends.setdefault(job.output.parent, set()).add(_partial_end(job.output))
