@@ -51,7 +51,7 @@ class PlainStep(NamedTuple):
     ends: dict[int, tuple[bool, bool, bool]]
 
     def as_batch(self) -> StepBatch:
-        """The same as a batch, whose arrays nobody shares."""
+        """Make a :class:`StepBatch` of it."""
         count = len(self.reward)
         terminated, truncated, done, exhausted = (np.zeros(count, np.bool_) for _ in range(4))
         for i, end in self.ends.items():

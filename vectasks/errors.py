@@ -98,7 +98,7 @@ class InvalidArgument(UsageError, ValueError):
 
 
 class WrongCount(InvalidArgument):
-    """A list does not hold one value a sampler."""
+    """A list does not hold one value per sampler."""
 
 
 class SpaceMismatch(InvalidArgument):
@@ -170,7 +170,7 @@ class ManifestError(VectasksError, ValueError):
 
 
 class _Recorded:
-    """An error that carries what is needed to have the failed episodes again."""
+    """An error that carries what is needed to replay the failed episodes."""
 
     #: Recordings by sampler id; one for each sampler that failed in the same call.
     recordings: Mapping[int, Any] = {}
@@ -178,7 +178,7 @@ class _Recorded:
     also_failed: Mapping[int, LayoutError | RemoteError | WorkerDied] = {}
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the recordings into a file: ``vectasks replay PATH`` has the failure again.
+        """Write the recordings into a file: ``vectasks replay PATH`` reproduces the failure.
 
         Raises:
             RecordingError: there are none (the error was pickled, say), or they cannot be pickled.
@@ -193,7 +193,7 @@ class _Recorded:
         save(path)
 
     def _state(self) -> dict[str, Any]:
-        """What goes along when the error is pickled: not what only cloudpickle could carry."""
+        """Return what is pickled with the error: nothing that only cloudpickle can pickle."""
         return {name: value for name, value in vars(self).items() if name != "recordings"}
 
 

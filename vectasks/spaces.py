@@ -1,4 +1,4 @@
-"""Gymnasium spaces: what an action must be, and copies of what comes back.
+"""Gymnasium spaces: check actions, and copy results.
 
 Everything that depends on the kind of a space is a ``singledispatch`` function on it, so that a new
 space is a new registration and edits no chain. Spaces that are not Gymnasium's (those of the old
@@ -26,12 +26,12 @@ _PLAIN_MUTABLE = frozenset({set, bytearray, np.void})
 
 
 def spaces_equal(one: Any, other: Any) -> bool:
-    """Whether two spaces are equal, asking nothing of them but ``==``."""
+    """Tell whether two spaces are equal, by nothing but ``==``."""
     return one is other or bool(one == other)
 
 
 def shared_space(each: Sequence[Any]) -> Any | None:
-    """The smallest space that contains these spaces, which may differ in their bounds alone.
+    """Return the smallest space that contains these, which may differ in their bounds alone.
 
     Bounds are those of Box, Discrete and MultiDiscrete, in Dict and Tuple too. Where all spaces are
     equal it is the first one itself; where they differ in more there is none.
@@ -41,7 +41,7 @@ def shared_space(each: Sequence[Any]) -> Any | None:
 
 
 def are_alike(one: Any, other: Any) -> bool:
-    """Whether two spaces are equal, but for their bounds."""
+    """Tell whether two spaces are equal, but for their bounds."""
     return spaces_equal(one, other) or _joined(one, [one, other]) is not None
 
 
@@ -98,7 +98,7 @@ def _(first: Any, each: Sequence[Any]) -> spaces.Tuple[Any] | None:
 
 
 def _are_arrays_alike(kind: Any, each: Sequence[Any]) -> bool:
-    """Whether all spaces are of a kind, and their elements of one shape and dtype."""
+    """Tell whether all spaces are of one kind, and their elements of one shape and dtype."""
     first = each[0]
     return all(
         isinstance(space, kind) and (space.shape, space.dtype) == (first.shape, first.dtype)
@@ -150,7 +150,7 @@ def _copy_if_possible(value: Any) -> Any:
 
 
 def _own_mapping(value: Mapping[Any, Any], with_objects: bool) -> Mapping[Any, Any]:
-    """The same of a mapping of another class than dict; as a dict where the class cannot be had."""
+    """Copy a mapping of another class than dict; as a dict if the class cannot be kept."""
     if isinstance(value, MappingProxyType):
         return MappingProxyType(own(value.copy(), with_objects))
     try:
@@ -165,12 +165,12 @@ def _own_mapping(value: Mapping[Any, Any], with_objects: bool) -> Mapping[Any, A
 
 
 def is_tensor(value: Any) -> bool:
-    """Whether ``value`` is a torch tensor, without importing torch to find out."""
+    """Tell whether ``value`` is a torch tensor, without importing torch."""
     return type(value).__module__.partition(".")[0] == "torch" and hasattr(value, "detach")
 
 
 def tensors_to_arrays(value: Any) -> Any:
-    """``value`` with every torch tensor in it (on any device) as a numpy array."""
+    """Replace every torch tensor in ``value`` (on any device) by a numpy array."""
     if is_tensor(value):
         return value.detach().cpu().numpy()
     if type(value) is dict:
@@ -181,7 +181,7 @@ def tensors_to_arrays(value: Any) -> Any:
 
 
 def map_leaves(function: Callable[[Any], Any], nest: Any) -> Any:
-    """What a function gives for each leaf of a nested observation (dicts and tuples), nested so."""
+    """Apply a function to each leaf of a nested observation (dicts and tuples)."""
     if isinstance(nest, Mapping):
         return {key: map_leaves(function, value) for key, value in nest.items()}
     if isinstance(nest, tuple):
@@ -190,12 +190,12 @@ def map_leaves(function: Callable[[Any], Any], nest: Any) -> Any:
 
 
 def is_named_tuple(kind: Any) -> bool:
-    """Whether a class is one of named tuples and nothing more."""
+    """Tell whether a class is a plain named tuple."""
     return kind.__bases__ == (tuple,) and hasattr(kind, "_fields")
 
 
 def items_under(nest: Any, keys: Collection[Any]) -> list[Any]:
-    """What stands under each of these keys in a mapping of any class; it may have further ones.
+    """Return the values of these keys in a mapping of any class, which may have further keys.
 
     Raises:
         TypeError: it is no mapping, or has no such key. (What a class of the user's raises passes.)
@@ -206,7 +206,7 @@ def items_under(nest: Any, keys: Collection[Any]) -> list[Any]:
 
 
 def items_within(nest: Any, count: int) -> list[Any]:
-    """The items of a sequence of any class, of which there are so many.
+    """Return the items of a sequence of any class that must have so many.
 
     Raises:
         TypeError: it is no such sequence. (What a class of the user's raises passes through.)
@@ -219,7 +219,7 @@ def items_within(nest: Any, count: int) -> list[Any]:
 
 @singledispatch
 def nested_as(space: Any, observation: Any) -> Any:
-    """An observation in plain dicts and tuples, as its space is nested; further keys are left out.
+    """Convert an observation to plain dicts and tuples, nested as its space; drop further keys.
 
     Raises:
         TypeError: it is nested in another way.
@@ -243,7 +243,7 @@ def _(space: Any, observation: Any) -> tuple[Any, ...]:
 
 
 def split_actions(actions: Any, space: Any, count: int) -> list[Any]:
-    """One action a sampler out of what the user gave for all.
+    """Split the user's actions for all into one action per sampler.
 
     A list, tuple or array holds one action a sampler along its first axis; for a nested space the
     nesting may also be outside, as in ``{"move": array [count, 2], "grip": array [count]}``.
@@ -289,7 +289,7 @@ def split_actions(actions: Any, space: Any, count: int) -> list[Any]:
 
 @singledispatch
 def task_action(space: Any, action: Any) -> Any:
-    """``action`` as the task receives it: an int for Discrete, an array of the dtype for Box.
+    """Convert ``action`` to what the task receives: an int for Discrete, an array for Box.
 
     MultiDiscrete and MultiBinary are as Box; for Dict and Tuple the parts are taken likewise.
 
@@ -345,7 +345,7 @@ def _(space: Any, action: Any) -> tuple[Any, ...]:
 
 
 def _converted(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any] | None:
-    """A copy in a dtype, rounded where it is one of floats; None where it cannot hold a number."""
+    """Copy to a dtype, rounding to floats; return None if the dtype cannot hold a number."""
     if dtype.kind == "f" or array.dtype == dtype:
         return array.astype(dtype)
     with np.errstate(invalid="ignore"):  # NaN
@@ -369,11 +369,11 @@ class ActionBatches:
         self._check = check
 
     def array(self, actions: Any, count: int) -> NDArray[Any] | None:
-        """As a new array [count, ...], as the slab holds it."""
+        """Return a new array [count, ...], as the step buffer holds it."""
         return None
 
     def integers(self, actions: Any, count: int) -> list[int] | None:
-        """As a list, where each is an integer."""
+        """Return a list if each action is an integer."""
         return None
 
 
@@ -422,7 +422,7 @@ class _Boxes(ActionBatches):
 
 @singledispatch
 def action_batches(space: Any, check: bool) -> ActionBatches:
-    """What takes all actions of a space together; made once, as it is used at every step."""
+    """Make the converter for all actions of a space together; made once, used at every step."""
     return ActionBatches(space, check)
 
 
@@ -437,7 +437,7 @@ def _(space: spaces.Box, check: bool) -> ActionBatches:
 
 
 def dispatch_rows(actions: Any) -> list[Any]:
-    """Actions one by one: ints of a Discrete space, arrays (also 0-d ones) of a Box."""
+    """Split actions into rows: ints of a Discrete space, arrays (also 0-d ones) of a Box."""
     if not isinstance(actions, np.ndarray):
         return list(actions)
     if actions.ndim == 1 and actions.dtype == np.int64:

@@ -1,4 +1,4 @@
-"""How many processes? Measures a throwaway sampler and says."""
+"""Suggest a number of processes by measuring a throwaway sampler."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _MOST_CHUNKS = 40  # the measurement is the median of so many at most
 
 
 class Suggestion(NamedTuple):
-    """How many processes to use, and why.
+    """The suggested number of processes, and the reason.
 
     Attributes:
         max_processes: for ``VectorSampledTasks``; 0 says to use the in-process twin.
@@ -58,7 +58,7 @@ def suggest_max_processes(
     *,
     budget_s: float = 1.0,
 ) -> Suggestion:
-    """Measure a throwaway sampler and say how many processes to use.
+    """Measure a throwaway sampler and suggest a number of processes.
 
     The sampler is made from the first of ``sampler_fn_args`` in a process of its own, stepped with
     random actions for about ``budget_s`` seconds (and at least twice), and closed; the others are
@@ -89,7 +89,7 @@ def suggest_max_processes(
 
 
 def recommend(step_s: float, cpu_share: float, num_samplers: int, num_cores: int) -> Suggestion:
-    """The recommendation for samplers whose step takes so long; nothing is measured."""
+    """Recommend a number of processes for samplers whose step takes so long; measure nothing."""
     counts = range(num_samplers + 1)
     predictions = {w: _predict(step_s, cpu_share, num_samplers, num_cores, w) for w in counts}
     limit = min(predictions.values()) * _NEARLY_AS_GOOD
@@ -114,7 +114,7 @@ def recommend(step_s: float, cpu_share: float, num_samplers: int, num_cores: int
 
 
 def _predict(step_s: float, cpu_share: float, n: int, num_cores: int, workers: int) -> float:
-    """Seconds for a step of all ``n`` samplers with so many worker processes (0: the twin)."""
+    """Predict a step's seconds for ``n`` samplers in so many processes (0: in-process vector)."""
     common_s = _FRONT_S + n * _PER_SAMPLER_S
     if workers == 0:
         return common_s + n * step_s
@@ -125,7 +125,7 @@ def _predict(step_s: float, cpu_share: float, n: int, num_cores: int, workers: i
 
 
 def _readable(time_s: float) -> str:
-    """A time in the unit that suits it: ``2.1 ms``."""
+    """Format a time in the unit that suits it: ``2.1 ms``."""
     if time_s < 1e-3:
         return f"{time_s * 1e6:.3g} us"
     return f"{time_s * 1e3:.3g} ms" if time_s < 1 else f"{time_s:.3g} s"
@@ -136,7 +136,7 @@ def _count(number: int, noun: str, plural: str = "s") -> str:
 
 
 class _Probe:
-    """A sampler that holds the user's, and steps its tasks as a worker does, when it is told to.
+    """A sampler that holds the user's, and steps its tasks on request as a worker does.
 
     Args:
         plan: what the user's sampler is made from.
@@ -147,11 +147,11 @@ class _Probe:
         self._host = TaskHost(plan)
 
     def next_task(self) -> Any:
-        """A task that does nothing: a sampler must have one."""
+        """Return a task that does nothing: a sampler must have one."""
         return SimpleNamespace(get_observations=lambda: 0)
 
     def measure(self, budget_s: float) -> tuple[float, float]:
-        """(seconds a step, share of them that is CPU time), medians over chunks of steps."""
+        """Measure (seconds per step, share of CPU time in them), medians over chunks of steps."""
         end_s = time.perf_counter() + budget_s
         self._run(1)  # what a first step alone costs is not what later ones do
         num_steps = 1
@@ -168,7 +168,7 @@ class _Probe:
         )
 
     def _run(self, num_steps: int) -> tuple[float, float]:
-        """Seconds and CPU seconds that so many steps take."""
+        """Measure the seconds and CPU seconds of so many steps."""
         space = self._host.action_space()
         if not hasattr(space, "sample"):
             raise TypeError(

@@ -25,7 +25,7 @@ _NUMBERS = (int, float, np.integer, np.floating)
 
 
 class RLStepResult(NamedTuple):
-    """What one step of a task gives; it unpacks to exactly these four."""
+    """The result of one step of a task; it unpacks to exactly these four."""
 
     observation: Any
     reward: Any
@@ -33,7 +33,7 @@ class RLStepResult(NamedTuple):
     info: Any
 
     def clone(self, new_info: Mapping[str, Any]) -> RLStepResult:
-        """A copy in which the fields named by ``new_info`` have its values.
+        """Copy the result with the fields of ``new_info`` replaced.
 
         >>> RLStepResult(0, 1.0, False, {}).clone({"done": True})
         RLStepResult(observation=0, reward=1.0, done=True, info={})
@@ -49,7 +49,7 @@ class RLStepResult(NamedTuple):
         return self._replace(**new_info)
 
     def merge(self, other: RLStepResult) -> RLStepResult:
-        """A copy in which every field that is not None in ``other`` has the other's value.
+        """Copy the result with every field that is not None in ``other`` replaced by that.
 
         Two infos that are both mappings are united, the other's values winning.
         """
@@ -65,36 +65,36 @@ class RLStepResult(NamedTuple):
 
 
 class TaskLike(Protocol):
-    """What vectasks asks of a task (``reached_*`` and ``metrics`` are used where they exist)."""
+    """The interface of a task (``reached_*`` and ``metrics`` are used where they exist)."""
 
     @property
     def action_space(self) -> Any:
         """The space of its actions."""
 
     def step(self, action: Any) -> Any:
-        """What the step gave: ``observation``, ``reward``, ``done`` and ``info``."""
+        """Take one step; return ``observation``, ``reward``, ``done`` and ``info``."""
 
     def get_observations(self) -> Any:
-        """The observation of the current state."""
+        """Return the observation of the current state."""
 
     def is_done(self) -> bool:
-        """Whether the episode is over."""
+        """Tell whether the episode is over."""
 
     def render(self, mode: str = "rgb") -> Any:
-        """The current state as an image: uint8 [height_px, width_px, 3]."""
+        """Return the current state as an image: uint8 [height_px, width_px, 3]."""
 
     def close(self) -> None:
-        """Give back what this task alone holds."""
+        """Release what this task alone holds."""
 
 
 class TaskSamplerLike(Protocol):
-    """What vectasks asks of a task sampler."""
+    """The interface of a task sampler."""
 
     def next_task(self) -> Any:
-        """The next task; None: there is none left."""
+        """Return the next task, or None when there is none left."""
 
     def close(self) -> None:
-        """Give back what the sampler holds."""
+        """Release what the sampler holds."""
 
 
 class Task(abc.ABC, Generic[EnvT]):
@@ -152,10 +152,10 @@ class Task(abc.ABC, Generic[EnvT]):
 
     @abc.abstractmethod
     def get_observations(self) -> Any:
-        """The observation of the current state, nested as :attr:`observation_space`."""
+        """Return the observation of the current state, nested as :attr:`observation_space`."""
 
     def reached_terminal_state(self) -> bool:
-        """Whether the goal (or a failure) ended the episode, as opposed to the step limit."""
+        """Tell whether the goal (or a failure) ended the episode, as opposed to the step limit."""
         return False
 
     def step(self, action: Any) -> RLStepResult:
@@ -190,15 +190,15 @@ class Task(abc.ABC, Generic[EnvT]):
         return result if result.done is done else result._replace(done=done)
 
     def num_steps_taken(self) -> int:
-        """Steps taken so far."""
+        """Return the number of steps taken so far."""
         return self._num_steps_taken
 
     def reached_max_steps(self) -> bool:
-        """Whether ``max_steps`` steps were taken."""
+        """Tell whether ``max_steps`` steps were taken."""
         return self._num_steps_taken >= self.max_steps
 
     def is_done(self) -> bool:
-        """Whether the episode is over, for whatever reason."""
+        """Tell whether the episode is over, for whatever reason."""
         return self._is_over or self.reached_max_steps() or self.reached_terminal_state()
 
     @property
@@ -207,7 +207,7 @@ class Task(abc.ABC, Generic[EnvT]):
         return self._total_reward
 
     def metrics(self) -> dict[str, Any]:
-        """What is worth reporting of an episode; asked for when it is done."""
+        """Return the metrics of an episode; called when it is done."""
         return {
             "ep_length": self._num_steps_taken,
             "reward": self._total_reward,
@@ -215,7 +215,7 @@ class Task(abc.ABC, Generic[EnvT]):
         }
 
     def render(self, mode: str = "rgb", *args: Any, **kwargs: Any) -> NDArray[np.uint8]:
-        """The current state as an image: uint8 [height_px, width_px, 3].
+        """Return the current state as an image: uint8 [height_px, width_px, 3].
 
         Raises:
             NotImplementedError: a class that does not write this one cannot be seen.
@@ -223,11 +223,11 @@ class Task(abc.ABC, Generic[EnvT]):
         raise NotImplementedError(f"{type(self).__name__} does not implement render().")
 
     def close(self) -> None:
-        """Give back what this task alone holds (the environment is the sampler's)."""
+        """Release what this task alone holds (the environment is the sampler's)."""
 
 
 def _add_rewards(total: Any, reward: Any) -> Any:
-    """The sum of rewards; of each agent where there are several."""
+    """Add rewards; of each agent where there are several."""
     reward = as_reward(reward)
     if isinstance(reward, float):
         return total + reward
@@ -244,7 +244,7 @@ class TaskSampler(abc.ABC, Generic[TaskT]):
 
     @abc.abstractmethod
     def next_task(self, **kwargs: Any) -> TaskT | None:
-        """The next task, or None when there is none left."""
+        """Return the next task, or None when there is none left."""
 
     @property
     def length(self) -> float:
@@ -263,7 +263,7 @@ class TaskSampler(abc.ABC, Generic[TaskT]):
 
     @property
     def all_observation_spaces_equal(self) -> bool:
-        """Whether every task of this sampler has the same observation space."""
+        """True if every task of this sampler has the same observation space."""
         return True
 
     #: Whether an episode depends on the sampler's arguments, seed and earlier ``next_task`` calls
@@ -276,10 +276,10 @@ class TaskSampler(abc.ABC, Generic[TaskT]):
     initial_seed: int | None = None
 
     def reset(self) -> None:
-        """Start the stream of tasks anew; the random state stays as it is."""
+        """Restart the stream of tasks; the random state stays as it is."""
 
     def set_seed(self, seed: int) -> None:
         """Seed the tasks that are sampled from now on."""
 
     def close(self) -> None:
-        """Give back what the sampler holds."""
+        """Release what the sampler holds."""

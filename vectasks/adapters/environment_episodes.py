@@ -1,4 +1,4 @@
-"""What runs in the workers under an adapter: environments, begun and ended as trainers expect."""
+"""Run environments in an adapter's workers: reset and end them as trainers expect."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MAX_SCALARS = 1024
 
 
 class _Scalars(dict[int, Any]):
-    """Integers as numpy's scalars of a dtype, which are looked up sooner than made."""
+    """A table of a dtype's numpy scalars: looking one up is faster than making it."""
 
     def __init__(self, dtype: Any) -> None:
         self._kind = np.dtype(dtype).type
@@ -51,7 +51,7 @@ class OpenBox(spaces.Box):
         self.space = space
 
     def takes(self, action: Any) -> bool:
-        """Whether an action travels as an array of this space."""
+        """Tell whether an action is sent as an array of this space."""
         return self.shape != () and np.shape(action) == self.shape
 
 
@@ -67,7 +67,7 @@ def _(space: OpenBox, check: bool) -> ActionBatches:
 
 
 class Episodes:
-    """The episodes of one environment; both the task sampler and, ever again, its task.
+    """The episodes of one environment: both the task sampler and each of its tasks.
 
     Nothing is reset before it is asked for: a trainer's first reset brings the seed; a step before
     it is the environment's to judge. From the end of an episode until the next begins, a step
@@ -112,13 +112,13 @@ class Episodes:
         _IN_USE.add(id(self.env.unwrapped))
 
     def next_task(self, start: dict[str, Any] | None = None) -> Episodes:
-        """Reset the environment with the keywords ``start``, if given; itself."""
+        """Reset the environment with the keywords ``start``, if given, and return this object."""
         if start is not None:
             self._begin(start)
         return self
 
     def step(self, action: Any) -> RLStepResult | tuple[Any, Any, bool, Any] | StepOutcome:
-        """Step the environment: observation, reward, whether it ended, info."""
+        """Step the environment; return observation, reward, whether the episode ended, and info."""
         if self._is_over:
             self._begin({})
             return RLStepResult(self._observation, 0.0, False, self.reset_info)
@@ -153,11 +153,11 @@ class Episodes:
         self._is_over = False
 
     def get_observations(self) -> Any:
-        """The environment's last observation."""
+        """Return the environment's last observation."""
         return self._observation
 
     def render(self, *_: Any, **__: Any) -> Any:
-        """What the environment renders."""
+        """Return what the environment renders."""
         return self.env.render()
 
     def close(self) -> None:
@@ -170,7 +170,7 @@ class Episodes:
     # -- for the adapters -----------------------------------------------------------------------
 
     def describe(self) -> dict[str, Any]:
-        """What a vector of environments tells of itself."""
+        """Return what a vector of environments shows as its own: metadata, render mode, space."""
         return {
             "metadata": dict(self.env.metadata),
             "render_mode": self.env.render_mode,
@@ -178,13 +178,13 @@ class Episodes:
         }
 
     def get(self, name: str) -> Any:
-        """An attribute of the environment or of a wrapper around it, or one of its ("a.b")."""
+        """Return an attribute of the environment or of a wrapper around it; "a.b" is nested."""
         first, _, rest = name.partition(".")
         found = self.env.get_wrapper_attr(first)
         return operator.attrgetter(rest)(found) if rest else found
 
     def has(self, name: str) -> bool:
-        """Whether there is such an attribute."""
+        """Tell whether the attribute exists."""
         return bool(self.env.has_wrapper_attr(name))
 
     def call(self, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -192,12 +192,12 @@ class Episodes:
         return self.get(name)(*args, **kwargs)
 
     def get_or_call(self, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        """The same; what cannot be called is the answer itself."""
+        """Call it if it can be called, else return its value."""
         found = self.get(name)
         return found(*args, **kwargs) if callable(found) else found
 
     def set(self, name: str, value: Any) -> None:
-        """Set an attribute where it is: of the environment, or of a wrapper around it."""
+        """Set an attribute of the environment, or of the wrapper that has it."""
         self.env.set_wrapper_attr(name, value)
 
     def set_outermost(self, name: str, value: Any) -> None:
@@ -205,7 +205,7 @@ class Episodes:
         setattr(self.env, name, value)
 
     def is_wrapped(self, wrapper_class: type) -> bool:
-        """Whether a wrapper of this class is around the environment."""
+        """Tell whether a wrapper of this class is around the environment."""
         env = self.env
         while isinstance(env, gymnasium.Wrapper):
             if isinstance(env, wrapper_class):
@@ -215,7 +215,7 @@ class Episodes:
 
 
 def _with_scalars(space: Any, action: Any) -> Any:
-    """A nested action with numpy's scalars in it, as Gymnasium's own vectors give it."""
+    """Convert a nested action to numpy's scalars, as Gymnasium's own vectors do."""
     if isinstance(space, spaces.Dict):
         return {key: _with_scalars(sub, action[key]) for key, sub in space.spaces.items()}
     if isinstance(space, spaces.Tuple):

@@ -1,4 +1,4 @@
-"""The parent's half of every adapter: a vector as trainers see it.
+"""Show a vector as trainers see it: the half of every adapter that runs in the parent.
 
 ::
 
@@ -53,7 +53,7 @@ Ended: TypeAlias = tuple[Any, dict[str, Any], dict[str, Any]]
 
 
 class GivenTasks:
-    """A vector of any tasks; where names are reached for, they are those of the tasks.
+    """A vector of any tasks; attributes and methods are looked up on the tasks.
 
     Args:
         vector: its samplers go on to the next task in the step that ends one.
@@ -104,7 +104,7 @@ class GivenTasks:
     def reset(
         self, starts: Sequence[Mapping[str, Any]], mask: NDArray[np.bool_] | None = None
     ) -> tuple[Any, list[dict[str, Any]]]:
-        """Begin new episodes: all observations as a batch, and the infos of the new ones.
+        """Begin new episodes; return all observations as a batch and the infos of the new episodes.
 
         The first reset of a vector that was not stepped yet takes the tasks that it began with,
         unless there are seeds or options.
@@ -135,7 +135,7 @@ class GivenTasks:
         return self._command(Command.NEXT_TASK, keywords)
 
     def _command(self, command: Command, data: Mapping[int, Any]) -> list[Any]:
-        """Send a command to some; the answer of the others is their observation."""
+        """Send a command to some environments; the others answer with their observation."""
         indices = range(self.num_envs)
         return self.vector.command(
             [command if i in data else Command.OBSERVE for i in indices],
@@ -155,7 +155,7 @@ class GivenTasks:
             return [{} for _ in observations]
 
     def batch(self, observations: Sequence[Any]) -> Any:
-        """Observations as one, nested as the space.
+        """Batch observations, nested as the space.
 
         Raises:
             LayoutError: one of them does not fit the space.
@@ -170,7 +170,7 @@ class GivenTasks:
             ) from error
 
     def ended(self, info: dict[str, Any], observation: Any, row: int) -> Ended:
-        """Take the info of a step that ended an episode apart; ``observation`` is the batch's."""
+        """Split the info of a step that ended an episode; ``observation`` is the batch's."""
         info = dict(info)
         if "final_observation" not in info:
             # Its worker was begun anew: what the episode showed last is lost, so the next one's
@@ -181,7 +181,7 @@ class GivenTasks:
     # -- for trainers that want to see the last observation first ---------------------------------
 
     def hold(self, batch: StepBatch) -> Any:
-        """The observation of a step, in which episodes that ended show their last one.
+        """Return a step's observation with the last one of each episode that ended.
 
         What their next ones show first is held until :meth:`completed` or :meth:`reset_held`.
         """
@@ -192,7 +192,7 @@ class GivenTasks:
         return self._shown
 
     def hold_some(self, batch: StepBatch, rows: NDArray[np.int64]) -> Any:
-        """The same for a step of some; the observation is of all, as each showed it last."""
+        """Do the same for a step of some environments; return the latest observation of all."""
         first, over = self._shown, self.over.copy()
         if np.count_nonzero(over):
             first = replaced(first, self._held_rows, self._held)
@@ -202,7 +202,7 @@ class GivenTasks:
         return self._shown
 
     def _with_last(self, batch: StepBatch, rows: Sequence[int]) -> Any:
-        """The observation of a step of ``rows`` where episodes that ended show their last one."""
+        """Return the observation of a step of ``rows`` with the last one of each ended episode."""
         ends = np.flatnonzero(batch.done)
         if len(ends) == 0:
             return batch.observation
@@ -216,7 +216,7 @@ class GivenTasks:
         self._held = _rows(first, self._held_rows)
 
     def completed(self, batch: StepBatch | None, others: Sequence[int]) -> StepBatch:
-        """A step of all, in which those whose episodes are over begin their next ones.
+        """Complete a step of all: environments whose episodes are over begin their next ones.
 
         Args:
             batch: the step of the others; None where there are none.
@@ -243,13 +243,13 @@ class GivenTasks:
         )
 
     def _first_of(self, rows: NDArray[np.int64]) -> Any:
-        """What the next episodes of some samplers whose episodes are over show first."""
+        """Return the first observations of the next episodes where episodes are over."""
         return _rows(self._held, np.searchsorted(self._held_rows, rows))
 
     def reset_held(
         self, starts: Sequence[Mapping[str, Any]], mask: NDArray[np.bool_] | None
     ) -> tuple[Any, list[dict[str, Any]]]:
-        """As :meth:`reset`; where episodes are over, their next ones have begun already.
+        """Reset like :meth:`reset`, but keep next episodes that have begun already.
 
         With seeds or options these are begun anew, which nobody has seen yet.
         """
@@ -275,20 +275,20 @@ class GivenTasks:
     # -- reaching in ------------------------------------------------------------------------------
 
     def describe(self) -> list[dict[str, Any]]:
-        """Metadata, render mode and observation space of each."""
+        """Return metadata, render mode and observation space of each environment."""
         space = self.observation_space
         return [
             {"metadata": {}, "render_mode": "rgb_array", "observation_space": space}
         ] * self.num_envs
 
     def get(self, name: str, indices: Sequence[int] | None = None) -> list[Any]:
-        """An attribute of each task."""
+        """Return an attribute of each task."""
         if indices is None:
             return self.vector.attr(name)
         return [self.vector.attr_at(i, name) for i in indices]
 
     def has(self, name: str) -> bool:
-        """Whether every task has the attribute."""
+        """Tell whether every task has the attribute."""
         try:
             self.vector.attr(name)
         except TaskAttributeError:
@@ -320,7 +320,7 @@ class GivenTasks:
         kwargs: Mapping[str, Any],
         indices: Sequence[int] | None = None,
     ) -> list[Any]:
-        """The same; what cannot be called is the answer itself."""
+        """Call it if it can be called, else return its value."""
         if name == "render":
             return self.images(indices)
         if not args and not kwargs:
@@ -340,15 +340,15 @@ class GivenTasks:
     def set_outermost(
         self, name: str, values: Sequence[Any], indices: Sequence[int] | None = None
     ) -> None:
-        """The same; tasks are wrapped in nothing."""
+        """Set an attribute of each task, which has no wrappers."""
         self.set(name, values, indices)
 
     def is_wrapped(self, wrapper_class: type, indices: Sequence[int] | None = None) -> list[bool]:
-        """Tasks are wrapped in nothing."""
+        """Return False for each task, which has no wrappers."""
         return [False] * (self.num_envs if indices is None else len(indices))
 
     def images(self, indices: Sequence[int] | None = None) -> list[Any]:
-        """An image of each: uint8 [height_px, width_px, 3]."""
+        """Return an image of each: uint8 [height_px, width_px, 3]."""
         if indices is not None:
             data: Any = (("rgb",), {})
             return [self.vector.command_at(i, Command.RENDER, data) for i in indices]
@@ -362,7 +362,7 @@ class GivenTasks:
 
 
 class MadeEnvs(GivenTasks):
-    """Environments made from functions; where names are reached for, they are theirs.
+    """Environments made from functions; attributes and methods are looked up on them.
 
     Args:
         env_fns: each makes a ``gymnasium.Env``.
@@ -430,19 +430,19 @@ class MadeEnvs(GivenTasks):
         return self._command(Command.NEXT_TASK, {i: {"start": dict(starts[i])} for i in chosen})
 
     def ended(self, info: dict[str, Any], observation: Any, row: int) -> Ended:
-        """Take the info of a step that ended an episode apart."""
+        """Split the info of a step that ended an episode."""
         return info["final_observation"], info[ENDED], info.get(BEGUN, {})
 
     def describe(self) -> list[dict[str, Any]]:
-        """Metadata, render mode and observation space of each."""
+        """Return metadata, render mode and observation space of each environment."""
         return self.vector.call("describe")
 
     def get(self, name: str, indices: Sequence[int] | None = None) -> list[Any]:
-        """An attribute of each environment or of a wrapper around it."""
+        """Return an attribute of each environment or of a wrapper around it."""
         return self._call("get", [name], indices)
 
     def has(self, name: str) -> bool:
-        """Whether every environment has the attribute."""
+        """Tell whether every environment has the attribute."""
         return all(self._call("has", [name], None))
 
     def call(
@@ -462,11 +462,11 @@ class MadeEnvs(GivenTasks):
         kwargs: Mapping[str, Any],
         indices: Sequence[int] | None = None,
     ) -> list[Any]:
-        """The same; what cannot be called is the answer itself."""
+        """Call it if it can be called, else return its value."""
         return self._call("get_or_call", [name, list(args), dict(kwargs)], indices)
 
     def set(self, name: str, values: Sequence[Any], indices: Sequence[int] | None = None) -> None:
-        """Set an attribute where it is: of each environment, or of a wrapper around it."""
+        """Set an attribute of each environment, or of the wrapper that has it."""
         self._set("set", name, values, indices)
 
     def set_outermost(
@@ -485,18 +485,18 @@ class MadeEnvs(GivenTasks):
                 self.vector.call_at(i, method, (name, value))
 
     def is_wrapped(self, wrapper_class: type, indices: Sequence[int] | None = None) -> list[bool]:
-        """Whether a wrapper of this class is around each environment."""
+        """Tell for each environment whether a wrapper of this class is around it."""
         return self._call("is_wrapped", [wrapper_class], indices)
 
     def images(self, indices: Sequence[int] | None = None) -> list[Any]:
-        """What each environment renders."""
+        """Return what each environment renders."""
         return self.call("render", indices=indices)
 
 
 def envs_of(
     env_fns: Sequence[Callable[[], Any]] | BaseVectorSampledTasks, options: Mapping[str, Any]
 ) -> GivenTasks:
-    """Environments that go on in the step that ends an episode, made here unless they are given.
+    """Return environments that begin the next episode by themselves, made unless given.
 
     Raises:
         InvalidArgument: there are options for a vector that is given.
@@ -548,7 +548,7 @@ def refuse_options(options: Mapping[str, Any]) -> None:
 
 
 def checked_indices(indices: Indices, count: int) -> list[int] | None:
-    """The indices of some of ``count`` environments; None for all of them.
+    """Check and return the indices of some of ``count`` environments; None stands for all.
 
     Raises:
         SamplerIndexError: there is no environment at such an index.
@@ -571,7 +571,7 @@ def checked_indices(indices: Indices, count: int) -> list[int] | None:
 
 
 def original_of(error: BaseException) -> BaseException:
-    """What the environment itself raised, where it could travel; else ``error``.
+    """Return the error that the environment itself raised if it could be sent, else ``error``.
 
     Trainers' own vectors raise that, and programs catch it.
     """
@@ -580,12 +580,12 @@ def original_of(error: BaseException) -> BaseException:
 
 
 def _rows(observation: Any, rows: Any) -> Any:
-    """Some rows of a batch, or one."""
+    """Select some rows of a batch, or one."""
     return map_leaves(operator.itemgetter(rows), observation)
 
 
 def replaced(batch: Any, rows: NDArray[np.int64], values: Any) -> Any:
-    """A copy of a batch with other values in some rows."""
+    """Copy a batch with other values in some rows."""
     if isinstance(batch, Mapping):
         return {key: replaced(part, rows, values[key]) for key, part in batch.items()}
     if isinstance(batch, tuple):

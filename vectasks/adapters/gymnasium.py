@@ -1,4 +1,4 @@
-"""A vector as a ``gymnasium.vector.VectorEnv``, in the place of its ``AsyncVectorEnv``.
+"""A vector as a ``gymnasium.vector.VectorEnv``, to replace its ``AsyncVectorEnv``.
 
 >>> import gymnasium
 >>> envs = VectorEnv([lambda: gymnasium.make("CartPole-v1")] * 2, max_processes=0)
@@ -58,7 +58,7 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 def _raising_originals(method: _Method) -> _Method:
-    """Raise what an environment raised as it was, as Gymnasium's own vectors do.
+    """Raise an environment's original error, as Gymnasium's own vectors do.
 
     Where several raised in one call, all of them are logged, and the last of them is raised.
     """
@@ -235,7 +235,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         seed: int | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[Any, dict[str, Any]]:
-        """Begin new episodes; the first observations, and infos.
+        """Begin new episodes; return their first observations and infos.
 
         Args:
             seed: one an environment, or one int: each gets it plus its index.
@@ -253,7 +253,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         seed: int | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
     ) -> None:
-        """Take the arguments of :meth:`reset`, which :meth:`reset_wait` carries out."""
+        """Store the arguments of :meth:`reset`, which :meth:`reset_wait` carries out."""
         self._require_idle("reset_async")
         if seed is None or isinstance(seed, (int, np.integer)):
             first = seed
@@ -273,7 +273,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
 
     @_raising_originals
     def reset_wait(self, timeout: float | None = None) -> tuple[Any, dict[str, Any]]:
-        """Reset as :meth:`reset_async` was told.
+        """Reset with the arguments given to :meth:`reset_async`.
 
         Raises:
             TimeoutError: it takes longer than ``timeout`` seconds.
@@ -336,7 +336,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
 
     @_raising_originals
     def step_wait(self, timeout: float | None = None) -> StepResult:
-        """What the step gave that :meth:`step_async` began.
+        """Return the results of the step that :meth:`step_async` began.
 
         Raises:
             TimeoutError: it takes longer than ``timeout`` seconds; waiting again is allowed.
@@ -391,7 +391,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         return self.observations, reward, batch.terminated, batch.truncated, infos
 
     def _batched(self, observation: Any) -> Any:
-        """The observation as Gymnasium batches it: tuples of what cannot be stacked."""
+        """Batch the observation as Gymnasium does: tuples of what cannot be stacked."""
         if self._envs.is_fixed:
             return observation
         return _with_tuples(self.single_observation_space, observation)
@@ -416,14 +416,14 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         return self.call_wait()
 
     def call_async(self, name: str, /, *args: Any, indices: Indices = None, **kwargs: Any) -> None:
-        """Take the arguments of :meth:`call`, which :meth:`call_wait` carries out."""
+        """Store the arguments of :meth:`call`, which :meth:`call_wait` carries out."""
         self._require_idle("call_async")
         chosen = checked_indices(indices, self.num_envs)
         self._pending = _Pending("call", (name, args, kwargs, chosen))
 
     @_raising_originals
     def call_wait(self, timeout: float | None = None) -> tuple[Any, ...]:
-        """Call as :meth:`call_async` was told.
+        """Call with the arguments given to :meth:`call_async`.
 
         Raises:
             TimeoutError: it takes longer than ``timeout`` seconds.
@@ -435,7 +435,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             return tuple(self._envs.get_or_call(name, args, kwargs, chosen))
 
     def get_attr(self, name: str, indices: Indices = None) -> tuple[Any, ...]:
-        """An attribute of every environment, or of those at ``indices``."""
+        """Return an attribute of every environment, or of those at ``indices``."""
         return self.call(name, indices=indices)
 
     @_raising_originals
@@ -463,7 +463,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self._envs.set(name, values, chosen)
 
     def render(self) -> tuple[Any, ...] | None:
-        """What every environment renders."""
+        """Return what every environment renders."""
         return self.call("render")
 
     @property  # type: ignore[misc]  # read only, as in Gymnasium's own vectors
@@ -506,7 +506,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             )
 
     def _end_of(self, call: str) -> _Pending:
-        """What was begun, which is not pending any more."""
+        """End the pending call and return its arguments."""
         if self.closed:
             raise _closed(self)
         pending = self._pending
@@ -587,7 +587,7 @@ def _check_observation_mode(mode: Any) -> None:
 
 
 def _checked_mask(mask: Any, num_envs: int) -> NDArray[np.bool_]:
-    """The reset mask, as its owner may change it later.
+    """Check and copy the reset mask, which its owner may change later.
 
     Raises:
         TypeError, ValueError: it is no mask of the environments, or masks all of them out.
@@ -622,7 +622,7 @@ def make_vec(
     vector_kwargs: Mapping[str, Any] | None = None,
     **make_kwargs: Any,
 ) -> VectorEnv:
-    """As ``gymnasium.make_vec``: many environments of one id.
+    """Make many environments of one id, like ``gymnasium.make_vec``.
 
     Args:
         env_id: what ``gymnasium.make`` takes.

@@ -1,4 +1,4 @@
-"""A vector as a Stable-Baselines3 ``VecEnv``, in the place of its ``SubprocVecEnv``.
+"""A vector as a Stable-Baselines3 ``VecEnv``, to replace its ``SubprocVecEnv``.
 
 ::
 
@@ -90,7 +90,7 @@ class VecEnv(BaseVecEnv):
     # -- the episode ------------------------------------------------------------------------------
 
     def reset(self) -> Any:
-        """Begin new episodes with the seeds and options that were set; their observations."""
+        """Begin new episodes with the seeds and options that were set; return observations."""
         starts: list[dict[str, Any]] = [
             {
                 "seed": None if seed is None else checked_seed(seed),
@@ -140,7 +140,7 @@ class VecEnv(BaseVecEnv):
         self._envs.vector.send(actions, self._envs.vector.sampler_ids)
 
     def step_wait(self) -> StepReturn:
-        """What the step gave that :meth:`step_async` began."""
+        """Return the results of the step that :meth:`step_async` began."""
         return self._result(self._envs.vector.recv())
 
     def _require_ready(self) -> None:
@@ -161,7 +161,7 @@ class VecEnv(BaseVecEnv):
     def _last_info(
         self, info: dict[str, Any], observation: Any, index: int, is_cut: bool
     ) -> dict[str, Any]:
-        """The info of an environment whose episode ended, as trainers want it."""
+        """Build the info of an environment whose episode ended, as trainers expect it."""
         last, info, self.reset_infos[index] = self._envs.ended(info, observation, index)
         return {
             **info,
@@ -172,7 +172,7 @@ class VecEnv(BaseVecEnv):
     # -- reaching in ------------------------------------------------------------------------------
 
     def get_attr(self, attr_name: str, indices: Indices = None) -> list[Any]:
-        """An attribute of each environment or of a wrapper around it."""
+        """Return an attribute of each environment or of a wrapper around it."""
         chosen = self._chosen(indices)
         if attr_name == "render_mode":  # tasks render without telling how
             every = range(self.num_envs) if chosen is None else chosen
@@ -180,7 +180,7 @@ class VecEnv(BaseVecEnv):
         return self._envs.get(attr_name, chosen)
 
     def has_attr(self, attr_name: str) -> bool:
-        """Whether every environment has the attribute."""
+        """Tell whether every environment has the attribute."""
         return attr_name == "render_mode" or self._envs.has(attr_name)
 
     def set_attr(self, attr_name: str, value: Any, indices: Indices = None) -> None:
@@ -196,15 +196,15 @@ class VecEnv(BaseVecEnv):
         return self._envs.call(method_name, method_args, method_kwargs, self._chosen(indices))
 
     def env_is_wrapped(self, wrapper_class: type, indices: Indices = None) -> list[bool]:
-        """Whether a wrapper of this class is around each environment."""
+        """Tell for each environment whether a wrapper of this class is around it."""
         return self._envs.is_wrapped(wrapper_class, self._chosen(indices))
 
     def _chosen(self, indices: Indices) -> list[int] | None:
-        """The indices; None for all of them, which are asked at once."""
+        """Check the indices; None stands for all, which are asked at once."""
         return checked_indices(indices, self.num_envs)
 
     def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
-        """An image of each environment: uint8 [height_px, width_px, 3]."""
+        """Return an image of each environment: uint8 [height_px, width_px, 3]."""
         if self.render_mode != "rgb_array":
             warnings.warn(
                 f"The environments' render_mode is {self.render_mode!r}: make them with "

@@ -164,7 +164,7 @@ class Env(EnvBase):  # type: ignore[misc]  # torchrl has no types
     def _among(
         self, tensordict: TensorDictBase, name: str, rows: NDArray[np.int64], value: Any
     ) -> Any:
-        """A result of all, where ``rows`` have a new one and the others what they had, or zero."""
+        """Merge results: new ones for ``rows``; the others keep what they had, or zero."""
         whole = torch.zeros(self._envs.num_envs, 1, dtype=value.dtype)
         before = tensordict.get(name, None)
         if before is not None:
@@ -173,7 +173,7 @@ class Env(EnvBase):  # type: ignore[misc]  # torchrl has no types
         return whole
 
     def _mask(self, wanted: Any) -> NDArray[np.bool_]:
-        """Which environments a "_step" or "_reset" entry means."""
+        """Return the mask of the environments that a "_step" or "_reset" entry selects."""
         mask: NDArray[np.bool_] = wanted.reshape(self._envs.num_envs).cpu().numpy()
         return mask
 
@@ -279,7 +279,7 @@ class Env(EnvBase):  # type: ignore[misc]  # torchrl has no types
     def auto_register_info_dict(
         self, ignore_private: bool = True, *, info_dict_reader: Any = None
     ) -> Env:
-        """The same, under the name by which TorchRL registers what resets do not tell."""
+        """Do what :meth:`set_info_dict_reader` does, under the name that TorchRL calls."""
         return self.set_info_dict_reader(info_dict_reader, ignore_private)
 
     def _find_spec(self, reader: Any) -> None:
@@ -296,7 +296,7 @@ class Env(EnvBase):  # type: ignore[misc]  # torchrl has no types
         self._is_ready = False
 
     def _read(self, infos: Sequence[Any], rows: NDArray[np.int64] | None) -> dict[Any, Any]:
-        """What the readers make of the infos of all, or of ``rows``; the others' as it was."""
+        """Read the infos of all, or of ``rows``; the entries of the others stay."""
         read = self._infos_read.clone()  # what it was is somebody's data
         its_rows = range(len(read)) if rows is None else rows.tolist()
         for row, info in zip(its_rows, infos, strict=True):
@@ -339,11 +339,11 @@ class _OfEach:
         self._envs, self._name = envs, name
 
     def __call__(self, *args: Any, **kwargs: Any) -> list[Any]:
-        """Call it, where it can be called; what each environment gave."""
+        """Call it if it can be called; return the result of each environment."""
         return self._envs.get_or_call(self._name, args, kwargs)
 
     def __iter__(self) -> Iterator[Any]:
-        """What each environment has, or gives when it is called."""
+        """Iterate over the values of the environments."""
         return iter(self())
 
     def __getattr__(self, name: str) -> _OfEach:
@@ -353,7 +353,7 @@ class _OfEach:
 
 
 def _with_arrays(info: Mapping[str, Any]) -> dict[str, Any]:
-    """An info whose numbers are arrays, as TorchRL's readers want them."""
+    """Turn the numbers of an info into arrays, as TorchRL's readers expect them."""
     return {
         key: np.asarray(value) if isinstance(value, (int, float, np.generic)) else value
         for key, value in info.items()
@@ -362,7 +362,7 @@ def _with_arrays(info: Mapping[str, Any]) -> dict[str, Any]:
 
 @singledispatch
 def spec_of(space: Any, count: int, categorical: bool, device: Any) -> Any:
-    """The spec of a space for ``count`` environments.
+    """Make the spec of a space for ``count`` environments.
 
     Raises:
         NotImplementedError: TorchRL has none.
@@ -416,7 +416,7 @@ def _composite(by_key: Mapping[str, Any], count: int, categorical: bool, device:
 
 
 def _tensors(space: Any, value: Any, one_hot: bool) -> Any:
-    """An observation batch as tensors that share its memory, or one-hot."""
+    """Convert an observation batch to tensors that share its memory, or to one-hot ones."""
     if isinstance(space, spaces.Dict):
         return {key: _tensors(sub, value[key], one_hot) for key, sub in space.spaces.items()}
     tensor = torch.from_numpy(value)

@@ -1,4 +1,4 @@
-"""What users write, and what comes of a batch."""
+"""Tasks on batches, which users write, and the results of batches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OutT = TypeVar("OutT")
 
 @dataclass(frozen=True)
 class Result(Generic[OutT]):
-    """What came of one batch: a value, which may be None, or an error.
+    """The result of one batch: a value, which may be None, or an error.
 
     Attributes:
         index: which batch, from 0.
@@ -42,7 +42,7 @@ class Task(Generic[BatchT, OutT]):
     """
 
     def setup(self, *args: Any, **kwargs: Any) -> None:
-        """Called once in each worker, before its first batch, with ``do``'s further arguments."""
+        """Prepare a worker, once, before its first batch, with ``do``'s further arguments."""
 
     def do(self, batch: BatchT, *args: Any, **kwargs: Any) -> OutT | Exception:
         """Process one batch. An exception that is returned counts as raised."""
@@ -51,7 +51,7 @@ class Task(Generic[BatchT, OutT]):
         )
 
     def teardown(self, *args: Any, **kwargs: Any) -> None:
-        """Called once in each worker, after its last batch, also if there were errors."""
+        """Clean up a worker; called once, after its last batch, also if there were errors."""
 
     def run_batch(self, index: int, batch: BatchT, *args: Any, **kwargs: Any) -> Result[OutT]:
         """Set up, process one batch and tear down.
@@ -103,7 +103,7 @@ class Session(Generic[BatchT, OutT]):
         return Result(index, value)
 
     def end(self) -> Exception | None:
-        """Tear down, if anything was set up; what that raised."""
+        """Tear down, if anything was set up; return what that raised."""
         if not self._is_set_up:
             return None
         self._is_set_up = False

@@ -1,4 +1,4 @@
-"""From data to batches; arrays are sliced without a copy."""
+"""Split data into batches; arrays are sliced without a copy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vectasks.errors import InvalidArgument
 
 
 def batches_of(data: Any, batch_size: int, prebatched: bool = False) -> Iterator[Any]:
-    """The batches, made when they are asked for.
+    """Yield the batches, each made when it is asked for.
 
     Args:
         data: what has a length and can be sliced (an array, a tensor, a list), or any iterable,
@@ -41,7 +41,7 @@ def batches_of(data: Any, batch_size: int, prebatched: bool = False) -> Iterator
 
 
 def count_batches(data: Any, batch_size: int, prebatched: bool = False) -> int | None:
-    """How many batches there will be, or None where only going through the data tells."""
+    """Count the batches, or return None if that needs an iteration over the data."""
     try:
         length = len(data)
     except TypeError:
@@ -61,7 +61,7 @@ def _lists(data: Iterable[Any], batch_size: int) -> Iterator[list[Any]]:
 
 
 def read_only(batch: Any) -> Any:
-    """View a batch such that it cannot be written through: it is the same on every backend.
+    """Return a read-only view of a batch, so that it is the same on every backend.
 
     The view has the batch's class; that of a file is a plain array, as workers see it.
     """

@@ -1,4 +1,4 @@
-"""What becomes of the results: they are collected, averaged or summed, and saved if wished."""
+"""Handlers of results: collect, average or sum them, and save them if wished."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class MeanResult(NamedTuple):
 
 
 class ResultsHandler(abc.ABC, Generic[T]):
-    """Takes results in, in whatever order they come.
+    """Base of handlers: receives results in whatever order they come.
 
     Args:
         saver: writes values to a file.
@@ -50,7 +50,7 @@ class ResultsHandler(abc.ABC, Generic[T]):
         return [self._errors[index] for index in sorted(self._errors)]
 
     def add_result(self, result: Result[Any]) -> None:
-        """Take one result in.
+        """Add one result.
 
         Raises:
             InvalidArgument: there was one of this index; nothing changed.
@@ -68,14 +68,14 @@ class ResultsHandler(abc.ABC, Generic[T]):
 
     @abc.abstractmethod
     def _add_value(self, result: Result[Any]) -> None:
-        """Take in a result that is no error."""
+        """Add a result that is no error."""
 
     @abc.abstractmethod
     def get(self) -> T:
-        """What the results come to."""
+        """Return what the results add up to."""
 
     def finalize(self) -> None:
-        """All results are in: save what is still to be saved."""
+        """Save what is still to be saved, when all results have come."""
 
     def _raise_errors(self) -> None:
         """Raise the first error: what is computed without its batch would be wrong."""
@@ -108,7 +108,7 @@ class ResultsCollector(ResultsHandler[list[Result[Any]]]):
         self._num_rows = 0
 
     def add_result(self, result: Result[Any]) -> None:
-        """Take one result in, and save those that are due."""
+        """Add one result, and save those that are due."""
         super().add_result(result)
         self._results[result.index] = result
         if self._saver is not None:
@@ -118,11 +118,11 @@ class ResultsCollector(ResultsHandler[list[Result[Any]]]):
         pass  # errors are kept in the same place
 
     def get(self) -> list[Result[Any]]:
-        """All results, in order of index."""
+        """Return all results, in order of index."""
         return [self._results[index] for index in sorted(self._results)]
 
     def values(self) -> list[Any]:
-        """The values, in order of index.
+        """Return the values, in order of index.
 
         Raises:
             Exception: the first error, if there was one.
@@ -138,7 +138,7 @@ class ResultsCollector(ResultsHandler[list[Result[Any]]]):
                 logger.warning("%d batches failed and were not saved", len(self._errors))
 
     def _save(self, at_least: int) -> None:
-        """Save the batches that follow the saved ones without a gap, if they are so many."""
+        """Save the batches that follow the saved ones without a gap, if there are enough."""
         end = self._num_saved
         while end in self._results:
             end += 1
@@ -197,7 +197,7 @@ class OnlineMeanResultsHandler(ResultsHandler[MeanResult]):
             self._mean = self._mean + (mean - self._mean) * (n / self._n)
 
     def get(self) -> MeanResult:
-        """The mean, and of how many.
+        """Return the mean, and the number of values that it was taken over.
 
         Raises:
             Exception: the first error, if a batch failed.
@@ -232,7 +232,7 @@ class SumResultsHandler(ResultsHandler[Any]):
         self._summands += 1
 
     def get(self) -> Any:
-        """The sum.
+        """Return the sum.
 
         Raises:
             Exception: the first error, if a batch failed.

@@ -1,4 +1,4 @@
-"""Batches to workers, results to a handler."""
+"""Send batches to workers and results to a handler."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ class TaskManager(Generic[HandlerT]):
 
 
 class Seat:
-    """What lives in a worker: a task, set up when its first batch comes."""
+    """The object in a worker: it holds a task, set up when its first batch comes."""
 
     def __init__(
         self, task_cls: Callable[[], Task[Any, Any]], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -153,11 +153,11 @@ class Seat:
         self._reader = Reader()
 
     def run(self, index: int, batch: Any) -> Result[Any]:
-        """Process a batch, in whatever form it travelled."""
+        """Process a batch, in whatever form it was sent."""
         return self._session.run(index, read_only(self._reader.unwrap(batch)))
 
     def value(self, index: int, batch: Any) -> Any:
-        """The same, as it travels; an error is raised, so that it has its traceback."""
+        """Return the value as it is sent; raise an error, so that it has its traceback."""
         result = self.run(index, batch)
         if result.error is not None:
             raise result.error
@@ -192,7 +192,7 @@ def _run_in_workers(
     kind: Kind,
     ahead: int,
 ) -> Generator[Result[Any], None, None]:
-    """The results, in order of index."""
+    """Run the batches in workers; yield the results in order of index."""
     parcels = Parcels(num_workers * ahead) if kind == "process" else None
     early: dict[int, Result[Any]] = {}
     next_index = 0
@@ -217,7 +217,7 @@ def _run_in_workers(
 
 
 def _ahead(data: Any, num_batches: int | None, num_workers: int) -> int:
-    """How many batches are at a worker: fewer of an array whose batches are copied and large."""
+    """Return how many batches a worker is sent at once: fewer if they are copied and large."""
     if not isinstance(data, np.ndarray) or not num_batches or place_of(data) is not None:
         return _AHEAD
     return _AHEAD if _AHEAD * num_workers <= _MOST_COPIED * num_batches else 1

@@ -1,4 +1,4 @@
-"""Arrays that workers read where they are, instead of having them sent.
+"""Share arrays with workers, which read them in place instead of having them sent.
 
 ::
 
@@ -33,7 +33,7 @@ _ALIGNMENT_BYTES = 64
 
 
 class ArrayPlace(NamedTuple):
-    """Where a worker finds an array: what travels in its place.
+    """The location of a shared array: what is sent instead of the array.
 
     Attributes:
         path: of the memory or the file; ``inode`` says which one, for a path may be used again.
@@ -48,14 +48,14 @@ class ArrayPlace(NamedTuple):
 
 
 class Attributed(NamedTuple):
-    """An array with the attributes that numpy leaves out of its pickle: what travels for it."""
+    """An array with the attributes that numpy leaves out of its pickle."""
 
     array: NDArray[Any]
     attributes: dict[str, Any]
 
 
 class Viewed(NamedTuple):
-    """What a memoryview is made of again, where its own pickle would be that of bytes."""
+    """The parts to rebuild a memoryview from; its own pickle would be that of bytes."""
 
     make: Callable[..., memoryview]
     args: tuple[Any, ...]
@@ -66,7 +66,7 @@ _NUMPYS_OWN = (np.ndarray.__reduce__, np.ma.MaskedArray.__reduce__)
 
 
 def sendable(value: Any) -> Any:
-    """Give a batch or a result a form whose pickle holds all of it: mostly it is its own."""
+    """Convert a batch or a result to a form that pickles completely; most stay as they are."""
     if isinstance(value, memoryview):
         return Viewed(*reduce_view(value))
     if isinstance(value, np.ndarray) and type(value).__reduce__ in _NUMPYS_OWN:
@@ -76,7 +76,7 @@ def sendable(value: Any) -> Any:
 
 
 def received(value: Any) -> Any:
-    """Return what was sent in the form that :func:`sendable` gave it."""
+    """Undo :func:`sendable`."""
     if isinstance(value, Attributed):
         vars(value.array).update(value.attributes)
         return value.array
@@ -84,7 +84,7 @@ def received(value: Any) -> Any:
 
 
 def _sendable_attributes(attributes: dict[str, Any]) -> dict[str, Any]:
-    """Leave out the mask, which numpy sends, and the mapping of a file, which nobody can."""
+    """Select the attributes to send: neither the mask, which numpy sends, nor a file's mapping."""
     return {
         name: _sendable_attributes(value) if type(value) is dict else value
         for name, value in attributes.items()
@@ -93,7 +93,7 @@ def _sendable_attributes(attributes: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Mapping(mmap.mmap):
-    """Shared memory as this process sees it; knows how others find it."""
+    """Shared memory mapped into this process; knows how others find it."""
 
     _path: str
     _inode: int
@@ -101,7 +101,7 @@ class _Mapping(mmap.mmap):
 
     @classmethod
     def of_size(cls, size_bytes: int) -> _Mapping:
-        """New memory, all zero.
+        """Make new memory, all zero.
 
         Raises:
             OSError: there is not so much.
@@ -119,7 +119,7 @@ class _Mapping(mmap.mmap):
         return mapping
 
     def place(self, offset_bytes: int, array: NDArray[Any]) -> ArrayPlace:
-        """Where others find an array that is here."""
+        """Return the place at which others find an array in this memory."""
         return ArrayPlace(
             self._path, self._inode, offset_bytes, array.shape, array.dtype, array.strides
         )
@@ -134,7 +134,7 @@ _CAN_SHARE = Path("/proc/self/fd").exists()
 
 
 def shared_array(shape: int | tuple[int, ...], dtype: DTypeLike = np.float64) -> NDArray[Any]:
-    """An array, all zero, in memory that workers can read: fill it, and submit it.
+    """Make an array of zeros in memory that workers can read: fill it, and submit it.
 
     Its slices are not copied on their way to workers. The memory lives as long as an array on it.
 
@@ -150,7 +150,7 @@ def shared_array(shape: int | tuple[int, ...], dtype: DTypeLike = np.float64) ->
 
 
 def place_of(array: NDArray[Any]) -> ArrayPlace | None:
-    """Where others find this array, if it lies in a file or in shared memory as one piece."""
+    """Return this array's place, if it lies in a file or in shared memory as one piece."""
     if not array.flags.c_contiguous or array.dtype.hasobject:
         return None
     root: Any = array
@@ -178,7 +178,7 @@ def _address(array: NDArray[Any]) -> int:
 
 
 class Parcels:
-    """Batches as they travel to worker processes: large arrays stay where they are, or in slots.
+    """Packs batches for worker processes: large arrays stay in place, or are copied into slots.
 
     Only plain arrays do: what a subclass has besides, a mask say, would be lost.
 
@@ -198,7 +198,7 @@ class Parcels:
         self._held: dict[int, Any] = {}  # a batch's memory must live as long as the batch is out
 
     def wrap(self, index: int, batch: Any) -> Any:
-        """A batch as it travels: itself, or where it is."""
+        """Pack a batch: as itself, or as its place."""
         self._held[index] = batch
         if type(batch) is not np.ndarray or batch.dtype.hasobject:
             return sendable(batch)
@@ -224,7 +224,7 @@ class Parcels:
         return self._mapping.place(offset_bytes, copy)
 
     def done(self, index: int) -> None:
-        """The batch is done with."""
+        """Free the slot of a batch that is done."""
         self._held.pop(index)
         slot = self._slot_of.pop(index, None)
         if slot is not None:
@@ -232,13 +232,13 @@ class Parcels:
 
 
 class Reader:
-    """A worker's half: arrays where they are, read-only, and what came in another form."""
+    """Unpacks batches in a worker: arrays in place, read-only, and what came in another form."""
 
     def __init__(self) -> None:
         self._mappings: dict[tuple[str, int], mmap.mmap] = {}
 
     def unwrap(self, batch: Any) -> Any:
-        """Return the batch that travelled in some form.
+        """Unpack a batch.
 
         Raises:
             OSError: it lies in a file that is not there any more.
@@ -246,7 +246,7 @@ class Reader:
         return self.read(batch) if isinstance(batch, ArrayPlace) else received(batch)
 
     def read(self, place: ArrayPlace) -> NDArray[Any]:
-        """The array at a place.
+        """Return the array at a place.
 
         Raises:
             OSError: the file is not there any more.

@@ -1,4 +1,4 @@
-"""Checks of what an environment of Gymnasium's interface gives, and what to do where it differs.
+"""Check what an environment of Gymnasium's interface returns, and say what to do where it differs.
 
 The environments seen most often that differ are of the old Gym interface: ``reset()`` gives the
 observation alone, and ``step()`` four values.
@@ -24,7 +24,7 @@ _OURS = ("vectasks", "gymnasium")
 
 
 def reset_env(env: Any, **keywords: Any) -> tuple[Any, dict[str, Any]]:
-    """Reset an environment; its observation and its info.
+    """Reset an environment; return its observation and its info.
 
     Raises:
         TypeError: ``reset`` does not take these keywords, or gave something other than
@@ -53,7 +53,7 @@ def reset_env(env: Any, **keywords: Any) -> tuple[Any, dict[str, Any]]:
 
 
 def explain_step_error(env: Any, error: Exception) -> None:
-    """Raise what is wrong, where unpacking what ``env.step()`` gave is what failed.
+    """Explain the error if what failed was unpacking the result of ``env.step()``.
 
     Raises:
         TypeError: it gave something other than five values; ``error`` is its cause.
@@ -99,7 +99,7 @@ def _takes(function: Any, keywords: Mapping[str, Any]) -> bool:
 
 
 def _is_ours(error: Exception) -> bool:
-    """Whether the error was raised by a line of ours or Gymnasium's, not in a user's step."""
+    """Tell whether our code or Gymnasium's raised the error, not a user's step."""
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next

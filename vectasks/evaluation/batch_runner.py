@@ -1,4 +1,4 @@
-"""Many jobs, each once: what is done is skipped, what fails is written down, the rest goes on."""
+"""Run many jobs once each: skip those that are done, record failures, and go on."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from vectasks.pool.kinds import Kind, checked_kind
 
 
 class BatchProgress(NamedTuple):
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
         done, skipped, failed: jobs that ended so.
@@ -42,7 +42,7 @@ class BatchProgress(NamedTuple):
 
 
 class BatchRunner:
-    """Runs a list of jobs and keeps a manifest of what became of them.
+    """Runs a list of jobs and keeps a manifest of their results.
 
     A job is skipped if its output exists and its last record is no failure. Others are run: in
     worker processes, so that a job that kills its process is one failed record and no more. The
@@ -78,7 +78,7 @@ class BatchRunner:
         output_dir: str | os.PathLike[str] | None = None,
         pattern: str = "",
     ) -> BatchManifest:
-        """Run what is not done yet.
+        """Run the jobs that are not done yet.
 
         Args:
             jobs: the jobs; dicts are made into :class:`BatchJob`.

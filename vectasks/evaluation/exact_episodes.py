@@ -1,4 +1,4 @@
-"""Exactly so many episodes, or exactly these tasks, of a policy; each counts once."""
+"""Evaluate a policy on exactly so many episodes, or exactly these tasks; each counts once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from vectasks.vector.arguments import checked_sampler_args
 
 
 class EpisodeResult(NamedTuple):
-    """What became of one episode.
+    """The result of one episode.
 
     Attributes:
         episode: its number, from 0.
@@ -49,7 +49,7 @@ class EpisodeResult(NamedTuple):
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """What an evaluation found.
+    """The results of an evaluation.
 
     Attributes:
         episodes: one result an episode, in order; failed ones too.
@@ -66,7 +66,7 @@ class EvaluationReport:
 
     @property
     def num_failed(self) -> int:
-        """How many episodes failed."""
+        """The number of failed episodes."""
         return sum(result.error is not None for result in self.episodes)
 
     def __post_init__(self) -> None:
@@ -74,7 +74,7 @@ class EvaluationReport:
 
 
 class _Aggregates(dict[str, Aggregate]):
-    """Aggregates by the metric's name, which say why there is none of some name."""
+    """Aggregates by the metric's name; a missing name's error says why there is none."""
 
     def __init__(
         self, aggregates: Mapping[str, Aggregate], episodes: Sequence[EpisodeResult]
@@ -112,7 +112,7 @@ def evaluate(
     on_episode: Callable[[EpisodeResult, int], None] | None = None,
     **vector_options: Any,
 ) -> EvaluationReport:
-    """Play exactly ``episodes`` episodes, or exactly ``tasks``, and say how well the policy does.
+    """Play exactly ``episodes`` episodes, or exactly ``tasks``, and report the policy's metrics.
 
     Which episodes count is settled before the first step: episode k is task ``k // n`` of sampler
     ``k % n`` (of n samplers; one that has fewer tasks is passed over). So short episodes are not
@@ -188,7 +188,7 @@ def evaluate(
 
 
 def _checked_task(task: Any) -> Any:
-    """A task of a list, which must be something that JSON can hold."""
+    """Check that JSON can hold a task of a list."""
     task_keywords(task)
     try:
         plain(task)
@@ -201,7 +201,7 @@ def _checked_task(task: Any) -> Any:
 
 
 class EvaluationFiles:
-    """Where an evaluation keeps what; all beside its manifest."""
+    """The paths of an evaluation's files, all beside its manifest."""
 
     def __init__(self, manifest_path: Path) -> None:
         self.manifest_path = manifest_path
@@ -209,12 +209,12 @@ class EvaluationFiles:
         self.video_dir: Path = manifest_path.with_name(f"{manifest_path.stem}.videos")
 
     def video(self, episode: int) -> Path:
-        """The film of an episode."""
+        """Return the path of an episode's film."""
         return self.video_dir / f"{_job_id(episode)}.mp4"
 
 
 class _Diary:
-    """What is played and what was: results in memory and, if wanted, in files."""
+    """The episodes to play and the results so far: in memory and, if wanted, in files."""
 
     def __init__(
         self,
@@ -245,7 +245,7 @@ class _Diary:
         self.to_play = [slot for slot in slots if slot.episode not in self._done]
 
     def _is_done(self, slot: Slot, record: BatchRunRecord) -> bool:
-        """Whether this record is of this episode, and of one that need not be played again."""
+        """Tell whether this record is of this episode, and the episode need not be played again."""
         known = {name: record.provenance.get(name) for name in ("task", *self._identity)}
         asked = {"task": slot.task, **self._identity}
         assert self._files is not None
@@ -259,7 +259,7 @@ class _Diary:
         return record.status is not RunStatus.failed and has_film
 
     def films_to_make(self) -> dict[int, Path]:
-        """The films that are wanted and not there, by episode."""
+        """Return the paths of films that are wanted and missing, by episode."""
         assert self._files is not None
         return {
             slot.episode: self._files.video(slot.episode)
@@ -286,7 +286,7 @@ class _Diary:
         return self
 
     def _take_over(self, slot: Slot, record: BatchRunRecord) -> None:
-        """Keep what an earlier run found."""
+        """Keep the results of an earlier run."""
         video = record.output if record.provenance.get("video") else None
         result = EpisodeResult(
             slot.episode,
@@ -309,7 +309,7 @@ class _Diary:
         self._tell(result)
 
     def write(self, ended: Ended) -> None:
-        """An episode has ended."""
+        """Record an episode that ended."""
         slot = ended.slot
         video = None
         if self._files is not None and slot.episode in self._filmed:
@@ -359,7 +359,7 @@ class _Diary:
             self._on_episode(result, len(self._slots))
 
     def _rewrite_lines(self) -> None:
-        """The lines of all episodes that have ended, in order; nothing half-written is left."""
+        """Rewrite the lines of all ended episodes, in order, without half-written ones."""
         assert self._files is not None
         lines = [_line(self._results[episode]) for episode in sorted(self._results)]
         replace_file(self._files.metrics_path, b"".join(lines))
@@ -372,7 +372,7 @@ class _Diary:
                 self._log.close()
 
     def report(self, confidence: float) -> EvaluationReport:
-        """What was found."""
+        """Make the report."""
         results = tuple(self._results[slot.episode] for slot in self._slots)
         metrics = [result.metrics for result in results if result.error is None]
         return EvaluationReport(
@@ -399,7 +399,7 @@ def _line(result: EpisodeResult) -> bytes:
 
 
 def _plain_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Metrics as JSON has them, and what it cannot hold as text."""
+    """Convert metrics to JSON's types, and what JSON cannot hold to text."""
     kept = {}
     for name, value in metrics.items():
         try:

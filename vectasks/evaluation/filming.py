@@ -1,4 +1,4 @@
-"""Films of chosen episodes: one file an episode, from its first image to its very last."""
+"""Film chosen episodes: one file per episode, from its first image to its very last."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class EpisodeFilmer:
             self._thread = FilmThread()
 
     def begin(self, sampler_id: int, episode: int) -> None:
-        """A sampler is at the start of an episode."""
+        """Begin the film of an episode that a sampler is at the start of."""
         path = self._paths.get(episode)
         self._keep_frames(sampler_id, path is not None)
         if path is None:
@@ -53,7 +53,7 @@ class EpisodeFilmer:
         self._write(sampler_id, self._look_at(sampler_id))
 
     def film(self, sampler_id: int, result: RLStepResult) -> None:
-        """A sampler has made a step."""
+        """Film a step that a sampler made."""
         if sampler_id not in self._films:
             return
         brought = result.info.get(FINAL_FRAME if result.done else FRAME) if result.info else None
@@ -62,7 +62,7 @@ class EpisodeFilmer:
             self._finish(sampler_id)
 
     def cut(self, sampler_id: int) -> None:
-        """The episode failed: its film shows what there was of it."""
+        """End the film of a failed episode with the images so far."""
         self._asked.discard(sampler_id)  # it may be begun anew, and know of nothing
         self._finish(sampler_id)
 

@@ -1,4 +1,4 @@
-"""What a batch run is asked for and what becomes of it: jobs and records."""
+"""The jobs of a batch run, and the records of their results."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ Provenance: TypeAlias = Annotated[dict[Text, Any], BeforeValidator(plain)]
 
 
 class RunStatus(str, Enum):
-    """How a job ended."""
+    """The status of a job that ended."""
 
     success = "success"  # the worker returned, and its output is there
     skipped = "skipped"  # it was done already
@@ -105,7 +105,7 @@ class BatchJob(BaseModel):
 
 
 def read_jobs(path: str | os.PathLike[str]) -> list[BatchJob]:
-    """The jobs of a file: JSON Lines, one object a job.
+    """Read the jobs of a file: JSON Lines, one object per job.
 
     Raises:
         InvalidArgument: a line is no job, or there is none.
@@ -127,7 +127,7 @@ def read_jobs(path: str | os.PathLike[str]) -> list[BatchJob]:
 
 
 def told(error: ValueError) -> str:
-    """Say in a line what is wrong with a text that was read as a model."""
+    """Describe in a line what is wrong with a text that was read as a model."""
     if not isinstance(error, ValidationError):
         return f"Invalid JSON: {error}"
     first = error.errors()[0]
@@ -136,7 +136,7 @@ def told(error: ValueError) -> str:
 
 
 class BatchRunRecord(BaseModel):
-    """What became of one job.
+    """The result of one job.
 
     Attributes:
         message: why it was skipped or how it failed.
@@ -167,10 +167,10 @@ class BatchRunRecord(BaseModel):
 
     @property
     def duration_s(self) -> float:
-        """How long it took; of a job that was skipped next to nothing."""
+        """The job's duration; next to nothing if it was skipped."""
         return (self.finished_at - self.started_at).total_seconds()
 
 
 def now() -> datetime:
-    """The time, in UTC."""
+    """Return the time, in UTC."""
     return datetime.now(timezone.utc)

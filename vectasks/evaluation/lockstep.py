@@ -1,4 +1,4 @@
-"""Playing settled episodes with a vector: samplers go on to their next ones, and then pause."""
+"""Play scheduled episodes with a vector; samplers pause after their last ones."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class _Playing:
 
 
 class EvaluationRun:
-    """Plays episodes to their ends.
+    """Plays scheduled episodes to their ends.
 
     Args:
         vector: made with ``auto_resample_when_done=False``; each sampler at its first task.
@@ -159,7 +159,7 @@ class EvaluationRun:
         self._on_end(Ended(playing.slot, sampler_id, playing.started_at, metrics))
 
     def _fail(self, sampler_ids: Sequence[int], error: RemoteError | WorkerDied) -> list[int]:
-        """Write down the failed episodes; the samplers that lost theirs."""
+        """Record the failed episodes; return the samplers that lost theirs."""
         if isinstance(error, WorkerDied):
             self._to_make.update(error.sampler_ids)
             mates = [i for i in error.sampler_ids if i in self._playing and i not in sampler_ids]
@@ -186,7 +186,7 @@ class EvaluationRun:
     # -- the next episode ---------------------------------------------------------------------
 
     def _begin(self, free: Sequence[int]) -> None:
-        """Give free samplers their next episodes; those for whom there is none are paused."""
+        """Give free samplers their next episodes; pause those that have none left."""
         waiting = deque(free)
         while waiting:
             sampler_id = waiting.popleft()
@@ -231,7 +231,7 @@ class EvaluationRun:
         return self._vector.next_task_at(index)[0]
 
     def _begin_anew(self, sampler_id: int) -> None:
-        """Make a sampler again whose worker died; it is at its first task then, as at the start."""
+        """Restart a sampler whose worker died; it is at its first task then, as at the start."""
         index = self._index(sampler_id)
         self._vector.restart_at(index)
         self._to_make.discard(sampler_id)
@@ -242,7 +242,7 @@ class EvaluationRun:
         self._observations[sampler_id] = self._vector.command_at(index, "observe")
 
     def _pass_over(self, index: int) -> None:
-        """Leave out a task that was played in an earlier run, the cheapest way there is."""
+        """Skip a task that was played in an earlier run, in the cheapest way there is."""
         try:
             self._vector.call_sampler_at(index, "skip_task")
         except (TaskAttributeError, SamplerUnavailable):
@@ -253,14 +253,14 @@ class EvaluationRun:
 
 
 def _type_name(error: RemoteError | WorkerDied) -> str:
-    """What kind of error it was; of a task's, the kind that the task raised."""
+    """Name the kind of an error; of a TaskError, the kind that the task raised."""
     cause = error.__cause__
     is_known = isinstance(error, RemoteError) and not isinstance(cause, (RemoteTraceback, NoneType))
     return type(cause if is_known else error).__name__
 
 
 def _takes_two(policy: Callable[..., Any]) -> bool:
-    """Whether a policy wants the action spaces, too."""
+    """Tell whether a policy takes the action spaces, too."""
     try:
         parameters = inspect.signature(policy).parameters.values()
     except (TypeError, ValueError):  # builtins and some extension types tell no signature

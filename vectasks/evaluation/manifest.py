@@ -1,4 +1,4 @@
-"""The manifest of a run, and its journal, as they are read.
+"""Read the manifest of a run, and its run log.
 
 ::
 
@@ -39,7 +39,7 @@ SCHEMA_VERSION = 1
 
 
 class BatchManifest(BaseModel):
-    """A whole run: one record a job, in the order in which the jobs were given.
+    """A whole run: one record per job, in the order in which the jobs were given.
 
     Attributes:
         created_at: when the first run on this manifest began; it survives reruns.
@@ -74,7 +74,7 @@ class BatchManifest(BaseModel):
         output_dir: str | os.PathLike[str] | None = None,
         pattern: str = "",
     ) -> BatchManifest:
-        """A manifest of these records; it counts them."""
+        """Make a manifest of these records, and count them."""
         kept = tuple(records)
         counts = {status: 0 for status in RunStatus}
         for record in kept:
@@ -94,7 +94,7 @@ class BatchManifest(BaseModel):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> BatchManifest:
-        """The manifest as its file and its journal tell it, also of a run that was killed.
+        """Load a manifest from its file and its run log, also after the run was killed.
 
         Raises:
             FileNotFoundError: there is neither.
@@ -107,21 +107,21 @@ class BatchManifest(BaseModel):
         return history.manifest()
 
     def save_json(self, path: str | os.PathLike[str]) -> None:
-        """Write it; the file is replaced whole or not at all."""
+        """Write the manifest; the file is replaced whole or not at all."""
         replace_file(Path(path), to_json(self.model_dump(), indent=2) + b"\n")
 
     @property
     def duration_s(self) -> float:
-        """From the beginning of the first run to what happened last, pauses between runs too."""
+        """The time from the first run's beginning to the last event, with pauses between runs."""
         return (self.updated_at - self.created_at).total_seconds()
 
     def records_by_id(self) -> dict[str, BatchRunRecord]:
-        """The records by their jobs' ids."""
+        """Return the records by their jobs' ids."""
         return {record.job_id: record for record in self.records}
 
 
 def read_snapshot(path: Path) -> BatchManifest | None:
-    """What is in the manifest's own file; None if there is no file.
+    """Read the manifest's own file; return None if there is no file.
 
     Raises:
         ManifestError: it is damaged.
@@ -143,7 +143,7 @@ def read_snapshot(path: Path) -> BatchManifest | None:
 
 
 class RunHeader(BaseModel):
-    """What a run is about; a line of the journal when it begins."""
+    """The line of the run log that begins a run: its jobs and settings."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
 
@@ -158,19 +158,19 @@ class RunHeader(BaseModel):
 
 
 class Line(BaseModel):
-    """One line: the beginning of a run, or what became of a job."""
+    """One line of the run log: the beginning of a run, or the record of a job."""
 
     run: RunHeader | None = None
     record: BatchRunRecord | None = None
 
     def to_bytes(self) -> bytes:
-        """The line, with its newline."""
+        """Return the line, with its newline."""
         return to_json(self.model_dump()) + b"\n"
 
 
 @dataclass(frozen=True)
 class History:
-    """All that is known of a manifest.
+    """The whole content of a manifest and its run log.
 
     Attributes:
         header: the last run's.
@@ -184,7 +184,7 @@ class History:
 
     @classmethod
     def read(cls, manifest_path: Path) -> History | None:
-        """What the manifest and its journal tell; None if there is neither.
+        """Read the manifest and its run log; return None if there is neither.
 
         Raises:
             ManifestError: the journal is damaged, or the manifest is and has no journal.
@@ -214,12 +214,12 @@ class History:
         return cls(header, records, is_repaired=damage is not None)
 
     def manifest(self) -> BatchManifest:
-        """The last run as a manifest."""
+        """Return the last run as a manifest."""
         return make_manifest(self.header, self.records)
 
 
 def make_manifest(header: RunHeader, records: Mapping[str, BatchRunRecord]) -> BatchManifest:
-    """A manifest of the run's jobs that have a record, in the run's order."""
+    """Make a manifest of the run's jobs that have a record, in the run's order."""
     mine = [records[job_id] for job_id in header.job_ids if job_id in records]
     manifest = BatchManifest.from_records(
         records=mine,
@@ -235,7 +235,7 @@ def make_manifest(header: RunHeader, records: Mapping[str, BatchRunRecord]) -> B
 
 
 def journal_path(manifest_path: Path) -> Path:
-    """Where the journal of a manifest is."""
+    """Return the path of a manifest's run log."""
     return manifest_path.with_name(f"{manifest_path.name}.journal")
 
 

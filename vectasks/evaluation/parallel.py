@@ -19,7 +19,7 @@ _CLOSE_GRACE_S = 1.0  # for what still runs when Ctrl-C ends a run
 
 
 class JobHost:
-    """What lives in a worker: the user's function."""
+    """The object in a worker: it holds the user's function."""
 
     def __init__(self, worker: JobWorker) -> None:
         self._worker = worker
@@ -38,7 +38,7 @@ class _Running(NamedTuple):
 def run_in_workers(
     jobs: Sequence[JobToDo], worker: JobWorker, max_workers: int, kind: Kind
 ) -> Iterator[BatchRunRecord]:
-    """Run jobs side by side; their records, as they end.
+    """Run jobs side by side; yield their records as they end.
 
     Raises:
         SetupError: the worker cannot be had in another process: its module is not found there.

@@ -1,4 +1,4 @@
-"""The log of a run: what is appended to the journal, and when the manifest is replaced."""
+"""The run log: appends to its file, and replaces the manifest when the run ends."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vectasks.evaluation.manifest import (
 
 
 class RunLog:
-    """Writes down what happens in a run; the manifest's file is brought up to date at the end.
+    """Logs what happens in a run, and updates the manifest's file at the end.
 
     Args:
         manifest_path: the manifest; its directory is made if needed.
@@ -86,7 +86,7 @@ class RunLog:
         return os.path.normpath(path.absolute()) in {os.path.normpath(p.absolute()) for p in own}
 
     def add(self, record: BatchRunRecord) -> None:
-        """Write down what became of a job.
+        """Append the record of a job.
 
         Raises:
             OSError: the disk is full.
@@ -99,11 +99,11 @@ class RunLog:
             data = data[os.write(self._fd, data) :]
 
     def manifest(self) -> BatchManifest:
-        """The run as far as it has come."""
+        """Return the manifest of the run so far."""
         return make_manifest(self._header, self._records)
 
     def close(self) -> None:
-        """Bring the manifest's file up to date, and let others write to it."""
+        """Update the manifest's file, and let others write to it."""
         if self._fd < 0:
             return
         try:
@@ -136,7 +136,7 @@ def _lock_path(manifest_path: Path) -> Path:
 
 
 def _acquire_lock(manifest_path: Path) -> contextlib.ExitStack:
-    """The manifest's lock, which is given back when this is closed, or when the process ends."""
+    """Acquire the manifest's lock; it is released when this is closed, or when the process ends."""
     path = _lock_path(manifest_path)
     with contextlib.ExitStack() as stack:
         if not stack.enter_context(try_lock(path, "evaluation", "locking a manifest")):

@@ -1,4 +1,4 @@
-"""Which episodes are played, settled before the first step."""
+"""The schedule of an evaluation: the episodes to play, settled before the first step."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Slot(NamedTuple):
 
 
 def slots_for_episodes(vector: BaseVectorSampledTasks, episodes: int | None) -> list[Slot]:
-    """So many episodes, in turn from each sampler that has tasks left; None: all there are.
+    """Schedule so many episodes, in turn from each sampler with tasks left; None: all there are.
 
     Raises:
         InvalidArgument: there are not so many tasks, or there is no end of them.
@@ -55,12 +55,12 @@ def slots_for_episodes(vector: BaseVectorSampledTasks, episodes: int | None) -> 
 
 
 def slots_for_tasks(tasks: Sequence[Any]) -> list[Slot]:
-    """Each of these tasks once, by whichever sampler is free."""
+    """Schedule each of these tasks once, on whichever sampler is free."""
     return [Slot(number, task=task) for number, task in enumerate(tasks)]
 
 
 def task_keywords(task: Any) -> dict[str, Any]:
-    """How a sampler's ``next_task`` is asked for a task of a list."""
+    """Return the keywords that ask a sampler's ``next_task`` for a task of a list."""
     if not isinstance(task, Mapping):
         return {"task": task}
     if not all(isinstance(key, str) for key in task):
@@ -72,7 +72,7 @@ def task_keywords(task: Any) -> dict[str, Any]:
 
 
 def _capacities(vector: BaseVectorSampledTasks) -> list[float]:
-    """How many tasks each sampler has; the first one is sampled already."""
+    """Count the tasks of each sampler; the first one is sampled already."""
     try:
         lengths = vector.command("sampler_attr", ["length"] * vector.num_unpaused_tasks)
     except TaskAttributeError:  # samplers need not tell

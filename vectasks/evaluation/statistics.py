@@ -1,4 +1,4 @@
-"""What many episodes say about a metric: robust means, and how sure they are."""
+"""Statistics of a metric over many episodes: robust means and their confidence intervals."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Aggregate(NamedTuple):
 
 
 def aggregate(values: Iterable[Any], *, confidence: float = 0.95, seed: int = 0) -> Aggregate:
-    """Mean and interquartile mean, each with a percentile bootstrap interval over the values.
+    """Compute mean and interquartile mean, each with a percentile bootstrap interval.
 
     Args:
         values: one an episode; those that are NaN, infinite or no number are left out and counted.
@@ -80,7 +80,7 @@ def aggregate(values: Iterable[Any], *, confidence: float = 0.95, seed: int = 0)
 def aggregate_all(
     episodes: Iterable[Mapping[str, Any]], *, confidence: float = 0.95
 ) -> dict[str, Aggregate]:
-    """The aggregate of every metric that is a number in one episode at least, by its name."""
+    """Aggregate every metric that is a number in one episode at least, by its name."""
     columns: dict[str, list[Any]] = {}
     for metrics in episodes:
         for name, value in metrics.items():

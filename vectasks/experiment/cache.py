@@ -1,4 +1,4 @@
-"""Results of methods that are kept in a file, under the config's identifier."""
+"""Cache results of methods in files, under the config's identifier."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def _cached_as(name: str, kind: type) -> Iterator[_Cached]:
 
 
 class _Held(threading.local):
-    """What a thread is making: the file of each lock that it holds (or could not wait for).
+    """The files that a thread is making: one for each lock that it holds (or could not wait for).
 
     While it waits for another lock, that one's name is beside those that it holds; so whoever waits
     for these, in whatever process, finds out that both would wait for ever.
@@ -172,7 +172,7 @@ class _Held(threading.local):
                 note.unlink(missing_ok=True)
 
     def is_awaited_by_holder_of(self, lock: Path) -> bool:
-        """Tell whether who holds a lock waits, perhaps for others who wait, for this thread."""
+        """Tell whether the holder of a lock waits, perhaps through others, for this thread."""
         seen: set[Path] = set()
         while lock not in seen:
             seen.add(lock)
@@ -189,13 +189,13 @@ _held = _Held()
 
 
 def _note(lock: Path) -> Path:
-    """Where the holder of a lock says which one it waits for."""
+    """Return the file in which the holder of a lock names the one it waits for."""
     return lock.with_name(f"{lock.name}.waits")
 
 
 @contextlib.contextmanager
 def _locked(lock: Path) -> Iterator[bool]:
-    """Hold a file's lock; gives whether it does: not if that could never be."""
+    """Hold a file's lock; yield True, or False where waiting for it would be a deadlock."""
     filelock = require("filelock", "experiment", "cache")
     held = filelock.FileLock(lock)
     if not _acquire(held, lock, filelock.Timeout):

@@ -1,4 +1,4 @@
-"""Configs, which say what is to be computed, and tasks, which are configs that compute it."""
+"""Configs, which describe a computation, and tasks, which are configs that carry it out."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def tag(value: T) -> T:
 
 
 class _State:
-    """What a config is besides its parameters.
+    """The state of a config besides its parameters.
 
     Attributes:
         tags: its own tags.
@@ -129,7 +129,7 @@ class Config:
         return f"{type(self).__name__}({shown})"
 
     def _set(self, parameter: Parameter, value: Any) -> list[str]:
-        """Take a value; returns what is wrong with it."""
+        """Set a value; return what is wrong with it."""
         is_tagged = isinstance(value, _Tagged)
         value, problem = parameter.checked(value.value if is_tagged else value)
         if problem:
@@ -183,7 +183,7 @@ class Config:
         return self
 
     def tags(self) -> dict[str, Any]:
-        """The config's tags, its parameters' and those of the jobs whose outputs it holds.
+        """Return the config's tags, its parameters' and those of the jobs whose outputs it holds.
 
         Its own go first; of the others those are left out that disagree.
         """
@@ -208,11 +208,11 @@ class Task(Config):
     """A config that computes something, as a job of an experiment."""
 
     def execute(self) -> None:
-        """Do it: what users write. Runs in a process of its own, in the folder of its job."""
+        """Do the work; users write this. Runs in its own process, in the folder of its job."""
         raise NotImplementedError(f"{type(self).__name__} has no execute().")
 
     def task_outputs(self, dep: Callable[[Any], Any]) -> Any:
-        """What :meth:`submit` returns: by default the task itself.
+        """Return what :meth:`submit` returns: by default the task itself.
 
         Args:
             dep: gives a config (a copy of it, but for the task itself) that depends on this task:
@@ -222,7 +222,7 @@ class Task(Config):
         return dep(self)
 
     def submit(self, *, timeout_s: float | None = None, max_retries: int = 0) -> Any:
-        """Have it run once all that it depends on is done, unless it is done already.
+        """Schedule the task to run once all that it depends on is done, unless it is done already.
 
         The same config is the same job, within an experiment and from one run to the next.
 
@@ -244,7 +244,7 @@ class Task(Config):
 
 
 def parameters_of(cls: type[Config]) -> Mapping[str, Parameter]:
-    """The parameters of a config's class, by their names.
+    """Return the parameters of a config's class, by their names.
 
     Raises:
         NameError: an annotation names what does not exist.
@@ -279,14 +279,14 @@ def _state(config: Config) -> _State:
 
 
 def values_of(config: Config) -> dict[str, Any]:
-    """The parameters' values, those of paths included that are known by now."""
+    """Return the parameters' values, with those of paths that are known by now."""
     return {
         name: vars(config)[name] for name in parameters_of(type(config)) if name in vars(config)
     }
 
 
 def configs_in(value: Any, where: str) -> Iterator[tuple[str, Config]]:
-    """The configs in a value, but not what is in these; and where they are, as a path."""
+    """Yield the configs in a value, each with its path, but not the configs in these."""
     if isinstance(value, Config):
         yield where, value
     elif isinstance(value, (list, tuple, set, frozenset)):
@@ -298,7 +298,7 @@ def configs_in(value: Any, where: str) -> Iterator[tuple[str, Config]]:
 
 
 def located(config: Config, everything: bool = False) -> Iterator[tuple[str, Config]]:
-    """A config and all in it, each once, with its path from there.
+    """Return a config and all configs in it, each once, with its path from there.
 
     Outputs of jobs are among them, but what is in these only if ``everything`` is asked for.
     """
@@ -320,12 +320,12 @@ def located(config: Config, everything: bool = False) -> Iterator[tuple[str, Con
 
 
 def reachable(config: Config) -> list[Config]:
-    """A config and all in it, as far as the outputs of jobs."""
+    """Return a config and all configs in it, as far as the outputs of jobs."""
     return [found for _, found in located(config)]
 
 
 def bind(task: Task, job: Job) -> None:
-    """Make a task and what is in it the job's: they do not change any more, and know their paths.
+    """Bind a task and all configs in it to a job: they are frozen, and know their paths.
 
     Raises:
         InvalidArgument: a part of it that writes files belongs to another job.
@@ -357,7 +357,7 @@ def bind(task: Task, job: Job) -> None:
 
 
 def output(config: ConfigT, job: Job) -> ConfigT:
-    """A copy of a config that depends on a job."""
+    """Copy a config so that it depends on a job."""
     marked = copy.copy(config)
     state = vars(marked)[_STATE] = _State()
     state.tags, state.job = dict(_state(config).tags), job
@@ -365,7 +365,7 @@ def output(config: ConfigT, job: Job) -> ConfigT:
 
 
 def jobs_of(task: Task) -> list[Job]:
-    """The jobs that a task depends on, each once."""
+    """Return the jobs that a task depends on, each once."""
     jobs = {
         job.path: job
         for config in reachable(task)

@@ -1,4 +1,4 @@
-"""Where this process is: in an experiment's block, in a job, or in neither."""
+"""The context of this process: an experiment's block, a job, or neither."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vectasks.errors import NoExperiment
 
 
 class Context(Protocol):
-    """What surrounds a call: an experiment, or a job's process."""
+    """The context of a call: an experiment, or a job's process."""
 
     workdir: Path
 
@@ -17,7 +17,7 @@ class Context(Protocol):
 
 
 class InJob:
-    """The surroundings of a task that is executed.
+    """The context of a task that is executed.
 
     Attributes:
         workdir: the experiment's.
@@ -37,17 +37,17 @@ _contexts: list[Context] = []
 
 
 def enter(context: Context) -> None:
-    """Make it the current one."""
+    """Make this the current context."""
     _contexts.append(context)
 
 
 def leave(context: Context) -> None:
-    """Go back to the one before."""
+    """Restore the previous context."""
     _contexts.remove(context)
 
 
 def current(what: str) -> Context:
-    """The innermost one; ``what`` needs it.
+    """Return the innermost context; ``what`` needs it.
 
     Raises:
         NoExperiment: there is none.

@@ -1,4 +1,4 @@
-"""What a job ran with: the interpreter, the packages, the git commit."""
+"""Describe what a job ran with: the interpreter, the packages, the git commit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _GIT_TIMEOUT_S = 10.0
 
 @functools.cache
 def environment() -> dict[str, Any]:
-    """What this process runs with, as JSON's types; found out once."""
+    """Describe what this process runs with, as JSON's types; the result is cached."""
     main_file = getattr(sys.modules["__main__"], "__file__", None)
     folder = Path.cwd() if main_file is None else Path(main_file).resolve().parent
     packages = {dist.metadata["Name"]: dist.version for dist in metadata.distributions()}
@@ -30,7 +30,7 @@ def environment() -> dict[str, Any]:
 
 
 def git_commit(folder: Path) -> dict[str, Any] | None:
-    """The commit that is checked out, and whether files differ from it; None: there is none."""
+    """Return the commit that is checked out, and whether files differ from it; None if none is."""
     try:
         top, commit = _git(folder, "rev-parse", "--show-toplevel", "HEAD").split("\n")
         changed = _git(folder, "status", "--porcelain").splitlines()

@@ -1,4 +1,4 @@
-"""Hooks: what a class's jobs need of their environment."""
+"""Hooks: they prepare the environment of a class's jobs."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class SubmitHook(ABC):
     """
 
     def __call__(self, cls: type[ConfigT]) -> type[ConfigT]:
-        """Become a hook of a class."""
+        """Add this hook to a class."""
         return submit_hook_decorator(self)(cls)
 
     @abstractmethod
     def spec(self) -> Hashable:
-        """What it asks for: of hooks of one class with the same spec, a job gets one."""
+        """Return what it asks for: of hooks of one class with the same spec, a job gets one."""
 
     @abstractmethod
     def process(self, job: Job, launcher: Launcher) -> None:
@@ -34,7 +34,7 @@ class SubmitHook(ABC):
 
 
 def submit_hook_decorator(hook: SubmitHook) -> Callable[[type[ConfigT]], type[ConfigT]]:
-    """What makes a hook one of a Config or Task class: ``@submit_hook_decorator(hook)``."""
+    """Decorate a Config or Task class with a hook: ``@submit_hook_decorator(hook)``."""
 
     def decorate(cls: type[ConfigT]) -> type[ConfigT]:
         cls.__hooks__ = (*cls.__hooks__, hook)
@@ -44,7 +44,7 @@ def submit_hook_decorator(hook: SubmitHook) -> Callable[[type[ConfigT]], type[Co
 
 
 def apply_hooks(configs: Iterable[Config], job: Job, launcher: Launcher) -> None:
-    """Have the hooks of some configs change a job, each spec once."""
+    """Apply the hooks of some configs to a job, each spec once."""
     hooks = {(type(hook), hook.spec()): hook for config in configs for hook in config.__hooks__}
     for hook in hooks.values():
         hook.process(job, launcher)

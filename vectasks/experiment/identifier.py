@@ -1,4 +1,4 @@
-"""What a value is, as a hash that is the same in every process and on every version of Python.
+"""Hash values such that the hash is the same in every process and on every version of Python.
 
 A value is first written down as JSON, in which every kind of value has a form of its own, so that
 no two values look alike; the identifier is a hash of that text. A config stands in it as its own
@@ -21,19 +21,19 @@ _HEX_DIGITS = 32
 
 @runtime_checkable
 class Identified(Protocol):
-    """What has an identifier of its own: a config."""
+    """An object with its own identifier: a config."""
 
     def _identifier_within(self, where: str, holders: tuple[int, ...]) -> str:
-        """The identifier; ``holders`` are the ids of what this is a part of, to find cycles."""
+        """Return the identifier; ``holders`` are the ids of its containers, to find cycles."""
 
 
 def digest(form: Any) -> str:
-    """The hash of what :func:`canonical` gives: 32 hexadecimal digits."""
+    """Hash what :func:`canonical` returns: 32 hexadecimal digits."""
     return hashlib.sha256(text_of(form).encode()).hexdigest()[:_HEX_DIGITS]
 
 
 def canonical(value: Any, where: str, holders: tuple[int, ...] = ()) -> Any:
-    """A value as JSON's types, in a form that no other value has.
+    """Convert a value to JSON's types, in a form that no other value has.
 
     Args:
         value: of plain Python types, numpy's scalars and arrays, enums, paths, configs, and lists,
@@ -93,7 +93,7 @@ def _container_form(value: Any, where: str, holders: tuple[int, ...]) -> list[An
 
 
 def _scalar_form(scalar: Any, where: str) -> Any:
-    """A scalar of numpy's is Python's, if there is one that says as much."""
+    """Convert a numpy scalar to Python's, if one holds the same value."""
     numpy = sys.modules["numpy"]
     if scalar.dtype.kind in "mM" or scalar.dtype.names is not None:
         return ["scalar", *_plain_form(numpy.asarray(scalar), where)]
@@ -123,7 +123,7 @@ def _class_name(array: Any) -> str:
 
 
 def _plain_form(array: Any, where: str) -> list[Any]:
-    """Type, shape and content: how these lie in memory is no part of the value."""
+    """Describe type, shape and content, but not the layout in memory."""
     if array.dtype.hasobject:
         raise InvalidArgument(f"{where} is an array of objects; give it as a list.")
     if array.dtype.names is not None:
@@ -135,13 +135,13 @@ def _plain_form(array: Any, where: str) -> list[Any]:
 
 
 def numpy_types(name: str) -> tuple[Any, ...]:
-    """A type of numpy, for ``isinstance``; none where nobody imported numpy yet."""
+    """Return a numpy type for ``isinstance``; an empty tuple while numpy is not imported."""
     numpy = sys.modules.get("numpy")
     return () if numpy is None else (getattr(numpy, name),)
 
 
 def text_of(form: Any) -> str:
-    """Write a form down: two are the same if their texts are, for to Python ``1 == True``."""
+    """Return the text of a form. Forms are compared as texts, because ``1 == True`` in Python."""
     return json.dumps(form, separators=(",", ":"))
 
 
@@ -151,7 +151,7 @@ _main_name: str | None = None
 
 
 def type_name(kind: type) -> str:
-    """What a class is called in identifiers and folders: its ``__typename__``, or module and name.
+    """Return a class's name in identifiers and folders: its ``__typename__``, or module and name.
 
     A class of a script has the same name whether the script is run or imported.
     """
@@ -162,13 +162,13 @@ def type_name(kind: type) -> str:
 
 
 def name_of(named: Any) -> str:
-    """What a class or function is called: its module and name."""
+    """Return the name of a class or function: its module and name."""
     module = main_name() if named.__module__ == "__main__" else named.__module__
     return f"{module}.{named.__qualname__}".replace(".<locals>", "")
 
 
 def main_name() -> str:
-    """The name under which what runs as ``__main__`` could be imported."""
+    """Return the name under which the module that runs as ``__main__`` could be imported."""
     if _main_name is not None:
         return _main_name
     main = sys.modules["__main__"]
@@ -179,6 +179,6 @@ def main_name() -> str:
 
 
 def set_main_name(name: str) -> None:
-    """Call ``__main__`` so: in a job, what comes from there came from the experiment's."""
+    """Set the name of ``__main__``: a job uses that of the experiment's script."""
     global _main_name
     _main_name = name

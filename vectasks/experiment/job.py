@@ -1,4 +1,4 @@
-"""Jobs: a task's folder, what is written there, and how far it is.
+"""Jobs: a task's folder, the files in it, and the job's state.
 
 ::
 
@@ -37,7 +37,7 @@ logger: logging.Logger = logging.getLogger("vectasks.experiment")
 
 
 class JobState(str, Enum):
-    """How far a job is."""
+    """The state of a job."""
 
     #: For its dependencies, for its turn, or for another experiment that runs the same job.
     WAITING = "waiting"
@@ -56,7 +56,7 @@ class JobState(str, Enum):
 
 @dataclass(frozen=True)
 class Status:
-    """What ``status.json`` says.
+    """The content of ``status.json``.
 
     Attributes:
         state: how far it is.
@@ -84,7 +84,7 @@ class Status:
 
     @classmethod
     def begun(cls, run: str, attempt: int, experiment: str) -> Status:
-        """That of an execution that begins in this process now."""
+        """Return the status of an execution that begins in this process now."""
         return cls(
             JobState.RUNNING,
             run=run,
@@ -97,7 +97,7 @@ class Status:
         )
 
     def ended(self, state: JobState, reason: str = "") -> Status:
-        """That of the same execution, ended now."""
+        """Return the status of the same execution, ended now."""
         return replace(self, state=state, reason=reason, ended_s=time.time())
 
 
@@ -145,12 +145,12 @@ class Job:
 
     @property
     def state(self) -> JobState:
-        """How far it is; outside of its experiment, what its folder says."""
+        """The job's state; outside of its experiment, as its folder says."""
         return self._state if self._state is not None else self.status().state
 
     @property
     def stdout(self) -> Path:
-        """The file with what it prints."""
+        """The file with its standard output."""
         return self.path / "stdout.txt"
 
     @property
@@ -164,7 +164,7 @@ class Job:
         return self.path.with_name(f"{self.identifier}.lock")
 
     def wait(self, timeout: float | None = None) -> JobState:
-        """Wait for its end, and return what came of it.
+        """Wait for its end, and return its state.
 
         In a dry run, and outside of its experiment, nothing is awaited.
 
@@ -189,7 +189,7 @@ class Job:
         return self._ended.result()
 
     def on_completed(self, callback: Callable[..., object]) -> None:
-        """Call a function when it has ended, however it did; at once if it has.
+        """Call a function when it has ended, in whatever state; at once if it has ended already.
 
         The experiment's block waits for the function, which runs in a thread of the experiment and
         may submit more. If it raises, the experiment fails. In a dry run it is not called.
@@ -212,7 +212,7 @@ class Job:
     # -- for the rest of this package ---------------------------------------------------------
 
     def status(self) -> Status:
-        """What its folder says."""
+        """Read the status in its folder."""
         try:
             told = json.loads((self.path / "status.json").read_text(encoding="utf-8"))
             return Status(**{**told, "state": JobState(told["state"])})
@@ -220,24 +220,24 @@ class Job:
             return Status()
 
     def write_status(self, status: Status) -> None:
-        """Say so in its folder."""
+        """Write the status into its folder."""
         self.write("status.json", json.dumps(asdict(status), indent=2))
 
     def write(self, name: str, content: str | bytes) -> None:
-        """Write a file of its folder, which nobody sees half written."""
+        """Write a file into its folder, atomically."""
         self.path.mkdir(parents=True, exist_ok=True)
         with whole_or_nothing(self.path / name) as partial_path:
             partial_path.write_bytes(content.encode() if isinstance(content, str) else content)
 
     @contextmanager
     def lock(self) -> Iterator[bool]:
-        """Hold its lock; gives whether that was possible: not while a process executes it."""
+        """Hold its lock; yield True, or False while a process executes it."""
         self.lock_path.parent.mkdir(parents=True, exist_ok=True)
         with try_lock(self.lock_path, "experiment", "the jobs of experiments") as is_ours:
             yield is_ours
 
     def is_locked(self) -> bool:
-        """Whether a process executes it right now."""
+        """Tell whether a process executes it right now."""
         with self.lock() as is_ours:
             return not is_ours
 

@@ -1,4 +1,4 @@
-"""What the process of a job does.
+"""The process of a job.
 
 It holds the job's lock while it lives, and it alone writes how the job fares; so it needs nobody.
 If its experiment is killed, it goes on to its end (or to its time limit, which it keeps by itself),
@@ -39,7 +39,7 @@ _MOST_CHARACTERS = 1000
 
 
 def command(job: Job, run: str, attempt: int, experiment: str) -> list[str]:
-    """What executes a job: the arguments of :func:`main`; what it prints is seen at once."""
+    """Return the command line that executes a job, with unbuffered output."""
     options = [f"--run={run}", f"--attempt={attempt}", f"--experiment={experiment}"]
     if job.timeout_s is not None:
         options.append(f"--timeout-s={job.timeout_s}")
@@ -47,7 +47,7 @@ def command(job: Job, run: str, attempt: int, experiment: str) -> list[str]:
 
 
 def main() -> int:
-    """Execute a job; returns the exit code."""
+    """Execute a job; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m vectasks.experiment")
     parser.add_argument("--run", required=True, help="tells executions apart")
     parser.add_argument("--attempt", type=int, default=1)
@@ -85,7 +85,7 @@ def main() -> int:
 
 
 def _end(stop: _Stop, write: Callable[..., None], exits: contextlib.ExitStack) -> None:
-    """Say how the job ended: the last thing that is done, after its threads have ended.
+    """Write how the job ended, as the last thing of all, after its threads have ended.
 
     If its time is over before they have, or a signal comes, it ends without them.
     """
@@ -126,7 +126,7 @@ def _is_awaited(thread: threading.Thread) -> bool:
 
 
 def _empty_output() -> None:
-    """What an earlier execution wrote goes, now that no other process can be writing there."""
+    """Remove what an earlier execution wrote, now that no other process can be writing there."""
     for descriptor in (1, 2):
         with contextlib.suppress(OSError):  # run by hand: a terminal
             os.ftruncate(descriptor, 0)
@@ -158,13 +158,13 @@ class _Stop:
             faulthandler.dump_traceback_later(timeout_s + _LAST_GRACE_S, exit=True)
 
     def disarm(self) -> None:
-        """It has ended: nothing is to be unwound any more."""
+        """Disarm, because the task has ended and nothing is left to unwind."""
         self._unwinds = True
         if self._timer is not None:
             self._timer.cancel()
 
     def has_failed(self) -> None:
-        """Let the process end, if need be without what it still waits for."""
+        """Let the process of a failed job end, if need be without what it still waits for."""
         self.is_over = True
         faulthandler.dump_traceback_later(_LAST_GRACE_S, exit=True)
 
@@ -182,7 +182,7 @@ class _Stop:
 
 
 def _execute(job: Job, stop: _Stop) -> tuple[JobState, str] | None:
-    """Execute the task; gives how it failed, if it did."""
+    """Execute the task; return how it failed, if it did."""
     try:
         _load(job).execute()
     except BaseException as error:
@@ -198,7 +198,7 @@ def _execute(job: Job, stop: _Stop) -> tuple[JobState, str] | None:
 
 
 def _load(job: Job) -> Task:
-    """The task, which finds itself in its job."""
+    """Load the task, bound to its job."""
     with (job.path / "task.pkl").open("rb") as file:
         payload: tuple[str, Task] = pickle.load(file)
     main_name, task = payload

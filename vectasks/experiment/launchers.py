@@ -1,4 +1,4 @@
-"""Where the processes of jobs run: on this machine, or where Slurm puts them."""
+"""Launch the processes of jobs: on this machine, or by Slurm."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Execution(ABC):
 
     @abstractmethod
     def wait(self) -> int:
-        """Wait for its end; its exit code, or minus the signal that ended it."""
+        """Wait for its end; return its exit code, or minus the signal that ended it."""
 
     @abstractmethod
     def cancel(self) -> None:
@@ -60,7 +60,7 @@ class Launcher(ABC):
         """Start ``command`` in the job's folder, with its variables, and its output into files."""
 
     def variables(self, job: Job) -> dict[str, str]:
-        """What a job's process has besides this one's variables: it finds the same modules."""
+        """Return a job's further environment variables, so that it finds the same modules."""
         path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
         return {"PYTHONPATH": path, **self.environ, **job.environ}
 
@@ -120,7 +120,7 @@ class _LocalExecution(Execution):
 
 
 class SlurmLauncher(Launcher):
-    """Runs jobs where Slurm puts them, by submitit.
+    """Runs jobs on a Slurm cluster, by submitit.
 
     vectasks must be installed on all machines, and the experiment's ``workdir`` be seen by them, in
     a file system on which locks work.
@@ -181,7 +181,7 @@ class _SlurmExecution(Execution):
 
 
 def run_there(command: list[str], folder: str, environ: dict[str, str]) -> int:
-    """Run a job's command where Slurm put us; signals go on to it. Returns its exit code."""
+    """Run a job's command inside a Slurm job; pass signals on to it. Returns its exit code."""
     path = Path(folder)
     with (path / "stdout.txt").open("ab") as stdout, (path / "stderr.txt").open("ab") as stderr:
         process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""The parameters of a config's class: read from its annotations, checked by pydantic."""
+"""Read the parameters of a config's class from its annotations; pydantic checks them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class Kind(Enum):
-    """What a parameter is to the identity of its config."""
+    """The role of a parameter in the identity of its config."""
 
     #: Part of it.
     PARAM = "Param"
@@ -64,7 +64,7 @@ _UNIONS = (Union, UnionType)
 
 
 class _Default(Enum):
-    """An enum's member, unlike an object, is the same after it went to a job."""
+    """The mark of a missing default: an enum's member, which stays identical when pickled."""
 
     UNSET = "unset"
 
@@ -85,7 +85,7 @@ def field(
     default_factory: Callable[[], Any] | None = None,
     ignore_default: bool = False,
 ) -> Any:
-    """What a parameter is where it is not given.
+    """Declare a parameter's default.
 
     Args:
         default: the value; every config gets a copy of its own.
@@ -121,21 +121,21 @@ class Parameter:
         self._field = default if isinstance(default, _Field) else _Field(default, None, False)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what pydantic made, which is made anew where it is needed."""
+        """Leave out what pydantic made; it is made again where it is needed."""
         return {name: value for name, value in vars(self).items() if name != "_checker"}
 
     def with_default(self, default: Any) -> Parameter:
-        """The same parameter with another default: a subclass may give it one."""
+        """Return the same parameter with another default, as a subclass may set it."""
         return Parameter(self.name, self.hint, self.kind, default, self.path)
 
     @property
     def ignores_default(self) -> bool:
-        """Whether it is no part of the identity while it has its default."""
+        """True if it is no part of the identity while it has its default."""
         return self._field.ignore_default
 
     @property
     def has_default(self) -> bool:
-        """Whether it may be left out; one that may be None is None then."""
+        """True if it may be left out; an optional one is None then."""
         return (
             self._field.default is not _UNSET
             or self._field.default_factory is not None
@@ -143,13 +143,13 @@ class Parameter:
         )
 
     def default(self) -> Any:
-        """A default of one's own."""
+        """Return a copy of the default."""
         if self._field.default_factory is not None:
             return self._field.default_factory()
         return None if self._field.default is _UNSET else copy.deepcopy(self._field.default)
 
     def checked(self, value: Any) -> tuple[Any, str]:
-        """The value as its type says, and what is wrong with it: nothing, if it is "".
+        """Return the value converted to its type, and an error message that is "" if it is valid.
 
         Nothing is guessed: a text is no number and no number is a bool. But an int will do for a
         float, a text for a path, and numpy's scalars for Python's.
@@ -177,7 +177,7 @@ class Parameter:
 
 
 def _with_lenient_paths(hint: Any, strict: Any) -> Any:
-    """The type with paths that may be given as text, which is an error to strict checking."""
+    """Change a type such that paths may be given as text, which strict checking refuses."""
     if hint in (Path, PurePath):
         return Annotated[hint, strict(False)]
     origin, args = get_origin(hint), get_args(hint)
@@ -203,7 +203,7 @@ def _without_numpy(value: Any) -> Any:
 def read_parameters(
     cls: type, inherited: Mapping[str, Parameter], names: Mapping[str, Any]
 ) -> dict[str, Parameter]:
-    """The parameters that a class has: the inherited ones, and those that it declares.
+    """Read the parameters of a class: the inherited ones, and those that it declares.
 
     Args:
         cls: the class; the fields among its attributes are taken off it.
@@ -242,5 +242,5 @@ def read_parameters(
 
 
 def names_of_caller(depth: int) -> Mapping[str, Any]:
-    """The local names of the code that many calls further out: a class may name its neighbours."""
+    """Return the local names of the caller ``depth`` frames out, to which annotations may refer."""
     return sys._getframe(depth + 1).f_locals

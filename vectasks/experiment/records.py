@@ -1,4 +1,4 @@
-"""Jobs as people read them: ``params.json``, and what the folders of a ``workdir`` tell."""
+"""Describe jobs for people: write ``params.json``, and read the folders of a ``workdir``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MOST_ELEMENTS = 100
 
 
 def described(task: Task, job: Job) -> dict[str, Any]:
-    """A job's parameters, tags and dependencies, as JSON's types."""
+    """Describe a job's parameters, tags and dependencies, as JSON's types."""
     return {
         "type": job.type,
         "identifier": job.identifier,
@@ -33,7 +33,7 @@ def described(task: Task, job: Job) -> dict[str, Any]:
 
 
 def as_json(value: Any) -> str:
-    """JSON's text, indented."""
+    """Return indented JSON."""
     return json.dumps(value, indent=2)
 
 
@@ -60,7 +60,7 @@ def _readable(value: Any) -> Any:
 
 
 class Record(NamedTuple):
-    """What a job's folder tells.
+    """A job as its folder describes it.
 
     Attributes:
         job: the job.
@@ -76,7 +76,7 @@ class Record(NamedTuple):
 
 
 def find_records(workdir: Path) -> list[Record]:
-    """The jobs in a ``workdir``, the last one begun last.
+    """Find the jobs in a ``workdir``, in the order in which they began.
 
     Raises:
         InvalidArgument: there is no such folder, or no experiment ever had it.
@@ -89,7 +89,7 @@ def find_records(workdir: Path) -> list[Record]:
 
 
 def read_record(job: Job) -> Record:
-    """What a job's folder tells."""
+    """Read the record of a job from its folder."""
     params = job.path / "params.json"
     if params.exists():
         job.tags = json.loads(params.read_text(encoding="utf-8"))["tags"]
@@ -114,7 +114,7 @@ def _is_alive(pid: int | None) -> bool:
 
 
 def clean(records: list[Record]) -> list[Record]:
-    """Remove the folders of jobs that failed or were cancelled; returns these."""
+    """Remove the folders of jobs that failed or were cancelled; return these jobs."""
     removed = []
     for record in records:
         if record.state in (JobState.FAILED, JobState.CANCELLED):

@@ -1,4 +1,4 @@
-"""The experiment: takes tasks, runs each one's job when all that it depends on is done.
+"""The experiment: takes tasks and runs each one's job when all that it depends on is done.
 
 ::
 
@@ -101,7 +101,7 @@ class experiment:
 
     @property
     def jobs(self) -> list[Job]:
-        """All that were submitted, in order."""
+        """All jobs that were submitted, in order."""
         with self._changed:
             return list(self._jobs.values())
 
@@ -163,7 +163,7 @@ class experiment:
             raise FailedExperiment(_told(self.name, failed, len(self.jobs)), jobs=failed)
 
     def _cancel(self) -> None:
-        """Stop all jobs: those that do not end in time, or at once if there is another Ctrl-C."""
+        """Cancel all jobs; kill those that do not end in time, or all at another Ctrl-C."""
         self._stopping.set()
         try:
             for execution in self._running():
@@ -235,7 +235,7 @@ class experiment:
         self._finish(job, status)
 
     def _marked(self, job: Job, dependency: Job) -> Status:
-        """Say in a job's folder that it cannot run for the sake of a job that it depends on."""
+        """Record in a job's folder that it cannot run because of a job that it depends on."""
         state = dependency.state
         state = state if state is JobState.CANCELLED else JobState.FAILED
         status = Status(experiment=self.name).ended(state, f"{dependency} {dependency.state}")
@@ -283,7 +283,7 @@ class experiment:
         return Status().ended(JobState.CANCELLED, "the experiment was stopped")
 
     def _is_final(self, job: Job, status: Status) -> bool:
-        """Whether a failure stands: it is not to be rerun, or another experiment just ran it."""
+        """Tell whether a failure is final: not to be rerun, or just run by another experiment."""
         is_news = status != job.first_status
         was_run = status.state is JobState.FAILED and status.attempt > 0
         return was_run and (is_news or not self._rerun_failed)
@@ -306,7 +306,7 @@ class experiment:
                 del self._executions[job.path]
 
     def _settled(self, job: Job, run: Status, exit_code: int) -> Status:
-        """What came of an execution that is over; says so if its process ended without a word."""
+        """Return the status of an execution that is over; write it if its process could not."""
         deadline_s = time.monotonic() + self.launcher.grace_s
         while job.status().run == run.run and job.is_locked() and time.monotonic() < deadline_s:
             time.sleep(_LOOK_AT_LOCK_S)  # Slurm may tell of the end before it has come
@@ -362,7 +362,7 @@ def _told(name: str, failed: list[Job], num_jobs: int) -> str:
 
 @contextlib.contextmanager
 def _exit_on_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP leave the block as Ctrl-C does, unless the script does otherwise."""
+    """Let SIGTERM and SIGHUP leave the block as Ctrl-C does, unless the script handles them."""
     previous: dict[int, Any] = {}
 
     def leave(signum: int, frame: object) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Jobs as tables: those of a ``workdir``, and those of an experiment while it waits for them."""
+"""Show jobs as tables: those of a ``workdir``, and those of an experiment that waits for them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _MOST_RUNNING = 12
 
 
 def table(records: Sequence[Record]) -> Table:
-    """Jobs, a line each: state, times, tags, and what there is to say."""
+    """Make a table of jobs, a line each: state, times, tags, and a remark."""
     from rich.table import Table
     from rich.text import Text
 
@@ -56,7 +56,7 @@ def table(records: Sequence[Record]) -> Table:
 
 @contextlib.contextmanager
 def shown(name: str, jobs: Callable[[], list[Job]], wanted: bool | None) -> Iterator[None]:
-    """Show how far jobs are, on stderr, until the body ends.
+    """Show the progress of jobs on stderr until the body ends.
 
     Args:
         name: the experiment's.
@@ -91,7 +91,7 @@ def shown(name: str, jobs: Callable[[], list[Job]], wanted: bool | None) -> Iter
 
 
 def _progress(name: str, jobs: Sequence[Job], started_s: dict[str, float]) -> RenderableType:
-    """A bar, how many are in which state, and the jobs that run."""
+    """Draw a bar, the number of jobs in each state, and the jobs that run."""
     from rich.columns import Columns
     from rich.console import Group
     from rich.progress_bar import ProgressBar
@@ -119,7 +119,7 @@ def _tags(job: Job) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """A time for people: 0.3 s, 42 s, 3:07, 2:00:00."""
+    """Format a time for people: 0.3 s, 42 s, 3:07, 2:00:00."""
     if seconds is None:
         return "-"
     if seconds < 60:

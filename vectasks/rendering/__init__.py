@@ -1,4 +1,4 @@
-"""Looking at tasks.
+"""Show tasks: images, windows, videos.
 
 - :mod:`vectasks.rendering.tiles`: many images as one, in pure numpy.
 - :mod:`vectasks.rendering.window`: the window of ``render("human")``.

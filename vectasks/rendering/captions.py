@@ -1,4 +1,4 @@
-"""Text under tiles, drawn by OpenCV."""
+"""Draw text under tiles, by OpenCV."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WHITE = (255, 255, 255)
 
 
 def draw_caption(lines: Sequence[str], width_px: int) -> NDArray[np.uint8]:
-    """Lines of text, white on black.
+    """Draw lines of text, white on black.
 
     The text grows with the width, and a line that is too long is drawn smaller. The height depends
     on the width and the number of lines alone.

@@ -1,4 +1,4 @@
-"""Codecs and containers: frames in, a video file out. PyAV is imported on first use."""
+"""Encode frames into a video file. PyAV is imported on first use."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Encoder(abc.ABC):
             self._container.mux(self._stream.encode(converted))
 
     def close(self) -> None:
-        """Write what is still due, and close the file."""
+        """Flush the encoder, and close the file."""
         try:
             self._container.mux(self._stream.encode(None))
         finally:
@@ -68,7 +68,7 @@ class Encoder(abc.ABC):
 
     @abc.abstractmethod
     def _convert(self, picture: Any) -> Iterator[Any]:
-        """An RGB ``av.VideoFrame`` as the codec takes it."""
+        """Convert an RGB ``av.VideoFrame`` to the codec's format."""
 
 
 class Mp4Encoder(Encoder):
@@ -163,7 +163,7 @@ _ENCODERS: Mapping[str, type[Encoder]] = {".mp4": Mp4Encoder, ".gif": GifEncoder
 
 
 def encoder_class_for(path: Path) -> type[Encoder]:
-    """The encoder that a file's name asks for.
+    """Return the encoder for a file's name.
 
     Raises:
         InvalidArgument: another suffix.
@@ -177,7 +177,7 @@ def encoder_class_for(path: Path) -> type[Encoder]:
 
 
 def frame_rate(fps: float | Fraction, encoder: type[Encoder]) -> Fraction:
-    """The rate as a fraction.
+    """Return the rate as a fraction.
 
     Raises:
         InvalidArgument: it is not above 0, or too high for the format.

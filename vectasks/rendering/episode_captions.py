@@ -1,4 +1,4 @@
-"""What the caption of a tile tells: a sampler's episodes, counted from its results."""
+"""Write the captions of tiles: a sampler's episodes, counted from its results."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class EpisodeCount:
     num_successes: int = 0
 
     def count(self, result: RLStepResult) -> None:
-        """Take one more result in."""
+        """Count one more result."""
         info = result.info if isinstance(result.info, Mapping) else {}
         if info.get("waiting"):
             return
@@ -59,17 +59,17 @@ class EpisodeCount:
                 self.num_successes += self.success
 
     def follow(self) -> None:
-        """Go on to the next episode, where the sampler is there already."""
+        """Go on to the next episode if the sampler is there already."""
         if self.is_followed:
             self._begin()
 
     def abandon(self) -> None:
-        """It ended without a last step, and the sampler is (or will be) at the next one."""
+        """End an episode that has no last step; the sampler is (or will be) at the next one."""
         if self.num_steps and not self.is_over:
             self.is_over = self.is_followed = True
 
     def caption(self, sampler_id: int) -> tuple[str, str]:
-        """Two lines: who and which episode, and how far it is."""
+        """Return two lines: the sampler and its episode, and the episode's progress."""
         first = f"sampler {sampler_id}  episode {self.number}"
         second = f"step {self.num_steps}  return {self.episode_return:.6g}"
         if self.num_told:

@@ -39,7 +39,7 @@ class Shot(NamedTuple):
 
 
 class Film:
-    """A video of tiles that grows under a temporary name and gets its own name when it is whole.
+    """A video of tiles, written under a temporary name and renamed when it is complete.
 
     Args:
         path: the file.
@@ -83,7 +83,7 @@ class Film:
         self.is_finished = True
 
     def discard(self) -> None:
-        """Leave nothing: a part of a video cannot be played."""
+        """Delete the file, because a part of a video cannot be played."""
         if self._encoder is not None:
             with contextlib.suppress(Exception):  # what failed before may fail again
                 self._encoder.close()
@@ -112,7 +112,7 @@ class Film:
 
 
 class FilmThread:
-    """Writes films in a thread of its own, which ends when it is closed.
+    """Writes films in its own thread, which ends when it is closed.
 
     At most four frames wait: who is faster than the codec waits for it, so that the memory stays
     bounded and no frame is lost. After the first error every film is given up and later jobs are
@@ -153,7 +153,7 @@ class FilmThread:
         self._submit(job)
 
     def close(self, *, keep: bool = True) -> None:
-        """Write all that waits, finish every film and end the thread; once.
+        """Write all queued frames, finish every film and end the thread. May be called twice.
 
         Args:
             keep: False gives the unfinished films up.
@@ -196,7 +196,7 @@ class FilmThread:
 
 
 def require_writable(path: Path) -> None:
-    """Find out before the first step whether the file can be made; nothing is left there.
+    """Check before the first step that the file can be made; leave nothing there.
 
     Raises:
         OSError: it cannot.

@@ -1,4 +1,4 @@
-"""Videos in a notebook's page."""
+"""Show videos in a notebook's page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_EMBEDDED_BYTES = 20 * 2**20
 
 
 def videos_html(paths: Sequence[Path], max_bytes: int = MAX_EMBEDDED_BYTES) -> str:
-    """The videos as HTML that needs no file beside it.
+    """Return the videos as HTML that needs no file beside it.
 
     Args:
         paths: ``.mp4`` or ``.gif`` files.
@@ -53,7 +53,7 @@ def display(thing: Any) -> None:
 
 
 def escape(text: object) -> str:
-    """Any text as HTML."""
+    """Escape any text for HTML."""
     return html.escape(str(text))
 
 

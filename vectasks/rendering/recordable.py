@@ -1,4 +1,4 @@
-"""What a video can be recorded of."""
+"""The interface of what a video can be recorded of."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from vectasks.task import RLStepResult
 
 
 class Recordable(Protocol):
-    """What a recorder uses of a vector."""
+    """The methods of a vector that a recorder uses."""
 
     @property
     def is_closed(self) -> bool:
-        """Whether it takes no more commands."""
+        """True if it takes no more commands."""
 
     @property
     def sampler_ids(self) -> list[int]:
@@ -32,7 +32,7 @@ class Recordable(Protocol):
         """Begin a step of the unpaused samplers."""
 
     def wait_step(self, timeout: float | None = None) -> list[RLStepResult]:
-        """The results of the step that was begun."""
+        """Return the results of the step that was begun."""
 
     def step_batch(
         self, actions: Any, out: StepBatch | None = None, copy: bool = True
@@ -46,16 +46,16 @@ class Recordable(Protocol):
         """Go on to one unpaused sampler's next task."""
 
     def reset_all(self) -> None:
-        """Begin all samplers' tasks anew."""
+        """Reset all samplers, and begin their first tasks."""
 
     def close(self) -> None:
-        """End it."""
+        """Close the vector."""
 
     def render(self, mode: Literal["raw_rgb_list"]) -> Any:
-        """The images of the unpaused samplers."""
+        """Return the images of the unpaused samplers."""
 
     def command(self, commands: str, data_list: Sequence[Any]) -> list[Any]:
-        """One command ("keep_frames") for all unpaused samplers, with a datum each."""
+        """Send one command ("keep_frames") to all unpaused samplers, with a datum each."""
 
     def command_at(self, sampler_index: int, command: str, data: Any = None) -> Any:
-        """One command ("render", "keep_frames") for one unpaused sampler."""
+        """Send one command ("render", "keep_frames") to one unpaused sampler."""

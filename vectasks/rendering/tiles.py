@@ -1,4 +1,4 @@
-"""Many images as one: a near-square grid, in pure numpy."""
+"""Tile many images into one near-square grid, in pure numpy."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def as_pixels(image: Any, name: str = "the image") -> NDArray[np.uint8]:
 
 
 def _are_images(items: Sequence[Any]) -> bool:
-    """Whether these are images, as of ``rgb_array_list``, not an image's rows."""
+    """Tell whether these are images, as of ``rgb_array_list``, not an image's rows."""
     shape = np.shape(items[-1]) if items and isinstance(items[-1], np.ndarray) else ()
     return len(shape) == 3 or (len(shape) == 2 and shape[1] not in (1, 3, 4))
 
@@ -140,7 +140,7 @@ def as_rgb(image: Any, name: str = "the image") -> NDArray[np.uint8]:
 
 
 def fit(image: NDArray[np.uint8], height_px: int, width_px: int) -> NDArray[np.uint8]:
-    """An RGB image on a canvas of this size: centred on black, and cut where it is larger."""
+    """Fit an RGB image to a canvas of this size: centred on black, and cut where it is larger."""
     if image.shape[:2] == (height_px, width_px):
         return image
     canvas = np.zeros((height_px, width_px, 3), np.uint8)

@@ -41,7 +41,7 @@ _OVER = (SamplerState.EXHAUSTED, SamplerState.FAILED)
 
 
 class VideoRecorder:
-    """Films the samplers of a vector, one frame a step.
+    """Films the samplers of a vector, one frame per step.
 
     By default one video shows all of them, a tile each. The samplers keep their places: one that is
     paused, exhausted or failed shows its last image, dimmed, and one that was paused from the start
@@ -175,17 +175,17 @@ class VideoRecorder:
         return self._filmed(self._tasks.step(actions))
 
     def async_step(self, actions: Any) -> None:
-        """As the vector's own; :meth:`wait_step` writes the frame."""
+        """Begin a step of the vector; :meth:`wait_step` writes the frame."""
         self._prepare("async_step")
         self._tasks.async_step(actions)
 
     def wait_step(self, timeout: float | None = None) -> list[RLStepResult]:
-        """As the vector's own, and one frame."""
+        """Do what the vector's method does, and write one frame."""
         self._require_open("wait_step")
         return self._filmed(self._tasks.wait_step(timeout))
 
     def step_batch(self, actions: Any, **options: Any) -> StepBatch:
-        """As the vector's own, and one frame."""
+        """Do what the vector's method does, and write one frame."""
         self._prepare("step_batch")
         batch = self._tasks.step_batch(actions, **options)
         rows = zip(batch.samplers, batch.reward, batch.done, batch.infos, strict=True)
@@ -193,19 +193,19 @@ class VideoRecorder:
         return batch._replace(infos=[_less_frames(info) for info in batch.infos])
 
     def next_task(self, **kwargs: Any) -> list[Any]:
-        """As the vector's own; the episodes that were going on end here."""
+        """Do what the vector's method does, and end the current episodes here."""
         observations: list[Any] = self._tasks.next_task(**kwargs)
         self._abandon(self._tasks.sampler_ids)
         return observations
 
     def next_task_at(self, sampler_index: int, **kwargs: Any) -> list[Any]:
-        """As the vector's own; the episode that was going on ends here."""
+        """Do what the vector's method does, and end the current episode here."""
         observations: list[Any] = self._tasks.next_task_at(sampler_index, **kwargs)
         self._abandon([self._tasks.sampler_ids[sampler_index]])
         return observations
 
     def reset_all(self) -> None:
-        """As the vector's own; the episodes that were going on end here."""
+        """Do what the vector's method does, and end the current episodes here."""
         self._tasks.reset_all()
         self._abandon(self._tasks.sampler_ids)
 
@@ -256,11 +256,11 @@ class VideoRecorder:
 
     @property
     def paths(self) -> list[Path]:
-        """The videos that are whole, in the order in which they were begun."""
+        """The videos that are complete, in the order in which they were begun."""
         return [film.path for film in self._films if film.is_finished]
 
     def _repr_html_(self) -> str:
-        """The videos, for a notebook that shows the recorder."""
+        """Return the videos as HTML, for a notebook that shows the recorder."""
         if not self._is_closed:
             return f"<p>{notebook.escape(self._path)}: recording; to be seen when it is closed</p>"
         if self.error is not None:
@@ -301,7 +301,7 @@ class VideoRecorder:
         ]
 
     def _capture(self, results: Mapping[int, RLStepResult]) -> None:
-        """Film the moment after these results, by sampler id."""
+        """Write a frame of the moment after these results, by sampler id."""
         self._open()
         ids = self._tasks.sampler_ids
         # Who was ready and steps on without an end is ready still, and asking for states costs.
@@ -371,7 +371,7 @@ class VideoRecorder:
         return self._every_episodes is not None and (episode.number - 1) % self._every_episodes == 0
 
     def _take_images(self, wanted: set[int], results: Mapping[int, RLStepResult]) -> set[int]:
-        """Bring the images up to date; the ids of the samplers that have a new one."""
+        """Update the images; return the ids of the samplers that have a new one."""
         ids = self._tasks.sampler_ids
         brought = {
             i: frame for i, result in results.items() if (frame := _frame_of(result)) is not None
@@ -394,7 +394,7 @@ class VideoRecorder:
         return Shot(self._images.get(sampler_id), caption, is_live)
 
     def _abandon(self, sampler_ids: Sequence[int]) -> None:
-        """Their episodes ended without a last step."""
+        """End the episodes of samplers that made no last step."""
         for sampler_id in sampler_ids:
             self._episode(sampler_id).abandon()
         if self._every_episodes is not None and self._thread is not None and self.error is None:
@@ -421,7 +421,7 @@ class VideoRecorder:
 
     @contextlib.contextmanager
     def _told_errors(self) -> Iterator[None]:
-        """Give the videos up where the thread failed; what the tasks raise passes through."""
+        """Discard the videos if the thread failed; what the tasks raise passes through."""
         try:
             yield
         except Exception as error:
@@ -474,7 +474,7 @@ class VideoRecorder:
         self._asked.clear()
 
     def _keep_frames(self, which: Mapping[int, str]) -> None:
-        """Tell samplers, by id, which frames their steps are to bring, where that is news."""
+        """Tell samplers, by id, which frames their steps should bring, if that changed."""
         ids = self._tasks.sampler_ids
         news = {i: keep for i, keep in which.items() if keep != self._asked.get(i, "none")}
         if len(news) == len(ids) > 1:  # all at once
@@ -487,7 +487,7 @@ class VideoRecorder:
 
 
 def _frame_of(result: RLStepResult) -> Any:
-    """The image that a step brought along; None if it brought none."""
+    """Return the image that came with a step; None if there is none."""
     if not isinstance(result.info, Mapping):
         return None
     return result.info.get(FINAL_FRAME, result.info.get(FRAME))

@@ -61,7 +61,7 @@ class Minibatch(NamedTuple):
 
 
 class RolloutBuffer:
-    """What ``horizon`` steps of all samplers of a vector gave; :func:`collect` fills it.
+    """The results of ``horizon`` steps of all samplers of a vector; :func:`collect` fills it.
 
     Arrays are numpy's without a ``device``. With one they are tensors: on the CPU over the memory
     that workers write to, without a copy; on a GPU a mirror of it, to which each row goes once.
@@ -129,17 +129,17 @@ class RolloutBuffer:
 
     @property
     def observations(self) -> Any:
-        """What the actions were chosen by, nested as the space: each leaf [horizon, n, *shape]."""
+        """The observations before each action, nested: each leaf [horizon, n, *shape]."""
         return self._nest([leaf[: self.horizon] for leaf in self._seen_leaves])
 
     @property
     def last_observation(self) -> Any:
-        """What the last step gave, nested as the space: each leaf [n, *shape]."""
+        """The observation of the last step, nested as the space: each leaf [n, *shape]."""
         return self._nest([leaf[self.horizon] for leaf in self._seen_leaves])
 
     @property
     def actions(self) -> Any:
-        """What the tasks were given: [horizon, n, ...]."""
+        """The actions that the tasks received: [horizon, n, ...]."""
         return self._seen_actions
 
     @property
@@ -149,31 +149,31 @@ class RolloutBuffer:
 
     @property
     def dones(self) -> Any:
-        """Whether a step ended an episode: bool [horizon, n]."""
+        """True where a step ended an episode: bool [horizon, n]."""
         return self._place.on_cpu(self._ends[0])
 
     @property
     def terminated(self) -> Any:
-        """Whether a step ended an episode by terminating it: bool [horizon, n]."""
+        """True where a step terminated an episode: bool [horizon, n]."""
         return self._place.on_cpu(self._ends[1])
 
     @property
     def truncated(self) -> Any:
-        """Whether a step ended an episode by cutting it off: bool [horizon, n]."""
+        """True where a step truncated an episode: bool [horizon, n]."""
         return self._place.on_cpu(self._ends[2])
 
     @property
     def episode_starts(self) -> Any:
-        """Whether an observation is the first of its episode: bool [horizon, n]."""
+        """True where an observation is the first of its episode: bool [horizon, n]."""
         return self._seen_starts[: self.horizon]
 
     @property
     def memory(self) -> Any:
-        """What the policy remembered before each step: [horizon, n, *memory_shape], or None."""
+        """The policy's memory before each step: [horizon, n, *memory_shape], or None."""
         return None if self._memory is None else self._memory[: self.horizon]
 
     def __getitem__(self, name: str) -> Any:
-        """What the policy gave under this name: [horizon, n, ...]."""
+        """Return what the policy stored under this name: [horizon, n, ...]."""
         try:
             return self._kept[name]
         except KeyError:
@@ -185,7 +185,7 @@ class RolloutBuffer:
     # -- what trainers make of it ---------------------------------------------------------------
 
     def returns_and_advantages(self, gamma: float = 0.99, lam: float = 0.95) -> tuple[Any, Any]:
-        """Estimate both by GAE: float32 [horizon, n] each, to be found in minibatches too.
+        """Estimate both by GAE: float32 [horizon, n] each; minibatches hold them too.
 
         What a truncated episode would have gone on to bring is estimated by the value of its final
         observation. (A sampler whose worker was restarted left none; the observation before it is
@@ -224,7 +224,7 @@ class RolloutBuffer:
         rng: np.random.Generator | int | None = None,
         copy: bool = True,
     ) -> Iterator[Minibatch]:
-        """The rollout's steps, shuffled, in batches of ``batch_size`` (and one of the rest).
+        """Yield the rollout's steps, shuffled, in batches of ``batch_size`` (and the rest).
 
         Args:
             batch_size: steps a batch, from all samplers.
@@ -254,7 +254,7 @@ class RolloutBuffer:
         rng: np.random.Generator | int | None = None,
         copy: bool = True,
     ) -> Iterator[Minibatch]:
-        """The rollout in batches of whole columns, for recurrent policies: [horizon, n, ...].
+        """Yield the rollout in batches of whole columns, for recurrent policies: [horizon, n, ...].
 
         ``episode_start`` says where the memory is to be set to zero before a step is taken.
 
@@ -304,7 +304,7 @@ class RolloutBuffer:
     # -- filling it, which collect() does -------------------------------------------------------
 
     def _begin(self, tasks: Any) -> None:
-        """Put into row 0 what the tasks show now."""
+        """Write the tasks' current observations into row 0."""
         is_mine = self._tasks() is tasks
         if not is_mine:
             raise InvalidArgument(
@@ -331,14 +331,14 @@ class RolloutBuffer:
         self._mirror_row(0)
 
     def _inputs(self, t: int, columns: slice = ALL) -> tuple[Any, ...]:
-        """What the policy chooses the actions of step t by, of all samplers or of some."""
+        """Return the policy's inputs for step t, of all samplers or of some."""
         observation = self._nest([_part(leaf, t, columns) for leaf in self._seen_leaves])
         if self._memory is None:
             return (observation,)
         return observation, _part(self._memory, t, columns)
 
     def _keep(self, t: int, given: Any, columns: slice = ALL) -> NDArray[Any]:
-        """Keep what the policy gave at step t; the actions, for the tasks."""
+        """Store the policy's outputs of step t; return the actions for the tasks."""
         decision = checked_decision(given)
         if ("memory" in decision) != (self._memory is not None):
             raise InvalidArgument(
@@ -362,7 +362,7 @@ class RolloutBuffer:
     def _finish_step(
         self, t: int, infos: Mapping[int, Mapping[str, Any]], columns: slice = ALL
     ) -> list[int]:
-        """See to the episodes that step t of these columns ended; the ids of their samplers."""
+        """Handle the episodes that step t of these columns ended; return their samplers' ids."""
         self._mirror_row(t + 1, columns)
         flags = self._flags[t + 1]
         ended = [i for i in sorted(infos) if flags[i] & DONE]
@@ -380,7 +380,7 @@ class RolloutBuffer:
         return ended
 
     def _end(self, tasks: Any, policy: Any) -> None:
-        """Sum up, and have the policy value what lies beyond the rollout."""
+        """Finish the rollout, and have the policy value the observations after it."""
         for ends, bit in zip(self._ends, (DONE, TERMINATED, TRUNCATED), strict=True):
             np.bitwise_and(self._flags[1:], bit, out=self._masked)
             np.not_equal(self._masked, 0, out=ends)
@@ -431,7 +431,7 @@ class RolloutBuffer:
         return self._place.see(np.zeros(shape, dtype))
 
     def _take(self, column: Any, axis: int, index: Any, key: Any, copy: bool) -> Any:
-        """Some of a column, in an array of its own or in the one that ``key`` names."""
+        """Select some rows of a column, into a new array or the one that ``key`` names."""
         count = len(index)
         out = None
         if not copy:
@@ -443,7 +443,7 @@ class RolloutBuffer:
 
 
 def _part(array: Any, row: int, columns: slice) -> Any:
-    """A row's part, as a view: of all columns, or of some."""
+    """Return a view of a row's columns: of all, or of some."""
     return array[row] if columns is ALL else array[row, columns]
 
 
@@ -463,7 +463,7 @@ def _flat(column: Any) -> Any:
 
 
 def _check_spaces(tasks: Any) -> tuple[tuple[int, ...], Any]:
-    """Shape and dtype of an action; all spaces are such that arrays can hold what is in them."""
+    """Check that arrays can hold what the spaces contain; return an action's shape and dtype."""
     if port_of(tasks).is_heterogeneous:
         raise InvalidArgument(
             "RolloutBuffer: samplers of a heterogeneous vector share no arrays; make a vector "
@@ -521,7 +521,7 @@ class _Shuffled:
 
 
 def _checked_shape(name: str, shape: Any) -> tuple[int, ...]:
-    """A shape as a tuple; one number is that of its only axis, as numpy has it."""
+    """Return a shape as a tuple; one number stands for the only axis, as in numpy."""
     sizes = shape if isinstance(shape, (tuple, list)) else (shape,)
     return tuple(whole_number(name, size) for size in sizes)
 

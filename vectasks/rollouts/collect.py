@@ -1,4 +1,4 @@
-"""The loop of on-policy training: look, act, and have the workers write down what comes of it."""
+"""Collect on-policy rollouts: observe, act, and let the workers write the results."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def collect(
     *,
     num_splits: int = 1,
 ) -> list[EpisodeEnd]:
-    """Step all samplers ``buffer.horizon`` times, and fill the buffer with what comes of it.
+    """Step all samplers ``buffer.horizon`` times, and fill the buffer with the results.
 
     The next rollout goes on where this one ended. If anything else stepped or changed the tasks in
     between, it goes on from what they show now, and every sampler counts as starting anew.
@@ -93,7 +93,7 @@ def _in_lockstep(tasks: Any, policy: Policy, buffer: RolloutBuffer, _: int) -> l
 def _in_turns(
     tasks: Any, policy: Policy, buffer: RolloutBuffer, num_splits: int
 ) -> list[EpisodeEnd]:
-    """Each group's step is out until its next turn, while the policy looks at the others."""
+    """Step the groups in turns: one group's step runs while the policy acts for the others."""
     # A worker's samplers are neighbours: dealt out in turn, each group has some of every worker.
     all_columns = [slice(first, None, num_splits) for first in range(num_splits)]
     groups = [(list(range(buffer.num_samplers)[columns]), columns) for columns in all_columns]

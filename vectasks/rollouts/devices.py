@@ -1,4 +1,4 @@
-"""Arrays as a policy wants them: numpy's, tensors over them, or their mirrors on a device."""
+"""Arrays as a policy expects them: numpy's, tensors over them, or their mirrors on a device."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vectasks.errors import InvalidArgument
 
 
 class Device:
-    """Where a policy wants what it is given.
+    """The device that a policy's inputs are put on.
 
     Args:
         device: "cpu", "cuda", a ``torch.device``; None: numpy arrays.
@@ -37,7 +37,7 @@ class Device:
         self.is_apart: bool = _is_apart(self.device)
 
     def see(self, array: NDArray[Any]) -> Any:
-        """The array itself, a tensor over it, or a tensor like it on the device."""
+        """Return the array itself, a tensor over it, or a tensor like it on the device."""
         seen = self.on_cpu(array)
         if not self.is_apart:
             return seen
@@ -46,7 +46,7 @@ class Device:
         return torch.zeros_like(seen, device=self.device)
 
     def on_cpu(self, array: NDArray[Any]) -> Any:
-        """The array itself, or a tensor over it."""
+        """Return the array itself, or a tensor over it."""
         if self.device is None:
             return array
         import torch
@@ -54,15 +54,15 @@ class Device:
         return torch.from_numpy(array)
 
     def send(self, array: NDArray[Any]) -> Any:
-        """The array itself, or a tensor of it on the device."""
+        """Return the array itself, or a tensor of it on the device."""
         return array if self.device is None else self.on_cpu(array).to(self.device)
 
     def mirror(self, mirror: Any, array: NDArray[Any]) -> None:
-        """Bring what :meth:`see` gave up to date; only where the device is apart."""
+        """Update what :meth:`see` returned; needed only if the device has its own memory."""
         mirror.copy_(self.on_cpu(array), non_blocking=True)
 
     def pin(self, owner: Any, memory: Any) -> None:
-        """Keep the memory's pages in place while ``owner`` lives, so that a GPU fetches from them.
+        """Pin the memory's pages while ``owner`` lives, so that a GPU can copy from them.
 
         Where this cannot be, copies to the GPU wait for a staging copy; the results are the same.
         """
@@ -84,7 +84,7 @@ def _is_apart(device: Any) -> bool:
 
 
 def without_gradients(device: Any) -> Any:
-    """Where no gradients are taken; nothing is to be done without tensors."""
+    """Return a context without gradients; it does nothing where there are no tensors."""
     if device is None:
         return contextlib.nullcontext()
     import torch
@@ -93,12 +93,12 @@ def without_gradients(device: Any) -> Any:
 
 
 def as_numpy(value: Any) -> NDArray[Any]:
-    """An array, list or tensor of any device as an array."""
+    """Convert an array, list or tensor of any device to an array."""
     return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
 
 
 def take(column: Any, axis: int, index: Any, out: Any = None) -> Any:
-    """Some of an array or a tensor along an axis, written into ``out`` if there is one."""
+    """Select from an array or a tensor along an axis, into ``out`` if it is given."""
     if isinstance(column, np.ndarray):
         # Only with another mode than "raise" does numpy write straight into ``out``.
         return np.take(column, index, axis, out=out, mode="clip")
@@ -108,7 +108,7 @@ def take(column: Any, axis: int, index: Any, out: Any = None) -> Any:
 
 
 def empty_like(column: Any, shape: tuple[int, ...]) -> Any:
-    """An array or a tensor of another shape, and otherwise as ``column``."""
+    """Make an array or a tensor of another shape that is otherwise like ``column``."""
     if isinstance(column, np.ndarray):
         return np.empty(shape, column.dtype)
     return column.new_empty(shape)

@@ -1,4 +1,4 @@
-"""Runners of the library: one plays whole episodes with a policy, one collects rollouts."""
+"""Runners for the scheduler: one plays whole episodes with a policy, one collects rollouts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["Episode", "EpisodeRunner", "EpisodeTask", "Rollout", "RolloutRunner"
 
 @dataclass(frozen=True)
 class EpisodeTask:
-    """What an :class:`EpisodeRunner` is asked to play.
+    """The episodes that an :class:`EpisodeRunner` is asked to play.
 
     Attributes:
         seed: run ``k`` of the batch is seeded with ``seed + k``; None: episodes follow each other
@@ -175,7 +175,7 @@ class EpisodeRunner:
 
 
 class Rollout(NamedTuple):
-    """What :func:`collect` put into a buffer, as arrays [horizon, num_samplers, ...] of its own.
+    """A copy of the buffer that :func:`collect` filled, as arrays [horizon, num_samplers, ...].
 
     Attributes:
         observations: nested as the observation space.
@@ -205,7 +205,7 @@ class Rollout(NamedTuple):
 
 
 class RolloutRunner:
-    """Collects rollouts with a vector of its own, which steps on shared memory where it is.
+    """Collects rollouts with its own vector, which steps on shared memory in its process.
 
     A task is the policy's weights, for its ``load_state_dict``, or None to keep those it has; it
     gives a :class:`Rollout`. Consecutive rollouts go on where the last one ended.
@@ -267,7 +267,7 @@ class RolloutRunner:
 
 
 def _stacked(values: list[Any]) -> Any:
-    """Values of the steps of an episode as arrays [n, ...], nested as each is."""
+    """Stack the values of an episode's steps to arrays [n, ...], nested as each value is."""
     first = values[0]
     if isinstance(first, Mapping):
         return {key: _stacked([value[key] for value in values]) for key in first}

@@ -1,4 +1,4 @@
-"""What is asked for actions."""
+"""The interface of a policy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vectasks.errors import InvalidArgument
 
 
 class Policy(Protocol):
-    """What :func:`collect` asks for actions: any callable; ``value`` is optional.
+    """A policy that :func:`collect` asks for actions: any callable; ``value`` is optional.
 
     It is called with the observation of all samplers, nested as the observation space, each leaf
     [num_samplers, *shape], and, where the buffer has a ``memory_shape``, with the memory
@@ -28,11 +28,11 @@ class Policy(Protocol):
     """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
-        """The actions for all samplers, and what is to be kept: of (observation[, memory])."""
+        """Return the actions for all samplers, and what to store, from (observation[, memory])."""
 
 
 def checked_decision(given: Any) -> Mapping[str, Any]:
-    """What a policy gave, which must be a dict with ``"action"``.
+    """Check that a policy returned a dict with ``"action"``.
 
     Raises:
         InvalidArgument: it is something else.

@@ -1,4 +1,4 @@
-"""What tests of task samplers are made of: a conformance suite, faults and toy tasks.
+"""Tools to test task samplers: a conformance suite, faults and toy tasks.
 
 :class:`TaskSamplerContract` is for users: subclass it, and pytest holds your sampler to
 the contract. So is :func:`with_faults`: it lets your samplers fail where you want them to; what can

@@ -1,4 +1,4 @@
-"""Checks of a user's samplers that need no test module: the contract suite and a few more.
+"""Check a user's samplers without a test module: the contract suite and a few more rules.
 
 :func:`check_sampler` runs them one after another; ``vectasks check`` prints what it yields.
 """
@@ -27,7 +27,7 @@ _PRELUDE = "The sampler can be made, and has a first task."
 
 
 class Finding(NamedTuple):
-    """What one check found.
+    """The result of one check.
 
     Attributes:
         rule: what ought to hold.
@@ -127,13 +127,13 @@ class _Suite(TaskSamplerContract):
     test_render.__doc__ = TaskSamplerContract.test_render.__doc__
 
     def sampled_results(self) -> list[Any]:
-        """The results of a few steps, as a task gives them."""
+        """Return the results of a few steps, as a task gives them."""
         with self._sampler() as sampler:
             steps = self._steps(sampler, self._first_task(sampler))
             return [tuple(result) for _, (_, result) in zip(range(5), steps, strict=False)]
 
     def spaces(self) -> tuple[Any, Any]:
-        """The spaces of the first task."""
+        """Return the spaces of the first task."""
         with self._sampler() as sampler:
             task = self._first_task(sampler)
             return self._observation_space(sampler, task), getattr(task, "action_space", None)
@@ -206,7 +206,7 @@ def _finding(rule: str, check: Callable[[], object]) -> Finding:
 
 
 def _described(error: BaseException) -> str:
-    """The error, and the place in the user's code that it comes from."""
+    """Describe an error, and the place in the user's code that it comes from."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = str(Path(__file__).parents[1])
     frame = next((f for f in reversed(frames) if not f.filename.startswith(ours)), frames[-1])

@@ -49,13 +49,13 @@ class TaskSamplerContract:
     render_mode: str | None = "rgb"
 
     def make_task_sampler(self) -> Any:
-        """A new sampler with at least one task; its first task must not be sampled yet."""
+        """Make a new sampler with at least one task; its first task must not be sampled yet."""
         raise NotImplementedError(
             f"{type(self).__name__} must define make_task_sampler(), which returns a new sampler."
         )
 
     def make_action(self, task: Any, rng: np.random.Generator) -> Any:
-        """One action for ``task``; by default a sample of its action space."""
+        """Make one action for ``task``; by default a sample of its action space."""
         space = task.action_space
         space.seed(int(rng.integers(_LARGEST_SEED)))
         return space.sample()
@@ -269,7 +269,7 @@ class TaskSamplerContract:
         assert is_inside, f"the observation of {where} is not in {space}: {observation!r}"
 
     def _steps(self, sampler: Any, task: Any) -> Iterator[tuple[Any, RLStepResult]]:
-        """At most ``num_steps`` (task, result), over as many tasks as that takes."""
+        """Yield at most ``num_steps`` (task, result), over as many tasks as that takes."""
         rng = np.random.default_rng(self.seed)
         for _ in range(self.num_steps):
             yield task, RLStepResult(*task.step(self.make_action(task, rng)))
@@ -287,7 +287,7 @@ class TaskSamplerContract:
 
 
 def _inherits(sampler: Any, name: str) -> bool:
-    """Whether the sampler has this from :class:`TaskSampler`, unchanged."""
+    """Tell whether the sampler inherits this from :class:`TaskSampler`, unchanged."""
     return getattr(type(sampler), name, None) is getattr(TaskSampler, name)
 
 
@@ -324,7 +324,7 @@ def assert_identical(one: Any, other: Any, where: str = "values") -> None:
 
 
 def record_trace(tasks: Any, num_steps: int, seed: int = 0) -> list[Any]:
-    """Step a vector with actions drawn from its action spaces, and keep all that it gives.
+    """Step a vector with actions drawn from its action spaces, and record all results.
 
     Args:
         tasks: a vector; exhausted samplers are paused when they appear.
@@ -348,14 +348,14 @@ def record_trace(tasks: Any, num_steps: int, seed: int = 0) -> list[Any]:
 
 
 def _seeded_space(space: spaces.Space[Any], seed: int) -> spaces.Space[Any]:
-    """A copy of ``space`` whose samples ``seed`` determines."""
+    """Copy ``space`` such that ``seed`` determines its samples."""
     mine = copy.deepcopy(space)
     mine.seed(seed)
     return mine
 
 
 def _copied(value: Any) -> Any:
-    """A copy, so that a later change of a reused array does not change what was kept."""
+    """Copy a value, so that a later change of a reused array does not change the copy."""
     try:
         return copy.deepcopy(value)
     except TypeError:  # read-only views of dicts are refused

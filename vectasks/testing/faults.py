@@ -1,4 +1,4 @@
-"""Faults on purpose, to test what survives them: your training loop, your tasks, vectasks itself.
+"""Inject faults, to test what survives them: your training loop, your tasks, vectasks itself.
 
 A :class:`Fault` is an action at a place: in which sampler, at which method, at which call of it.
 The task sampler stays yours; :func:`with_faults` wraps whatever makes it::
@@ -83,12 +83,12 @@ _LOOK_EVERY_S = 0.005
 
 
 class FaultError(RuntimeError):
-    """What :func:`fail` raises unless it is told what to raise."""
+    """The error that :func:`fail` raises by default."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that goes wrong at one place.
+    """A fault at one place.
 
     Attributes:
         action: what happens; see the functions of this module.
@@ -129,7 +129,7 @@ def with_faults(
     sampler_fn_args: Sequence[Mapping[str, Any]],
     faults: Sequence[Fault],
 ) -> tuple[FaultyMaker, list[dict[str, Any]]]:
-    """Both arguments of a vector, such that these faults happen in its samplers.
+    """Return both arguments of a vector, such that these faults happen in its samplers.
 
     Args:
         make_sampler_fn: makes a task sampler, from one of ``sampler_fn_args``. Methods are replaced
@@ -151,7 +151,7 @@ def with_faults(
 
 
 class FaultyMaker:
-    """Makes task samplers with faults, and tells which have happened; made by :func:`with_faults`.
+    """Makes task samplers with faults, and counts those that fired; made by :func:`with_faults`.
 
     Args:
         make_sampler_fn: makes the samplers.
@@ -177,11 +177,11 @@ class FaultyMaker:
             raise AttributeError("__signature__") from None
 
     def __call__(self, *, fault_sampler: int, **arguments: Any) -> Any:
-        """A task sampler, made from its arguments, in which its faults will happen."""
+        """Make a task sampler from its arguments, in which its faults will happen."""
         return _Watch(self, fault_sampler).make(arguments)
 
     def times_fired(self, number: int) -> int:
-        """How often the fault at this position of the list has fired, in whichever process."""
+        """Count how often the fault at this position has fired, in whichever process."""
         try:
             return self._record(number).stat().st_size
         except FileNotFoundError:
@@ -200,7 +200,7 @@ class FaultyMaker:
             time.sleep(_LOOK_EVERY_S)
 
     def fire(self, number: int, proceed: Proceed) -> Any:
-        """Write down that a fault fires, and carry it out."""
+        """Record that a fault fires, and carry it out."""
         action = self.faults[number].action
         if getattr(action, "ends_process", False) and os.getpid() == self._home_pid:
             raise FaultError(
@@ -229,7 +229,7 @@ class _Watch:
         self._calls: Counter[str] = Counter()
 
     def make(self, arguments: Mapping[str, Any]) -> Any:
-        """The sampler, watched."""
+        """Make the sampler, with its faults."""
         make_sampler_fn = self._maker._make_sampler_fn
         sampler = self.run("make", functools.partial(make_sampler_fn, **arguments))
         self._replace(sampler, "sampler.")
@@ -245,7 +245,7 @@ class _Watch:
         return sampler
 
     def run(self, method: str, proceed: Proceed) -> Any:
-        """One call: the faults that are due, or else what it would do without any."""
+        """Make one call: carry out the faults that are due, or else the call itself."""
         self._calls[method] += 1
         for number in reversed(self._numbers):
             fault = self._maker.faults[number]
@@ -258,7 +258,7 @@ class _Watch:
         return proceed()
 
     def _replace(self, target: Any, prefix: str) -> None:
-        """Replace the methods of an instance at which a fault is due some time."""
+        """Replace the methods of an instance that have a fault."""
         methods = {self._maker.faults[number].method for number in self._numbers}
         for method in methods - {"make"}:
             owner, _, name = method.rpartition(".")
@@ -320,7 +320,7 @@ def _ending_the_process(action: Action) -> Action:
 
 
 def kill(signum: int = signal.SIGKILL) -> Action:
-    """The process is sent a signal; SIGKILL is also what the kernel does when memory runs out."""
+    """Send the process a signal; the kernel sends SIGKILL, too, when memory runs out."""
 
     @_ending_the_process
     def act(proceed: Proceed) -> Any:
@@ -331,7 +331,7 @@ def kill(signum: int = signal.SIGKILL) -> Action:
 
 
 def exit_at_once(code: int = 1) -> Action:
-    """The process exits without cleaning up, as ``os._exit`` does."""
+    """Exit the process without cleaning up, by ``os._exit``."""
 
     @_ending_the_process
     def act(proceed: Proceed) -> Any:
@@ -341,7 +341,7 @@ def exit_at_once(code: int = 1) -> Action:
 
 
 def exit_python(code: int = 1) -> Action:
-    """``sys.exit``: the process ends unless somebody catches SystemExit."""
+    """Call ``sys.exit``: the process ends unless somebody catches SystemExit."""
     code = whole_number("code", code)
 
     @_ending_the_process
@@ -352,7 +352,7 @@ def exit_python(code: int = 1) -> Action:
 
 
 def crash() -> Action:
-    """The process reads where it must not: a segmentation fault."""
+    """Crash the process by a segmentation fault."""
 
     @_ending_the_process
     def act(proceed: Proceed) -> Any:
@@ -366,7 +366,7 @@ def crash() -> Action:
 
 
 def close_descriptors() -> Action:
-    """Every descriptor from 3 on is closed, also those that the worker speaks through."""
+    """Close every descriptor from 3 on, also those of the worker's connections."""
 
     @_ending_the_process
     def act(proceed: Proceed) -> Any:
@@ -383,7 +383,7 @@ def close_descriptors() -> Action:
 
 
 def hang() -> Action:
-    """Wait for what never comes, without using the core."""
+    """Wait forever, without using the core."""
 
     def act(proceed: Proceed) -> Any:
         threading.Event().wait()
@@ -402,7 +402,7 @@ def spin() -> Action:
 
 
 def stop() -> Action:
-    """The process is stopped (SIGSTOP); it goes on as if nothing had been when it is continued."""
+    """Stop the process (SIGSTOP); it goes on as before when it is continued."""
 
     @_ending_the_process
     def act(proceed: Proceed) -> Any:
@@ -413,7 +413,7 @@ def stop() -> Action:
 
 
 def slow_down(seconds: float) -> Action:
-    """Sleep so many seconds first."""
+    """Sleep so many seconds, then make the call."""
     seconds = real_number("seconds", seconds)
 
     def act(proceed: Proceed) -> Any:
@@ -427,7 +427,7 @@ def slow_down(seconds: float) -> Action:
 
 
 def corrupt(change: Callable[[Any], Any]) -> Action:
-    """Give what ``change`` makes of the result, :func:`misshape` of it for instance."""
+    """Return the result changed by ``change``, by :func:`misshape` for instance."""
 
     def act(proceed: Proceed) -> Any:
         return change(proceed())
@@ -436,22 +436,22 @@ def corrupt(change: Callable[[Any], Any]) -> Action:
 
 
 def misshape(result: Any) -> Any:
-    """For :func:`corrupt`: the observation (of a step, or by itself) is float64 [7, 7]."""
+    """For :func:`corrupt`: make the observation (of a step, or by itself) float64 [7, 7]."""
     return _with_observation(result, np.zeros((7, 7), np.float64))
 
 
 def forget_observation(result: Any) -> Any:
-    """For :func:`corrupt`: the observation (of a step, or by itself) is None."""
+    """For :func:`corrupt`: make the observation (of a step, or by itself) None."""
     return _with_observation(result, None)
 
 
 def spoil_reward(result: Any) -> Any:
-    """For :func:`corrupt`: the reward of a step is a word."""
+    """For :func:`corrupt`: make the reward of a step a word."""
     return RLStepResult(*result)._replace(reward="much")
 
 
 def spoil_info(result: Any) -> Any:
-    """For :func:`corrupt`: the info of a step holds a lock, which cannot be sent to anybody."""
+    """For :func:`corrupt`: put a lock, which cannot be pickled, into the info of a step."""
     return RLStepResult(*result)._replace(info={"lock": threading.Lock()})
 
 

@@ -1,4 +1,4 @@
-"""Toy tasks: small, deterministic, and each with one trait that tests want to see.
+"""Toy tasks: small, deterministic, and each with one trait for tests.
 
 All of them are made by one sampler, :class:`ToySampler`, which is importable by spawned children::
 
@@ -115,32 +115,32 @@ class ToyTask(Task[ToyWorld]):
         """Change the state."""
 
     def reward(self, action: Any) -> Any:
-        """The reward of the step that is being taken."""
+        """Return the reward of the current step."""
         return float(action) + self.step_number / 8
 
     def info(self) -> Any:
-        """The info of the step that is being taken."""
+        """Return the info of the current step."""
         return {"sampler": self.env.sampler}
 
     def counts(self) -> tuple[int, int, int]:
-        """(sampler, episode, step)."""
+        """Return (sampler, episode, step)."""
         return (self.env.sampler, self.episode, self.step_number)
 
     def get_observations(self) -> Any:
         return np.array(self.counts(), np.int32)
 
     def render(self, mode: str = "rgb", *args: Any, **kwargs: Any) -> NDArray[np.uint8]:
-        """uint8 [8, 12, 3]: one colour, told by sampler, episode and step."""
+        """Return uint8 [8, 12, 3]: one colour, which sampler, episode and step determine."""
         return np.tile(np.array(self.counts(), np.uint8) * 20, (8, 12, 1))
 
     # What call(), call_at() and attr() can be tried on.
 
     def add(self, left: Any, right: Any = 0) -> Any:
-        """The sum of the two."""
+        """Return the sum of the two."""
         return left + right
 
     def echo(self, *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """What it was given."""
+        """Return the argument."""
         return args, kwargs
 
     def nap(self, duration_s: float) -> str:
@@ -149,11 +149,11 @@ class ToyTask(Task[ToyWorld]):
         return "rested"
 
     def pid(self) -> int:
-        """The process that the task lives in."""
+        """Return the id of the process that the task lives in."""
         return os.getpid()
 
     def received(self) -> tuple[str, str]:
-        """Type name and dtype (or "") of the last action, as the task got it."""
+        """Return type name and dtype (or "") of the last action, as the task received it."""
         return type(self.last_action).__name__, str(getattr(self.last_action, "dtype", ""))
 
     def _whisper(self) -> str:
@@ -220,7 +220,7 @@ class ToySampler(TaskSampler[ToyTask]):
         self.world.rng = np.random.default_rng(seed)
 
     def scale(self, factor: int, offset: int = 0) -> int:
-        """``factor`` times the sampler's number, plus ``offset``."""
+        """Return ``factor`` times the sampler's number, plus ``offset``."""
         return factor * self.world.sampler + offset
 
     def close(self) -> None:
@@ -228,7 +228,7 @@ class ToySampler(TaskSampler[ToyTask]):
 
 
 def toy_args(task_class: type[ToyTask], count: int, **options: Any) -> list[dict[str, Any]]:
-    """Arguments for ``count`` samplers of one toy.
+    """Return the arguments for ``count`` samplers of one toy.
 
     An option given as a list has one value a sampler.
 
@@ -399,7 +399,7 @@ class ImageTask(ToyTask):
     """Renders in the size of its options ``height_px``, ``width_px``, ``channels`` (0: no axis)."""
 
     def render(self, mode: str = "rgb", *args: Any, **kwargs: Any) -> NDArray[np.uint8]:
-        """uint8 [height_px, width_px(, channels)]: 40 times (sampler + 1), and opaque."""
+        """Return uint8 [height_px, width_px(, channels)]: 40 times (sampler + 1), and opaque."""
         shape: tuple[int, ...] = (self.options.height_px, self.options.width_px)
         if self.options.channels:
             shape += (self.options.channels,)
@@ -410,7 +410,7 @@ class ImageTask(ToyTask):
 
 
 class FailingTask(ToyTask):
-    """Fails where, when and how its options say.
+    """Fails at the place, step and in the way that its options name.
 
     Options:
         fail_at: "step" (default), "get_observations", "render", "metrics" or "close".

@@ -1,4 +1,4 @@
-"""The parts of tasks that no runner has begun: they are queued, or sent ahead to a busy runner.
+"""Parts of tasks that no runner has begun: queued, or sent ahead to a busy runner.
 
 A busy runner is sent its next part ahead, so that its worker can begin it without a round trip.
 Until then it is still a queued part: it is taken back for a runner that is idle, for one of a
@@ -45,11 +45,11 @@ class Part:
         return {runner for runner, _ in self.failed_on}
 
     def note_failure(self, runner: RunnerWrapper) -> None:
-        """Take note that an attempt failed."""
+        """Record that an attempt failed."""
         self.failed_on.append((runner, runner.num_restarts))
 
     def has_failed_on(self, runner: RunnerWrapper) -> bool:
-        """Whether it failed on a runner as it is now; one that was restarted is as another."""
+        """Tell whether it failed on this runner since the runner's last restart."""
         return bool(self.failed_on) and (runner, runner.num_restarts) in self.failed_on
 
 
@@ -81,7 +81,7 @@ class _Entry(NamedTuple):
 
 
 class Ahead(NamedTuple):
-    """What a busy runner was sent to run next, and the answer to it."""
+    """The part that a busy runner was sent to run next, and its future result."""
 
     entry: _Entry
     answer: CallFuture
@@ -113,18 +113,18 @@ class PartQueue:
         self._dispatch_soon = dispatch_soon
 
     def __len__(self) -> int:
-        """Parts that are not begun, as far as is known."""
+        """Count the parts that, as far as is known, have not begun."""
         return len(self._entries) + len(self.ahead)
 
     def put(self, part: Part) -> None:
-        """Queue a part behind those of its batch; again, where it was."""
+        """Queue a part behind those of its batch; one that was queued before gets its old place."""
         if part.order is None:
             part.order = next(self._order)
         priority = sort_batch_id(part.wrapper.batch_id)
         heapq.heappush(self._entries, _Entry(priority, part.order, part))
 
     def pop(self, idle: Sequence[RunnerWrapper]) -> tuple[RunnerWrapper, Part] | None:
-        """The first part of the queue that one of these runners may run, and which."""
+        """Pop the first part that one of these runners may run; return it and the runner."""
         passed = []
         found = None
         while idle and self._entries and found is None:
@@ -139,7 +139,7 @@ class PartQueue:
         return found
 
     def drop_cleared(self) -> None:
-        """Forget the parts that nobody wants, but those that may have been begun by now."""
+        """Drop cleared parts, except those that may have begun by now."""
         self._entries = [entry for entry in self._entries if not entry.part.scheduled.is_cleared]
         heapq.heapify(self._entries)
         for runner, ahead in tuple(self.ahead.items()):
@@ -162,12 +162,12 @@ class PartQueue:
                 self.ahead[runner] = Ahead(heapq.heappop(self._entries), answer)
 
     def begun_by(self, runner: RunnerWrapper) -> tuple[Part, CallFuture] | None:
-        """What a runner has begun that is done with what it was at; None: it was sent nothing."""
+        """Return the part that a runner has begun after its last one; None: it was sent nothing."""
         ahead = self.ahead.pop(runner, None)
         return None if ahead is None else (ahead.entry.part, ahead.answer)
 
     def take_back(self, idle: Sequence[RunnerWrapper]) -> None:
-        """Have parts in the queue again that were sent ahead and should begin elsewhere.
+        """Queue parts again that were sent ahead and should begin elsewhere.
 
         It is too late for those that have been begun by now.
 
@@ -180,7 +180,7 @@ class PartQueue:
                 self._put_back(ahead.entry.part)
 
     def _is_out_of_place(self, entry: _Entry, idle: Sequence[RunnerWrapper]) -> bool:
-        """Whether an idle runner has nothing better to do, or a busy one should do better next."""
+        """Tell whether a part sent ahead should begin elsewhere."""
         num_idle = sum(self._may_run(runner, entry.part) for runner in idle)
         others = (each for each in self._entries if any(self._may_run(r, each.part) for r in idle))
         if num_idle > sum(1 for _ in itertools.islice(others, num_idle)):
@@ -192,7 +192,7 @@ class PartQueue:
         )
 
     def give_back(self, runner: RunnerWrapper) -> None:
-        """Have what a runner was sent ahead begin elsewhere, for what it was at failed."""
+        """Queue again what a runner was sent ahead, because its current part failed."""
         ahead = self.ahead.pop(runner, None)
         if ahead is None:
             return

@@ -1,4 +1,4 @@
-"""Runners: what runs a scheduled task, where it lives, and how it is kept alive.
+"""Runners: the objects that run scheduled tasks, their workers, and their restarts.
 
 ::
 
@@ -42,7 +42,7 @@ Metrics = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Status:
-    """How a scheduled task went.
+    """The status of a scheduled task.
 
     Attributes:
         ok: whether all of its runs succeeded.
@@ -75,7 +75,7 @@ class TaskWrapper:
 
 
 def mean_metrics(runs: Iterable[tuple[Metrics, int]]) -> dict[str, float]:
-    """The mean of every number, over the runs that tell it; what is no number is left out.
+    """Average every number over the runs that report it; leave out what is no number.
 
     Args:
         runs: metrics, and of how many runs they are the mean.
@@ -102,7 +102,7 @@ def _as_number(value: Any) -> float | None:
 
 
 class RunnerHost:
-    """Holds a runner where it lives, and runs tasks on it in whichever way it knows.
+    """Holds a runner in its worker, and runs tasks by whichever method the runner has.
 
     Args:
         make_runner: makes it.
@@ -124,15 +124,15 @@ class RunnerHost:
         self._went_well = False  # what it was at last
 
     def ready(self) -> None:
-        """Answers once the runner is made."""
+        """Answer once the runner is made."""
 
     def run_task(self, task: Any, repeat_times: int, run_id_base: int) -> Any:
-        """Run a task so many times: a Status and its experiences, or an awaitable of the two."""
+        """Run a task so often; return a Status and its experiences, or an awaitable of both."""
         self._went_well = False
         return _drive(self._steps(task, repeat_times, run_id_base))
 
     def run_next(self, task: Any, repeat_times: int, run_id_base: int) -> Any:
-        """Run a task if the last one went well: it may be tried again first. None: it did not."""
+        """Run a task if the last one succeeded; else return None: it may be retried first."""
         return self.run_task(task, repeat_times, run_id_base) if self._went_well else None
 
     def _steps(self, task: Any, repeat_times: int, run_id_base: int) -> _Steps:
@@ -164,7 +164,7 @@ _Steps = Generator[Any, Any, tuple[Status, list[Any]]]
 
 
 def _drive(steps: _Steps) -> Any:
-    """What the steps return; an awaitable of it from the first awaitable step on."""
+    """Run the steps and return their result, or an awaitable of it if a step is awaitable."""
     given = None
     try:
         while True:
@@ -205,7 +205,7 @@ def _metrics_of(experience: Any) -> Metrics:
 
 
 class RunnerWrapper:
-    """One runner in a worker, begun anew when it hangs or dies.
+    """One runner in a worker, restarted when it hangs or dies.
 
     Args:
         runner_id: its number; in a pool that it shares, its worker's.
@@ -274,7 +274,7 @@ class RunnerWrapper:
                     raise
 
     def send_ahead(self, task: TaskWrapper) -> CallFuture | None:
-        """Send a busy runner what it is to run next, so that it need not wait for it.
+        """Send a busy runner its next task, so that it need not wait for it.
 
         It runs it unless an attempt at what it is at fails, or the future is cancelled before.
 
@@ -312,7 +312,7 @@ class RunnerWrapper:
         return status, experiences, self.runner_id
 
     def log_failure(self, task: TaskWrapper, attempt: int, num_attempts: int, to: Status) -> None:
-        """Log that an attempt at a task came to this."""
+        """Log how an attempt at a task failed."""
         logger.warning(
             "runner %d, attempt %d of %d at a task of batch %r: %s",
             *(self.runner_id, attempt, num_attempts, task.batch_id, to.message),
@@ -353,7 +353,7 @@ class RunnerWrapper:
         return f"no answer within {self.max_timeout:g} s"
 
     async def _be_ready(self) -> None:
-        """Wait until the runner is made, anew where it hung or died."""
+        """Wait until the runner is made, or restarted if it hung or died."""
         if self._pool is None:
             self._pool = await asyncio.to_thread(self._make_pool)
         if not self.is_alive:
@@ -369,7 +369,7 @@ class RunnerWrapper:
     async def _answer_of(
         self, future: CallFuture, timeout_s: float, start_timeout_s: float | None
     ) -> Any:
-        """What a method of the runner's host gave."""
+        """Await the result of a method of the runner's host."""
         self._is_fit = False  # unless it answers
         try:
             answer = await _result_of(future, timeout_s, start_timeout_s)
@@ -381,14 +381,14 @@ class RunnerWrapper:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it takes tasks; otherwise it is begun anew before the next one."""
+        """True if it takes tasks; otherwise it is restarted before the next one."""
         return self._is_fit and self._pool is not None and self._pool.is_alive(self._worker)
 
     def _describe(self) -> str:
         return "" if self._pool is None else self._pool.describe(self._worker)
 
     async def restart_runner(self) -> None:
-        """Kill the runner and begin it anew; what it was at fails.
+        """Kill and restart the runner; its current task fails.
 
         Raises:
             ResourceLimit: it could not be started again.
@@ -407,12 +407,12 @@ class RunnerWrapper:
 
 
 def _arguments(task: TaskWrapper) -> tuple[Any, int, int]:
-    """What the host's methods take."""
+    """Return the arguments of the host's methods."""
     return task.task, task.repeat_times, task.run_id_base
 
 
 class _Late(Exception):
-    """An answer did not come in time; a TimeoutError may be somebody else's."""
+    """The runner did not answer in time; distinct from a TimeoutError that a task raised."""
 
 
 async def _result_of(future: CallFuture, timeout_s: float, start_timeout_s: float | None) -> Any:
@@ -479,7 +479,7 @@ def when_done(future: Future[Any], callback: Callable[[], None]) -> None:
 def make_pool(
     make_runner: Callable[[], Any], num_runners: int, backend: Kind, **options: Any
 ) -> WorkerPool:
-    """A pool whose workers hold runners.
+    """Make a pool whose workers hold runners.
 
     Raises:
         InvalidArgument: ``make_runner`` cannot be pickled, or the number or backend is wrong.

@@ -1,4 +1,4 @@
-"""What the scheduler knows of its batches: what is out, what is done, who waits for it."""
+"""The scheduler's batches: their open tasks, their results, and the calls that wait for them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BEGINS_WITH_AN_INTEGER = re.compile(r"-?\d+")
 
 
 def sort_batch_id(batch_id: BatchId) -> tuple[int, int, int, str]:
-    """A key that sorts batches by priority: integers first, ``"3/eval"`` after 3, others last.
+    """Return a key that sorts batches by priority: integers first, "3/eval" after 3, others last.
 
     >>> sorted(["later", 10, "3/eval", 3, "3-eval", 4], key=sort_batch_id)
     [3, '3-eval', '3/eval', 4, 10, 'later']
@@ -49,7 +49,7 @@ class Scheduled:
         self.is_cleared: bool = False
 
     def result(self) -> Result | None:
-        """The results of its parts as one, when they are all in."""
+        """Merge the results of all parts into one."""
         results = [part for part in self.parts if part is not None]
         if len(results) < len(self.parts):
             return None
@@ -70,14 +70,14 @@ def _runs_of(status: Status, repeats: int) -> list[tuple[Mapping[str, Any], int]
 
 
 class Waiter(NamedTuple):
-    """A call of get_results that waits."""
+    """A waiting call of get_results."""
 
     min_num: int
     future: asyncio.Future[list[Result]]
 
 
 class Batch:
-    """What is out of a batch, what is done and not taken, and who waits for it."""
+    """One batch: its open tasks, the results that were not taken yet, and the waiting calls."""
 
     def __init__(self, batch_id: BatchId, next_run_id: int) -> None:
         self.batch_id = batch_id
@@ -87,15 +87,15 @@ class Batch:
         self.waiters: list[Waiter] = []
 
     def has(self, min_num: int) -> bool:
-        """Whether so many results are there, or no more will come."""
+        """Tell whether so many results have come, or no more will."""
         return len(self.done) >= min_num or not self.out
 
     def take(self, max_num: int) -> list[Result]:
-        """The oldest results, so many at most."""
+        """Take the oldest results, so many at most."""
         return [self.done.popleft() for _ in range(min(max_num, len(self.done)))]
 
     def serve(self) -> None:
-        """Give those that wait what they wait for, if it is there."""
+        """Answer the waiting calls whose results have come."""
         for waiter in tuple(self.waiters):
             if self.has(waiter.min_num):
                 self.waiters.remove(waiter)

@@ -1,4 +1,4 @@
-"""Whole episodes on a pool of runners, for where stepping in lockstep is wasteful.
+"""Run whole episodes on a pool of runners, where stepping in lockstep is wasteful.
 
 ::
 
@@ -56,7 +56,7 @@ logger: logging.Logger = logging.getLogger("vectasks")
 
 
 class _Running(NamedTuple):
-    """A part that a runner is at."""
+    """A part that a runner is running."""
 
     part: Part
     runner: RunnerWrapper
@@ -186,7 +186,7 @@ class Scheduler:
         )
 
     async def stop(self) -> None:
-        """End every runner; works twice. What is not done is dropped, what is done can be taken.
+        """End every runner; may be called twice. Drops open tasks; results can still be taken.
 
         Calls of :meth:`get_results` that wait return what is there; :meth:`wait_all` raises.
         """
@@ -200,7 +200,7 @@ class Scheduler:
             await loops_end.aclose()
 
     def _halt(self) -> None:
-        """Begin nothing any more, and drop what is not done."""
+        """Begin no more tasks, and drop those that are not done."""
         if self._loop is None:
             return
         self._loop = None
@@ -245,7 +245,7 @@ class Scheduler:
     # -- scheduling -----------------------------------------------------------------------------
 
     def schedule(self, tasks: Sequence[Any], batch_id: BatchId) -> None:
-        """Queue tasks; returns at once. What is scheduled under one id twice adds up.
+        """Queue tasks and return at once. Tasks scheduled under the same id join one batch.
 
         Batches with smaller integers come first, ``"3/..."`` right after 3, other names last;
         within a batch, the first in is the first out.
@@ -300,7 +300,7 @@ class Scheduler:
             self._send_ahead(running.runner)
 
     def _may_run(self, runner: RunnerWrapper, part: Part) -> bool:
-        """Whether a runner may run a part: a retry goes to another one first."""
+        """Tell whether a runner may run a part: a retry goes to another one first."""
         if not part.has_failed_on(runner):
             return True
         return all(part.has_failed_on(other) for other in self._standing.trusted)
@@ -317,7 +317,7 @@ class Scheduler:
         self._loop.call_soon(self._send_ahead, runner)  # when the task has asked the runner
 
     def task_done_callback(self, async_task: asyncio.Task[Any]) -> None:
-        """Take in what an attempt gave, and keep its runner busy; asyncio calls this."""
+        """Record the result of an attempt, and keep its runner busy; asyncio calls this."""
         part, runner = self._running.pop(async_task)
         if self._loop is None:
             return
@@ -356,7 +356,7 @@ class Scheduler:
         self._free(runner)
 
     def _free(self, runner: RunnerWrapper) -> None:
-        """Have a runner that did not do well take what comes first, restarted if it must be."""
+        """Give a runner that failed the first part of the queue, after a restart if needed."""
         self._queue.give_back(runner)
         if runner.is_alive:
             self._idle.append(runner)
@@ -365,7 +365,7 @@ class Scheduler:
         self._dispatch()
 
     def _go_on(self, runner: RunnerWrapper) -> None:
-        """Have a runner that did well go on with what it was sent ahead, or whatever is first."""
+        """Let a runner that succeeded go on with the part sent ahead, or the first of the queue."""
         begun = self._queue.begun_by(runner)
         if begun is None:
             self._idle.append(runner)
@@ -390,7 +390,7 @@ class Scheduler:
         self._tell_progress()
 
     def _mend(self, runner: RunnerWrapper) -> None:
-        """Begin a runner anew that is at something nobody wants any more."""
+        """Restart a runner whose current part was cleared."""
         if self._loop is not None:
             task = self._loop.create_task(self._restart(runner))
             self._mending.add(task)
@@ -462,7 +462,7 @@ class Scheduler:
     async def _wait_for(
         self, batch: Batch, min_num: int, timeout_s: float | None
     ) -> list[Result] | None:
-        """So many results of a batch; None if they do not come in time."""
+        """Wait for so many results of a batch; return None if they do not come in time."""
         if batch.has(min_num):
             return batch.take(min_num)
         if timeout_s == 0:
@@ -481,7 +481,7 @@ class Scheduler:
         return waiter.future.result() if waiter.future.done() else None
 
     def _put_back(self, batch: Batch, results: list[Result]) -> None:
-        """Have what was taken for a call that was cancelled in the last moment again."""
+        """Put back results that were taken for a call that was cancelled meanwhile."""
         if batch.batch_id not in self._batches:
             self._batches[batch.batch_id] = batch
             self._emptied.pop(batch.batch_id, None)
@@ -490,13 +490,13 @@ class Scheduler:
         current.serve()
 
     def has_step(self, batch_id: BatchId) -> bool:
-        """Whether anything of a batch is out, or done and not taken."""
+        """Tell whether a batch has open tasks, or results that were not taken."""
         return batch_id in self._batches
 
     async def wait_all(
         self, timeout: float | None = None, clear_timeout_tasks: bool = True
     ) -> None:
-        """Wait until nothing is out; results stay where they are.
+        """Wait until no task is open; results stay until they are taken.
 
         Args:
             timeout: seconds in which no task at all is completed; None: as long as it takes.
@@ -539,7 +539,7 @@ class Scheduler:
             self._task_done = None
 
     def _clear(self, batch: Batch) -> None:
-        """Drop what is not done of a batch."""
+        """Drop the open tasks of a batch."""
         self._counts["cleared"] += len(batch.out)
         for scheduled in batch.out:
             scheduled.is_cleared = True
@@ -553,13 +553,13 @@ class Scheduler:
         self._tell_progress()
 
     def _retire(self, batch: Batch) -> None:
-        """Remember of a batch of which nothing is left only that it was there."""
+        """Forget an empty batch, except that its id was scheduled."""
         if not batch.out and not batch.done and self._batches.get(batch.batch_id) is batch:
             del self._batches[batch.batch_id]
             self._emptied[batch.batch_id] = batch.next_run_id
 
     def stats(self) -> dict[str, Any]:
-        """Counts since it was made, and what goes on now.
+        """Return counts since the scheduler was made, and its current state.
 
         Returns:
             tasks ``scheduled``, ``succeeded``, ``failed`` and ``cleared``; parts ``queued`` (sent

@@ -1,4 +1,4 @@
-"""How the runners do: one that fails and fails while others do better is set aside for a while.
+"""The runners' success: one that keeps failing while others succeed is set aside for a while.
 
 A failure is laid to the runner, until the task fails on another one that does well: then it is the
 task's. A success clears all. A runner to which two failures are laid is set aside where any other
@@ -20,7 +20,7 @@ _LONGEST_PAUSE_S = 60.0
 
 
 class _Record:
-    """What one runner did.
+    """The record of one runner.
 
     Attributes:
         failures: the parts that it failed at since its last success, as far as that is laid to it.
@@ -55,14 +55,14 @@ class Standing:
         self._records = {runner: _Record() for runner in runners}
 
     def succeeded(self, runner: RunnerWrapper) -> None:
-        """Take note that an attempt succeeded."""
+        """Record that an attempt succeeded."""
         record = self._records[runner]
         record.failures.clear()
         record.has_succeeded = True
         record.pause_s = 0.0
 
     def failed(self, runner: RunnerWrapper, part: Part) -> float | None:
-        """Take note that an attempt failed; call it before the part knows of it.
+        """Record that an attempt failed; call it before the part records it.
 
         Returns:
             the seconds after which the runner may be probed, if it may have to be; else None.
@@ -89,12 +89,12 @@ class Standing:
         return [runner for runner in self._records if not self.is_set_aside(runner)]
 
     def is_set_aside(self, runner: RunnerWrapper) -> bool:
-        """Whether a runner does badly, and another one better."""
+        """Tell whether a runner keeps failing while another one succeeds."""
         if self._records[runner].is_trusted:
             return False
         return any(record.is_trusted for record in self._records.values())
 
     def may_begin(self, runner: RunnerWrapper) -> bool:
-        """Whether a runner may be given a task now: it is not set aside, or is to be probed."""
+        """Tell whether a runner may get a task now: not set aside, or due for a probe."""
         is_due = self._records[runner].paused_until_s <= time.monotonic()
         return is_due or not self.is_set_aside(runner)
