@@ -5,7 +5,7 @@
     VectasksError
     ├── UsageError                    the call was wrong: nothing was sent, nothing changed
     │   ├── InvalidArgument           (ValueError) unknown command, mode, start method, ...
-    │   │   ├── WrongCount            one value a sampler was expected
+    │   │   ├── WrongCount            one value per sampler was expected
     │   │   ├── SpaceMismatch         the samplers' spaces do not go together
     │   │   └── InvalidAction         an action outside its space
     │   ├── SamplerIndexError         (IndexError) no unpaused sampler at that index
@@ -31,7 +31,7 @@
     ├── MissingExtra                  (ModuleNotFoundError) a package of an extra is not installed
     ├── RecordingError                (ValueError) a recording cannot be written or read
     ├── FailedExperiment              (RuntimeError) jobs of an experiment failed or were cancelled
-    ├── ManifestError                 (ValueError) a manifest or its journal is damaged
+    ├── ManifestError                 (ValueError) a manifest or its run log is damaged
     └── WaitTimeout                   (TimeoutError, multiprocessing.TimeoutError) no answer in time
 
     RemoteTraceback                   the ``__cause__`` of a RemoteError: its traceback as text
@@ -166,7 +166,7 @@ class RecordingError(VectasksError, ValueError):
 
 
 class ManifestError(VectasksError, ValueError):
-    """A manifest or its journal is damaged, or of a newer version; it was left as it is."""
+    """A manifest or its run log is damaged, or of a newer version; it was left as it is."""
 
 
 class _Recorded:

@@ -156,10 +156,10 @@ def _own_mapping(value: Mapping[Any, Any], with_objects: bool) -> Mapping[Any, A
     try:
         if not isinstance(value, dict):
             return copy.deepcopy(value)
-        twin = copy.copy(value)
-        for key, item in twin.items():
-            twin[key] = own(item, with_objects)
-        return twin
+        duplicate = copy.copy(value)
+        for key, item in duplicate.items():
+            duplicate[key] = own(item, with_objects)
+        return duplicate
     except Exception:  # user code: a class that lets nobody copy or fill it
         return {key: own(item, with_objects) for key, item in value.items()}
 
@@ -245,7 +245,7 @@ def _(space: Any, observation: Any) -> tuple[Any, ...]:
 def split_actions(actions: Any, space: Any, count: int) -> list[Any]:
     """Split the user's actions for all into one action per sampler.
 
-    A list, tuple or array holds one action a sampler along its first axis; for a nested space the
+    A list, tuple or array holds one action per sampler along its first axis; for a nested space the
     nesting may also be outside, as in ``{"move": array [count, 2], "grip": array [count]}``.
 
     Raises:
@@ -257,7 +257,7 @@ def split_actions(actions: Any, space: Any, count: int) -> list[Any]:
         if not isinstance(space, spaces.Dict) or set(actions) != set(space.spaces):
             raise InvalidArgument(
                 f"actions is a mapping with the keys {sorted(map(str, actions))}, but the action "
-                f"space is {space}. Give a list with one action a sampler."
+                f"space is {space}. Give a list with one action per sampler."
             )
         columns = {key: split_actions(actions[key], space[key], count) for key in space.spaces}
         return [{key: column[i] for key, column in columns.items()} for i in range(count)]
@@ -277,7 +277,7 @@ def split_actions(actions: Any, space: Any, count: int) -> list[Any]:
         rows = list(actions)
     else:
         raise InvalidArgument(
-            f"actions is {_show(actions)}, which holds no actions one a sampler: give a list, "
+            f"actions is {_show(actions)}, which lacks one action per sampler: give a list, "
             f"tuple, array or tensor of {count}."
         )
     if len(rows) != count:

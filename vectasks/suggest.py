@@ -37,7 +37,7 @@ class Suggestion(NamedTuple):
     """The suggested number of processes, and the reason.
 
     Attributes:
-        max_processes: for ``VectorSampledTasks``; 0 says to use the in-process twin.
+        max_processes: for ``VectorSampledTasks``; 0 says to use the in-process vector.
         reason: the same in words.
         predictions: seconds that a step of all samplers would take, by number of processes.
         step_s: seconds that one sampler's step took.
@@ -103,7 +103,7 @@ def recommend(step_s: float, cpu_share: float, num_samplers: int, num_cores: int
         fastest_s = min(predictions[w] for w in counts if w > 0)
         reason += (
             f", {_readable(fastest_s)} at best in worker processes, which have to be woken. Use "
-            "the in-process twin, SingleProcessVectorSampledTasks."
+            "the in-process vector, SingleProcessVectorSampledTasks."
         )
     else:
         reason += (
@@ -181,7 +181,7 @@ class _Probe:
             outcome = self._host.step(action)
             ended = isinstance(outcome, StepOutcome) and outcome.exhausted
             if ended and self._host.reset().exhausted:
-                self.close()  # a stream that cannot be begun anew
+                self.close()  # a stream that cannot be restarted
                 self._host = TaskHost(self._plan)
         return time.perf_counter() - began_s, time.process_time() - cpu_began_s
 

@@ -268,11 +268,11 @@ class TaskSampler(abc.ABC, Generic[TaskT]):
 
     #: Whether an episode depends on the sampler's arguments, seed and earlier ``next_task`` calls
     #: alone, not on what was done in earlier episodes. Then a recording of it needs its own actions
-    #: only. (A sampler that can pass over a task at less cost may have ``skip_task(**kwargs)``.)
+    #: only. (A sampler that can skip a task at less cost may have ``skip_task(**kwargs)``.)
     episodes_are_independent: bool = False
 
     #: A seed that a sampler which was given none drew for itself: ``set_seed(initial_seed)`` on a
-    #: new one gives the same tasks. None: a recording of it can be had again only if it is seeded.
+    #: new one gives the same tasks. None: a recording of it can be replayed only if it is seeded.
     initial_seed: int | None = None
 
     def reset(self) -> None:

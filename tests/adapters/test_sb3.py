@@ -65,7 +65,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def opened() -> Iterator[Callable[..., Any]]:
-    """Opens VecEnvs (the twin, if nothing else is said) and closes them at the end."""
+    """Opens VecEnvs (in process, if nothing else is said) and closes them at the end."""
     vectors: list[Any] = []
 
     def open_one(env_fns: Any, kind: Any = VecEnv, max_processes: int | None = 0) -> Any:

@@ -66,7 +66,7 @@ def envs_of(space: Any = BOX, count: int = 3, **kwargs: Any) -> list[Callable[[]
 
 @pytest.fixture
 def opened() -> Iterator[Callable[..., Env]]:
-    """Opens environments (the twin, if nothing else is said) and closes them at the end."""
+    """Opens environments (in process, if nothing else is said) and closes them at the end."""
     envs: list[Env] = []
 
     def open_one(source: Any, **options: Any) -> Env:

@@ -328,7 +328,7 @@ def test_numbers_of_numpy_are_numbers(run: Any, tmp_path: Path) -> None:
 
 
 def test_nan_and_infinities_are_kept(run: Any, tmp_path: Path) -> None:
-    """By the run, its manifest, its journal, and the runs that skip the job."""
+    """By the run, its manifest, its run log, and the runs that skip the job."""
     told = {"loss": math.nan, "nested": [{"bound": -math.inf}], "text": "NaN", "array": [1.0, 2.0]}
 
     def work(job: BatchJob) -> dict[str, Any]:
@@ -344,7 +344,7 @@ def test_nan_and_infinities_are_kept(run: Any, tmp_path: Path) -> None:
         assert manifest.records[0].provenance == expected
         assert BatchManifest.load(path) == manifest
         path.unlink()
-        assert BatchManifest.load(path) == manifest, "the journal tells the same"
+        assert BatchManifest.load(path) == manifest, "the run log tells the same"
 
 
 # -- names that no file can have --------------------------------------------------------------
@@ -359,7 +359,7 @@ IMPOSSIBLE = {
     "in nothing": (f"{os.devnull}/a.txt", f"'{os.devnull}' is no folder"),
     "above": ("..", "is a folder's place and no name"),
     "the manifest": ("run.json", "is a file that this run writes itself"),
-    "the journal": ("out/../run.json.journal", "is a file that this run writes itself"),
+    "the run log": ("out/../run.json.journal", "is a file that this run writes itself"),
     "the lock": ("run.json.lock", "is a file that this run writes itself"),
     "a folder": ("folder", "is there, and is a folder; the worker made a file"),
 }
@@ -541,7 +541,7 @@ def test_ctrl_c_in_a_terminal(tmp_path: Path) -> None:
 def test_many_jobs_are_not_written_again_and_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The manifest is written twice, the journal once a job, whatever the number of jobs."""
+    """The manifest is written twice, the run log once per job, whatever the number of jobs."""
     from vectasks.evaluation import run_log
 
     written = []

@@ -201,7 +201,7 @@ def test_the_journal_is_applied(path: Path) -> None:
 
 
 def _write_two(path: Path) -> bytes:
-    """A journal of two jobs, one of which failed."""
+    """A run log of two jobs, one of which failed."""
     with RunLog(path, ["a", "b"]) as log:
         log.add(record("a", provenance={"text": "ä\n"}))
         log.add(record("b", "failed", message="no"))
@@ -214,7 +214,7 @@ def _whole_records(part: bytes) -> list[str]:
 
 
 def test_cut_off_at_every_byte(path: Path) -> None:
-    """Whatever of the journal is there, it can be read; whole lines count."""
+    """Whatever of the run log is there, it can be read; whole lines count."""
     whole = _write_two(path)
     for size in range(len(whole) + 1):
         part = whole[:size]
@@ -274,7 +274,7 @@ def test_a_damaged_manifest_is_rebuilt(
     path.write_bytes(damage)
     with caplog.at_level(logging.WARNING, "vectasks"):
         assert BatchManifest.load(path) == before
-    assert "rebuilt from its journal" in caplog.text
+    assert "rebuilt from its run log" in caplog.text
     assert path.read_bytes() == damage, "reading changes nothing"
     RunLog(path, ["a"]).close()
     assert path.with_name("run.json.damaged").read_bytes() == damage

@@ -28,7 +28,7 @@ from vectasks.testing.toys import FailingTask, RandomWalk, ToySampler, toy_args
 def test_tasks_that_cost_nothing_stay_in_one_process() -> None:
     suggestion = recommend(1e-6, 1.0, num_samplers=32, num_cores=2)
     assert suggestion.max_processes == 0
-    assert suggestion.reason.endswith("Use the in-process twin, SingleProcessVectorSampledTasks.")
+    assert suggestion.reason.endswith("Use the in-process vector, SingleProcessVectorSampledTasks.")
 
 
 def test_cart_poles_do_not_pay_for_waking_workers() -> None:

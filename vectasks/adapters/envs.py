@@ -173,8 +173,8 @@ class GivenTasks:
         """Split the info of a step that ended an episode; ``observation`` is the batch's."""
         info = dict(info)
         if "final_observation" not in info:
-            # Its worker was begun anew: what the episode showed last is lost, so the next one's
-            # first observation stands in for it.
+            # Its worker was restarted, so the last observation is lost; the next episode's first
+            # observation stands in for it.
             return own(_rows(observation, row)), info, {}
         return info.pop("final_observation"), info, {}
 
@@ -251,7 +251,7 @@ class GivenTasks:
     ) -> tuple[Any, list[dict[str, Any]]]:
         """Reset like :meth:`reset`, but keep next episodes that have begun already.
 
-        With seeds or options these are begun anew, which nobody has seen yet.
+        With seeds or options these, which nobody has seen yet, are reset again.
         """
         chosen = np.ones_like(self.over) if mask is None else mask
         is_told = any(start.get("seed") is not None or start.get("options") for start in starts)

@@ -42,7 +42,7 @@ class TaskManager(Generic[HandlerT]):
             submit gets a new one, or a handler, which forgets what was before at every submit.
         backend: ``"inline"``: in this process; ``"process"``: in worker processes, which large
             arrays are shared with; ``"ray"``: in Ray actors.
-        num_workers: how many (None: one a core).
+        num_workers: how many (None: one per core).
 
     Attributes:
         handler: of the last submit; None before the first.

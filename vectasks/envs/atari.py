@@ -164,7 +164,7 @@ class AtariTaskSampler(TaskSampler[AtariTask]):
     """An endless stream of episodes of one Atari game, on the emulator (``ale_py``) itself.
 
     Every episode starts from a fresh seed, drawn from a generator that ``seed`` seeds, and can so
-    be had again by itself; for that the emulator loads the game anew, which takes many times as
+    be replayed by itself; for that the emulator loads the game again, which takes many times as
     long as a reset (see ``seed_each_episode``). A task's ``task_info`` holds ``game``, ``seed`` (or
     None) and ``episode`` (counted from 0). The defaults are those of Gymnasium's ``"ALE/...-v5"``.
 
@@ -238,7 +238,7 @@ class AtariTaskSampler(TaskSampler[AtariTask]):
         self._num_sampled = 0
         if seed is None:
             seed = int(np.random.SeedSequence().generate_state(1)[0])
-        #: What ``set_seed`` must be given to have this sampler's episodes again.
+        #: What ``set_seed`` must be given to replay this sampler's episodes.
         self.initial_seed: int = seed
         self.seed_each_episode: bool = seed_each_episode
         self._rng = np.random.default_rng(seed)

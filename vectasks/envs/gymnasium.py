@@ -164,7 +164,7 @@ class GymnasiumTaskSampler(TaskSampler[GymnasiumTask]):
             can give images is made with ``render_mode="rgb_array"``, so that it can be looked at.
         seed: seeds the episodes; None draws the seed from the operating system.
         seed_each_episode: True resets the environment for every episode with a fresh seed, drawn
-            from a generator that ``seed`` seeds: each episode can be had again by itself. False
+            from a generator that ``seed`` seeds: each episode can be replayed by itself. False
             seeds one reset and leaves the following ones bare, as Gymnasium's own vectors do.
         max_tasks: the stream ends after so many tasks; None: it never ends.
         max_steps: a time limit in steps beside the environment's own; None: no further limit.
@@ -205,7 +205,7 @@ class GymnasiumTaskSampler(TaskSampler[GymnasiumTask]):
         self._pending_seed = seed
         if seed is None and seed_each_episode:
             seed = int(np.random.SeedSequence().generate_state(1)[0])
-        #: What ``set_seed`` must be given to have this sampler's episodes again; None: nothing can.
+        #: What ``set_seed`` must be given to replay this sampler's episodes; None: nothing can.
         self.initial_seed = seed
         self._rng = np.random.default_rng(seed)
         self.env: AnyEnv = _make_env(env, make_kwargs or {})

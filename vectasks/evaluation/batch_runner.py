@@ -84,7 +84,7 @@ class BatchRunner:
             jobs: the jobs; dicts are made into :class:`BatchJob`.
             worker: is called with a copy of each job, whose ``output`` is the name to write to;
                 returns a dict, which is added to the record's provenance, or None.
-            manifest_path: the manifest; beside it are a journal and a lock.
+            manifest_path: the manifest; beside it are a run log and a lock.
             max_workers: how many jobs run at a time.
             force: run every job, also those that are done; an older output stays until the new one
                 is whole.
@@ -93,7 +93,7 @@ class BatchRunner:
             pattern: by which the inputs were found; the same.
 
         Returns:
-            The manifest, which is also in its file: one record a job, in the order of the jobs.
+            The manifest, which is also in its file: one record per job, in the order of the jobs.
 
         Raises:
             InvalidArgument: something in the list is no job, two jobs share an id or an output,
@@ -140,7 +140,7 @@ class BatchRunner:
                 if log.owns(job.output):
                     raise InvalidArgument(
                         f"the output {str(job.output)!r} is a file that this run writes itself: "
-                        "its manifest, journal or lock. Give it another name."
+                        "its manifest, run log or lock. Give it another name."
                     )
                 to_do.append(JobToDo(job, partial_output(job.output)))
             except InvalidArgument as error:

@@ -115,7 +115,7 @@ def evaluate(
     """Play exactly ``episodes`` episodes, or exactly ``tasks``, and report the policy's metrics.
 
     Which episodes count is settled before the first step: episode k is task ``k // n`` of sampler
-    ``k % n`` (of n samplers; one that has fewer tasks is passed over). So short episodes are not
+    ``k % n`` (of n samplers; one that has fewer tasks is skipped). So short episodes are not
     preferred, as they are where one waits for the first so many to end, and the result is the same
     for any number of processes. A sampler that is done is paused, and costs nothing more.
 
@@ -178,13 +178,13 @@ def evaluate(
         identity = {"seed": seed, "num_samplers": len(arguments) if listed is None else None}
         filmed = _filmed(videos, len(slots))
         with contextlib.ExitStack() as stack:
-            diary = _Diary(slots, files, identity, filmed, force, on_episode)
-            stack.enter_context(diary)
+            records = _EpisodeRecords(slots, files, identity, filmed, force, on_episode)
+            stack.enter_context(records)
             filmer = stack.enter_context(
-                EpisodeFilmer(vector, {} if files is None else diary.films_to_make(), fps)
+                EpisodeFilmer(vector, {} if files is None else records.films_to_make(), fps)
             )
-            EvaluationRun(vector, policy, diary.to_play, seed, filmer, diary.write).run()
-    return diary.report(confidence)
+            EvaluationRun(vector, policy, records.to_play, seed, filmer, records.write).run()
+    return records.report(confidence)
 
 
 def _checked_task(task: Any) -> Any:
@@ -213,7 +213,7 @@ class EvaluationFiles:
         return self.video_dir / f"{_job_id(episode)}.mp4"
 
 
-class _Diary:
+class _EpisodeRecords:
     """The episodes to play and the results so far: in memory and, if wanted, in files."""
 
     def __init__(
@@ -267,7 +267,7 @@ class _Diary:
             if slot.episode in self._filmed
         }
 
-    def __enter__(self) -> _Diary:
+    def __enter__(self) -> _EpisodeRecords:
         if self._files is None:
             return self
         self._log = RunLog(

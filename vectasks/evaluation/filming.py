@@ -63,7 +63,7 @@ class EpisodeFilmer:
 
     def cut(self, sampler_id: int) -> None:
         """End the film of a failed episode with the images so far."""
-        self._asked.discard(sampler_id)  # it may be begun anew, and know of nothing
+        self._asked.discard(sampler_id)  # it may be restarted, and know of nothing
         self._finish(sampler_id)
 
     def _finish(self, sampler_id: int) -> None:

@@ -75,7 +75,7 @@ class EvaluationRun:
         vector: made with ``auto_resample_when_done=False``; each sampler at its first task.
         policy: acts.
         slots: what is played.
-        seed: tasks of a list are seeded by it and their number; samplers that are begun anew by it
+        seed: tasks of a list are seeded by it and their number; samplers that are restarted by it
             and their id.
         filmer: films the chosen episodes.
         on_end: is called when an episode has ended.
@@ -106,7 +106,7 @@ class EvaluationRun:
             zip(vector.sampler_ids, vector.get_observations(), strict=True)
         )
         self._positions = dict.fromkeys(vector.sampler_ids, 0)
-        self._to_make: set[int] = set()  # samplers that must be made anew
+        self._to_make: set[int] = set()  # samplers that must be restarted
 
     def run(self) -> None:
         """Play everything."""
@@ -217,20 +217,20 @@ class EvaluationRun:
         """Bring a sampler to its next episode."""
         index = self._index(sampler_id)
         if sampler_id in self._to_make:
-            self._begin_anew(sampler_id)
+            self._restart(sampler_id)
         if slot.position is None:
             if self._seed is not None:
                 self._vector.command_at(index, "seed", self._seed + slot.episode)
             return self._vector.next_task_at(index, **task_keywords(slot.task))[0]
         while self._positions[sampler_id] < slot.position - 1:
-            self._pass_over(index)
+            self._skip_played(index)
             self._positions[sampler_id] += 1
         if self._positions[sampler_id] == slot.position:
             return self._observations[sampler_id]
         self._positions[sampler_id] = slot.position
         return self._vector.next_task_at(index)[0]
 
-    def _begin_anew(self, sampler_id: int) -> None:
+    def _restart(self, sampler_id: int) -> None:
         """Restart a sampler whose worker died; it is at its first task then, as at the start."""
         index = self._index(sampler_id)
         self._vector.restart_at(index)
@@ -241,7 +241,7 @@ class EvaluationRun:
         self._positions[sampler_id] = 0
         self._observations[sampler_id] = self._vector.command_at(index, "observe")
 
-    def _pass_over(self, index: int) -> None:
+    def _skip_played(self, index: int) -> None:
         """Skip a task that was played in an earlier run, in the cheapest way there is."""
         try:
             self._vector.call_sampler_at(index, "skip_task")

@@ -3,11 +3,11 @@
 ::
 
     run.json           the last run, replaced as a whole when a run begins and when it ends
-    run.json.journal   everything that ever happened to it, one line each, only ever appended to
+    run.json.journal   the run log: all that ever happened to it, one line each, only appended to
     run.json.lock      held by the run that writes them
 
 A line is whole if its newline is there; what a kill leaves behind the last newline is not read. The
-journal alone tells all that the manifest tells, so the manifest is rebuilt from it if its file is
+run log alone holds all that the manifest holds, so the manifest is rebuilt from it if its file is
 behind or damaged.
 """
 
@@ -98,12 +98,12 @@ class BatchManifest(BaseModel):
 
         Raises:
             FileNotFoundError: there is neither.
-            ManifestError: the file is damaged and there is no journal to rebuild it from, or the
-                journal itself is damaged.
+            ManifestError: the file is damaged and there is no run log to rebuild it from, or the
+                run log itself is damaged.
         """
         history = History.read(Path(path))
         if history is None:
-            raise FileNotFoundError(f"there is no manifest {path}, and no journal beside it.")
+            raise FileNotFoundError(f"there is no manifest {path}, and no run log beside it.")
         return history.manifest()
 
     def save_json(self, path: str | os.PathLike[str]) -> None:
@@ -175,7 +175,7 @@ class History:
     Attributes:
         header: the last run's.
         records: the last record of every job that any run had.
-        is_repaired: the manifest's own file is damaged, and the journal stands in for it.
+        is_repaired: the manifest's own file is damaged, and the run log stands in for it.
     """
 
     header: RunHeader
@@ -187,7 +187,7 @@ class History:
         """Read the manifest and its run log; return None if there is neither.
 
         Raises:
-            ManifestError: the journal is damaged, or the manifest is and has no journal.
+            ManifestError: the run log is damaged, or the manifest is and has no run log.
         """
         header, records = None, {}
         snapshot, damage = None, None
@@ -197,7 +197,7 @@ class History:
             damage = error
         if snapshot is not None:
             header, records = _header_of(snapshot), snapshot.records_by_id()
-        for line in _read_lines(journal_path(manifest_path)):
+        for line in _read_lines(run_log_path(manifest_path)):
             if line.run is not None:
                 header = line.run
             if line.record is not None:
@@ -205,12 +205,12 @@ class History:
         if header is None:
             if damage is not None:
                 raise ManifestError(
-                    f"{damage} Its journal, {journal_path(manifest_path).name}, tells nothing "
-                    "either. Restore it, or move it away to begin anew."
+                    f"{damage} Its run log, {run_log_path(manifest_path).name}, tells nothing "
+                    "either. Restore it, or move it away to start over."
                 ) from damage
             return None
         if damage is not None:
-            logger.warning("%s It is rebuilt from its journal.", damage)
+            logger.warning("%s It is rebuilt from its run log.", damage)
         return cls(header, records, is_repaired=damage is not None)
 
     def manifest(self) -> BatchManifest:
@@ -234,7 +234,7 @@ def make_manifest(header: RunHeader, records: Mapping[str, BatchRunRecord]) -> B
     return manifest.model_copy(update={"updated_at": max(updated_at, header.started_at)})
 
 
-def journal_path(manifest_path: Path) -> Path:
+def run_log_path(manifest_path: Path) -> Path:
     """Return the path of a manifest's run log."""
     return manifest_path.with_name(f"{manifest_path.name}.journal")
 
@@ -263,7 +263,7 @@ def _read_lines(path: Path) -> Iterator[Line]:
         except ValueError as error:
             raise ManifestError(
                 f"{path}, line {number}: it is damaged ({told(error)}). Take the line "
-                "out, or move the journal away: the manifest is then what its own file tells."
+                "out, or move the run log away: the manifest is then what its own file tells."
             ) from error
         if line.run is not None and line.run.schema_version > SCHEMA_VERSION:
             raise ManifestError(

@@ -59,7 +59,7 @@ def run_in_workers(
                 if isinstance(error, SetupError):
                     raise error
                 if error is None:
-                    # Made anew, as its NaNs came as others, which nothing equals.
+                    # Rebuilt, as its NaNs came as others, which nothing equals.
                     record = BatchRunRecord.model_validate(future.result().model_dump())
                 else:
                     remove(run.partial)

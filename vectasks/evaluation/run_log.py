@@ -15,8 +15,8 @@ from vectasks.evaluation.manifest import (
     History,
     Line,
     RunHeader,
-    journal_path,
     make_manifest,
+    run_log_path,
 )
 
 
@@ -69,20 +69,20 @@ class RunLog:
             raise
 
     def _begin(self, earlier: History | None) -> None:
-        journal = journal_path(self._path)
+        log_path = run_log_path(self._path)
         if earlier is not None and earlier.is_repaired:
             self._path.replace(self._path.with_name(f"{self._path.name}.damaged"))
-        if not journal.exists() and earlier is not None:
-            replace_file(journal, b"".join(_lines(earlier.header, earlier.records.values())))
-        self._fd = os.open(journal, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        data = journal.read_bytes()
+        if not log_path.exists() and earlier is not None:
+            replace_file(log_path, b"".join(_lines(earlier.header, earlier.records.values())))
+        self._fd = os.open(log_path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        data = log_path.read_bytes()
         os.ftruncate(self._fd, data.rfind(b"\n") + 1)
         self._append(Line(run=self._header).to_bytes())
         self.manifest().save_json(self._path)
 
     def owns(self, path: Path) -> bool:
         """Tell whether this log writes to ``path`` itself."""
-        own = (self._path, journal_path(self._path), _lock_path(self._path))
+        own = (self._path, run_log_path(self._path), _lock_path(self._path))
         return os.path.normpath(path.absolute()) in {os.path.normpath(p.absolute()) for p in own}
 
     def add(self, record: BatchRunRecord) -> None:

@@ -72,7 +72,7 @@ class LocalLauncher(Launcher):
     them in order.
 
     Args:
-        max_jobs: how many run at once; None: one a core.
+        max_jobs: how many run at once; None: one per core.
         environ: variables for all of them.
         grace_s: how long a job that is cancelled may clean up before it is killed.
     """

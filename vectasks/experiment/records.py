@@ -119,7 +119,7 @@ def clean(records: list[Record]) -> list[Record]:
     for record in records:
         if record.state in (JobState.FAILED, JobState.CANCELLED):
             with record.job.lock() as is_ours:
-                if is_ours:  # it may have been begun again meanwhile
+                if is_ours:  # it may have been started again meanwhile
                     shutil.rmtree(record.job.path)
                     removed.append(record)
     return removed

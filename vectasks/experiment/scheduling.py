@@ -2,7 +2,7 @@
 
 ::
 
-    submit ──> WAITING ──(dependencies done)──> a thread of the pool, one a job that may run at once
+    submit ──> WAITING ──(dependencies done)──> a thread of the pool, one per job at once
                                                   │  done by another experiment meanwhile?    DONE
                                                   │  locked by a process? wait for it
                                                   ▼
@@ -60,7 +60,7 @@ class experiment:
         workdir: the folder for everything; several experiments may share it, also at once.
         name: what the experiment is called in ``vectasks jobs``.
         launcher: where jobs run; None: on this machine.
-        max_jobs: how many run at once; None: as the launcher says, on this machine one a core.
+        max_jobs: how many run at once; None: as the launcher says, on this machine one per core.
         dry_run: run and write nothing; ``jobs`` then tells what would run: all that is not done.
         rerun_failed: run jobs again that failed before; else they have failed again.
         progress: show how far the jobs are while the block waits; None: on a terminal.

@@ -59,7 +59,7 @@ class VideoRecorder:
         captions: write the sampler's id, the number of the episode, its step and its return so far
             under each tile; and, where tasks tell ``success`` at their end, how many succeeded.
         columns: tiles a row; by default the grid is near-square.
-        per_sampler: besides, one file a sampler, of its own size: ``rollout-sampler0.mp4``, ...
+        per_sampler: besides, one file per sampler, of its own size: ``rollout-sampler0.mp4``, ...
         every_episodes: instead of all that, one file for each k-th episode of each sampler, from
             its first one: ``rollout-sampler0-episode1.mp4``, ... In between nothing is rendered.
         on_error: what a full disk or a path that cannot be written does: ``"warn"`` gives a

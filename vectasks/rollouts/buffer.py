@@ -227,7 +227,7 @@ class RolloutBuffer:
         """Yield the rollout's steps, shuffled, in batches of ``batch_size`` (and the rest).
 
         Args:
-            batch_size: steps a batch, from all samplers.
+            batch_size: steps per batch, from all samplers.
             epochs: how often the rollout is gone through.
             rng: shuffles; or its seed.
             copy: False: every batch is in the same arrays, and valid until the next one.

@@ -39,7 +39,7 @@ def collect(
     """Step all samplers ``buffer.horizon`` times, and fill the buffer with the results.
 
     The next rollout goes on where this one ended. If anything else stepped or changed the tasks in
-    between, it goes on from what they show now, and every sampler counts as starting anew.
+    between, it goes on from what they show now, and every sampler counts as starting an episode.
 
     With ``num_splits`` groups the workers step the others while the policy looks at one. What is
     in the buffer at last is the same, if the policy treats each sampler by itself. Each worker has

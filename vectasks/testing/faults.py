@@ -17,7 +17,7 @@ The task sampler stays yours; :func:`with_faults` wraps whatever makes it::
     assert make.times_fired(0) == 1
 
 A fault fires once, unless ``times`` says otherwise. How often it did is kept in a file, which a
-worker that is begun anew finds again: a worker that was killed at its third step is not killed at
+worker that is restarted finds again: a worker that was killed at its third step is not killed at
 the third step of its successor.
 
 An *action* is a function of ``proceed``, the call that it stands before: it may do something, call
@@ -99,7 +99,7 @@ class Fault:
             making of the sampler.
         call: at which call of that method, from 1, counted since the sampler was made.
         times: how often it fires in all: at that call and at the ones that follow, also after the
-            worker was begun anew, until it has fired so often (``math.inf``: always).
+            worker was restarted, until it has fired so often (``math.inf``: always).
     """
 
     action: Action

@@ -230,7 +230,7 @@ class ToySampler(TaskSampler[ToyTask]):
 def toy_args(task_class: type[ToyTask], count: int, **options: Any) -> list[dict[str, Any]]:
     """Return the arguments for ``count`` samplers of one toy.
 
-    An option given as a list has one value a sampler.
+    An option given as a list has one value per sampler.
 
     >>> [a["max_steps"] for a in toy_args(CountingTask, 2, max_steps=[3, 5])]
     [3, 5]

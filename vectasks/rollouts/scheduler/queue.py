@@ -197,11 +197,11 @@ class PartQueue:
         if ahead is None:
             return
         if ahead.answer.cancel():
-            self._passed_over(ahead)
+            self._skipped(ahead)
         else:  # it is skipping it, as a rule
-            when_done(ahead.answer, functools.partial(self._passed_over, ahead))
+            when_done(ahead.answer, functools.partial(self._skipped, ahead))
 
-    def _passed_over(self, ahead: Ahead) -> None:
+    def _skipped(self, ahead: Ahead) -> None:
         answer = ahead.answer
         outcome = None if answer.cancelled() or answer.exception() else answer.result()
         if outcome is not None and outcome[0].ok:  # the failure was in what became of the answer

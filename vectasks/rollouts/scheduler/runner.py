@@ -220,7 +220,7 @@ class RunnerWrapper:
 
     Attributes:
         num_retries: attempts after the first one, all tasks of :meth:`run_with_retry` together.
-        num_restarts: how often the runner was begun anew.
+        num_restarts: how often the runner was restarted.
 
     Raises:
         InvalidArgument: an argument has a value that cannot be.
@@ -292,7 +292,7 @@ class RunnerWrapper:
     async def run_with_retry(self, task: TaskWrapper) -> tuple[Status, list[Any], int]:
         """Run a task, or a part of its runs, in up to 1 + ``max_retry_times`` attempts.
 
-        Each attempt is on a live runner: one that hangs or dies is killed and begun anew at once.
+        Each attempt is on a live runner: one that hangs or dies is killed and restarted at once.
 
         Returns:
             how it went, what its runs gave, and ``runner_id``.

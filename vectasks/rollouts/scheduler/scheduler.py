@@ -405,7 +405,7 @@ class Scheduler:
         try:
             await runner.restart_runner()
         except ResourceLimit as error:  # it is tried again when the runner is used next
-            logger.warning("runner %d could not be begun anew: %s", runner.runner_id, error)
+            logger.warning("runner %d could not be restarted: %s", runner.runner_id, error)
         self._idle.append(runner)
         self._dispatch()
 
