@@ -170,7 +170,10 @@ class Task(abc.ABC, Generic[EnvT]):
                 f"step() on a task that is done (after {self._num_steps_taken} steps): "
                 "ask the sampler for the next task."
             )
-        result = self._step(action)
+        return self._counted(self._step(action))
+
+    def _counted(self, result: Any) -> RLStepResult:
+        """Count a step that gave ``result``; the compiled core does the same for usual ones."""
         if type(result) is not RLStepResult:
             try:
                 result = RLStepResult(*result)

@@ -226,9 +226,8 @@ def test_of_short_batches_some_are_timed_and_all_are_counted(
         tasks.trace(tmp_path / "trace.json")
     assert len(spans(tmp_path / "trace.json", "send")) == 5  # of the batches 0, 5, 10, 15, 20
     assert len(spans(tmp_path / "trace.json", "step")) == 5 * 4
-    is_one = every_kind.is_twin and how == "step_batch"  # sent, waited for and taken
-    assert len(spans(tmp_path / "trace.json", "wait")) == (0 if is_one else 5)
-    assert len(spans(tmp_path / "trace.json", "take")) == (0 if is_one else 5)
+    assert len(spans(tmp_path / "trace.json", "wait")) == 5
+    assert len(spans(tmp_path / "trace.json", "take")) == 5
     assert stats["steps"] == 23 * 4
     window_s = stats["time_s"]["window"]
     assert 0 < window_s < took_s

@@ -21,7 +21,6 @@ from vectasks._util.extras import missing
 from vectasks.adapters.envs import Indices, checked_indices, envs_of
 from vectasks.batch import StepBatch
 from vectasks.vector import BaseVectorSampledTasks
-from vectasks.vector.port import port_of
 
 try:
     from stable_baselines3.common.preprocessing import check_for_nested_spaces
@@ -65,7 +64,6 @@ class VecEnv(BaseVecEnv):
     ) -> None:
         options = {"start_method": start_method, "max_processes": max_processes, **vector_options}
         self._envs = envs_of(env_fns, options)
-        self._port = port_of(self._envs.vector)
         self._is_ready = False
         try:
             check_for_nested_spaces(self._envs.observation_space)
@@ -82,8 +80,6 @@ class VecEnv(BaseVecEnv):
         except BaseException:
             self._envs.vector.close()
             raise
-        self._no_done: NDArray[np.bool_] = np.zeros(self.num_envs, np.bool_)
-        self._usual_infos: list[dict[str, Any]] = [{"TimeLimit.truncated": False}] * self.num_envs
         # What records videos reads the frame rate from it.
         self.metadata: dict[str, Any] = {**told[0]["metadata"], **self.metadata}
 
@@ -117,22 +113,7 @@ class VecEnv(BaseVecEnv):
         """
         if not self._is_ready:
             self._require_ready()
-        step = self._port.plain_step(actions)
-        if isinstance(step, StepBatch):
-            return self._result(step)
-        observation, reward, told, ends = step
-        # Copies take less time than new ones, after a policy that had the caches.
-        done = self._no_done.copy()
-        infos: list[dict[str, Any]] = list(map(dict.copy, self._usual_infos))
-        for i in told:
-            if i in ends:
-                terminated, truncated, _ = ends[i]
-                done[i] = True
-                infos[i] = self._last_info(told[i], observation, i, truncated and not terminated)
-            else:
-                infos[i] = told[i]
-                infos[i]["TimeLimit.truncated"] = False
-        return observation, reward, done, infos
+        return self._result(self._envs.vector.step_batch(actions))
 
     def step_async(self, actions: Any) -> None:
         """Begin a step, which :meth:`step_wait` ends."""

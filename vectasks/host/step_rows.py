@@ -2,95 +2,110 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
-
-from numpy import ndarray
 
 from vectasks.errors import LayoutError
 from vectasks.host.task_host import HostGroup
 from vectasks.protocol import Failure
 from vectasks.spaces import own
-from vectasks.task import RLStepResult
-from vectasks.transport.step_buffer import DONE, EMPTY_INFO, Extra, SlabWriter
+from vectasks.transport.compiled import core
+from vectasks.transport.step_buffer import DONE, Extra, SlabWriter
+from vectasks.transport.step_protocol import Outcome
 
 _NO_OTHERS = Extra(0)[2:]  # nothing but an info
 
 
-def run_steps(
-    group: HostGroup,
-    timed: bool,
-    writer: SlabWriter,
-    ids: Sequence[int],
-    actions: Iterable[Any],
-    keep: Callable[[Extra], object],
-    owned: bool = False,
-) -> None:
-    """Step hosts, one after another, and write at once what came of it.
+class RowSteps:
+    """Steps hosts, one after another, and writes at once what comes of it into rows.
 
     Args:
         group: the hosts.
-        timed: record how long each takes.
-        writer: of the row.
-        ids: whose.
-        actions: one for each.
-        keep: is given what has no place in the slab, before the next step; where Ctrl-C or an exit
+        keep: is given what has no place in the rows, before the next step; where Ctrl-C or an exit
             passes through, also that the steps which were not made failed.
         owned: copy that before, because tasks of this process may write into it.
     """
-    step, hosts = (group.timed_step, {}) if timed else (group.step, group.hosts)
-    places, num_done = writer.places, 0
-    views, dtype, shape = writer.usual_views, writer.usual_dtype, writer.usual_shape
-    rewards, flags = writer.rewards, writer.flags
-    try:
-        for i, action in zip(ids, actions, strict=True):
-            host = hosts.get(i)
-            try:
-                if host is None or not host.is_plain:
-                    host, outcome = None, step(i, action, places[i])
-                else:  # a frame less than asking the host, and usual results are looked at once
-                    outcome = host.task.step(action)
-                # An adapter's environment gives plain tuples, which are made sooner.
-                if type(outcome) is RLStepResult or (type(outcome) is tuple and len(outcome) == 4):
-                    observation, reward, done, info = outcome
-                    if (
-                        done is False
-                        and type(observation) is ndarray
-                        and observation.dtype is dtype
-                        and observation.shape == shape
-                        and type(reward) is float
-                        and type(info) is dict
-                        and not info
-                    ):  # nothing else, as in most steps
-                        views[i][...] = observation
-                        rewards[i] = reward
-                        flags[i] = EMPTY_INFO
-                        num_done += 1
-                        continue
-                if host is not None:
-                    outcome = host.outcome_of(outcome, places[i])
-            except (KeyboardInterrupt, SystemExit):
-                raise
-            except BaseException as error:  # user code
-                outcome = Failure.of(error)
-            extra: Extra | None
-            try:
-                if isinstance(outcome, Failure):
-                    extra = writer.fail(i, outcome)
-                else:
-                    extra = writer.write(i, outcome)
-            except LayoutError as error:
-                extra = writer.fail(i, Failure.of(error))
-            if extra is not None:
-                # An episode's last info is owned already.
-                if owned and (not flags[i] & DONE or extra[2:] != _NO_OTHERS):
-                    extra = own(extra, with_objects=True)
-                keep(extra)
-            num_done += 1
-    except BaseException as error:
-        for cut in ids[num_done:]:
-            keep(writer.fail(cut, Failure.of(error)))
-        raise
-    finally:
-        if timed:
-            group.end_steps()
+
+    def __init__(
+        self, group: HostGroup, keep: Callable[[Extra], object], *, owned: bool = False
+    ) -> None:
+        self._group = group
+        self._keep = keep
+        self._owned = owned
+
+    def run(
+        self, writer: SlabWriter, ids: Sequence[int], actions: Iterable[Any], *, timed: bool = False
+    ) -> None:
+        """Step hosts.
+
+        Args:
+            writer: of the row.
+            ids: whose.
+            actions: one for each.
+            timed: record how long each takes.
+        """
+        if writer.compiled is not None and not timed:
+            core.run_steps(
+                self._group.hosts,
+                writer.compiled,
+                writer.row,
+                writer.as_batch,
+                list(ids),
+                list(actions),
+                functools.partial(self.write_unusual, writer),
+            )
+            return
+        step = self._group.timed_step if timed else self._group.step
+        num_done = 0
+        try:
+            for i, action in zip(ids, actions, strict=True):
+                self._write(writer, i, step(i, action, writer.places[i]))
+                num_done += 1
+        except BaseException as error:
+            for cut in ids[num_done:]:
+                self._keep(writer.fail(cut, Failure.of(error)))
+            raise
+        finally:
+            if timed:
+                self._group.end_steps()
+
+    def write_unusual(
+        self,
+        writer: SlabWriter,
+        sampler_id: int,
+        action: Any,
+        result: Any,
+        error: BaseException | None,
+    ) -> None:
+        """Write what the compiled core leaves to Python.
+
+        Args:
+            writer: of the row.
+            sampler_id: whose.
+            action: what its task was, or is to be, given.
+            result: what its task gave; ``core.UNMADE``: the step is still to be made.
+            error: what its task raised instead.
+        """
+        group, place = self._group, writer.places[sampler_id]
+        if error is not None:
+            self._write(writer, sampler_id, Failure.of(error))
+        elif result is core.UNMADE:
+            self._write(writer, sampler_id, group.step(sampler_id, action, place))
+        else:
+            self._write(writer, sampler_id, group.outcome_of(sampler_id, result, place))
+
+    def _write(self, writer: SlabWriter, i: int, outcome: Outcome) -> None:
+        try:
+            if isinstance(outcome, Failure):
+                extra: Extra | None = writer.fail(i, outcome)
+            else:
+                extra = writer.write(i, outcome)
+        except LayoutError as error:
+            extra = writer.fail(i, Failure.of(error))
+        if extra is None:
+            return
+        # An episode's last info is owned already.
+        if self._owned and (not writer.flags[i] & DONE or extra[2:] != _NO_OTHERS):
+            extra = own(extra, with_objects=True)
+        self._keep(extra)

@@ -342,6 +342,17 @@ class HostGroup:
         except BaseException as error:  # user code
             return Failure.of(error)
 
+    def outcome_of(
+        self, sampler_id: int, result: Any, place: Any = None
+    ) -> RLStepResult | StepOutcome | Failure:
+        """Tell what comes of a step of a host's task that gave ``result``."""
+        try:
+            return self.hosts[sampler_id].outcome_of(result, place)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # user code
+            return Failure.of(error)
+
     def timed_step(
         self, sampler_id: int, action: Any, place: Any = None
     ) -> RLStepResult | StepOutcome | Failure:

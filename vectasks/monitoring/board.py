@@ -210,8 +210,11 @@ class Board:
             self._lines.samplers["worker"][list(ids)] = number
         if not timed:
             self._memory.close()  # the mapping is enough, and workers need none
-        self._called: Any = memoryview(cast("Any", head["called_s"]))
-        self._tell_next_s = 0.0
+        #: When the last call came: float64 [1], in seconds of ``time.monotonic``.
+        self.called: Any = head["called_s"]
+        self._called: Any = memoryview(cast("Any", self.called))
+        #: From when on it is time to tell the rest.
+        self.tell_next_s: float = 0.0
         self._is_open = True
         head["pid"] = os.getpid()
         head["magic"] = MAGIC  # last: now it can be read
@@ -225,7 +228,7 @@ class Board:
         """Note that a call came in; whether it is time to tell the rest."""
         now_s = time.monotonic()
         self._called[0] = now_s
-        return now_s >= self._tell_next_s
+        return now_s >= self.tell_next_s
 
     def show_tickets(self, tickets_at: tuple[int, int, int] | None) -> None:
         """Tell where to see which samplers have answered: the slab's inode and two offsets."""
@@ -251,7 +254,7 @@ class Board:
         head["episodes"], head["restarts"] = episodes, restarts
         self._lines.samplers["state"] = states
         self._lines.workers["pid"][:-1] = pids
-        self._tell_next_s = now_s + 0.5
+        self.tell_next_s = now_s + 0.5
 
     def tell_error(self, error: BaseException) -> None:
         """Show the last error."""
@@ -288,6 +291,6 @@ class Board:
             self._lines = Lines.on(kept, self.num_workers, num_samplers)
         else:
             self._lines = Lines(*(line.copy() for line in self._lines))
-        self._called = bytearray(1)
+        self._called = self.called = bytearray(1)
         self._mapped = kept
         self._memory.close()

@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from vectasks.batch import PlainStep, StepBatch
+from vectasks.batch import StepBatch
 from vectasks.monitoring.board import KINDS, SEND, TAKE, WAIT, Recorder
+from vectasks.spaces import ActionBatches
 from vectasks.transport.base import StepTransport
 from vectasks.transport.rollout_rows import Block
 from vectasks.transport.step_buffer import Extra
@@ -65,7 +66,6 @@ class TimedTransport(StepTransport):
     ) -> None:
         super().__init__(inner.results)
         self.is_immediate: bool = inner.is_immediate
-        self.can_step_now: bool = inner.can_step_now
         self._inner = inner
         self._recorder: Recorder | None = recorder
         self._steps_sent = steps_sent
@@ -87,20 +87,6 @@ class TimedTransport(StepTransport):
             self._inner.begin(ids, actions, form, by_request)
         finally:
             self._end(SEND, began)
-
-    def step_now(
-        self, ids: Sequence[int], actions: Sequence[Any], extras: list[Extra]
-    ) -> PlainStep | None:
-        """Begin, wait and take in one, which is recorded as one."""
-        began = self._began(len(ids), self._steps_sent() - len(ids))
-        try:
-            return self._inner.step_now(ids, actions, extras)
-        finally:
-            self._end(SEND, began)
-
-    def bring_in(self, ids: Sequence[int], extras: Iterable[Extra]) -> None:
-        """Go on as if the step had been begun."""
-        self._inner.bring_in(ids, extras)
 
     def _began(self, num_samplers: int, sent: int) -> tuple[int, float]:
         """Have a batch timed if it is due; ``sent`` steps came before it, and when it began."""
@@ -159,6 +145,23 @@ class TimedTransport(StepTransport):
             recorder.write()
 
     # -- what is not timed ------------------------------------------------------------------------
+
+    def usual_steps(self, batches: ActionBatches, hooks: Any) -> Any:
+        """Ask the transport that carries the steps."""
+        return self._inner.usual_steps(batches, hooks)
+
+    def take_plain_extras(self, ids: Sequence[int]) -> dict[int, Extra] | None:
+        """Ask the transport that carries the steps."""
+        return self._inner.take_plain_extras(ids)
+
+    def begin_untimed(self) -> int:
+        """Give those before the next batch that is to be timed."""
+        if self._times_every_batch or self.results is None:
+            return 0
+        num_samplers = self.results.layout.num_samplers
+        num_steps = max(0, self._time_after - self._steps_sent()) // num_samplers
+        self._is_timed = self._is_timed and num_steps == 0
+        return num_steps
 
     def earliest(self, ids: Sequence[int], count: int) -> list[int]:
         """Ask the transport that carries the steps."""

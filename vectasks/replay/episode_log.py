@@ -28,7 +28,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vectasks.batch import PlainStep
 from vectasks.host.task_host import HostPlan, HostReady
 from vectasks.protocol import Command, Failure, StepOutcome
 from vectasks.replay.recording import Call, Passed, RecordedFailure, Recording, Recordings
@@ -46,7 +45,8 @@ _ENTRY_BYTES = 200  # of an entry's objects, beside what its arrays hold
 _RESULT_TYPES = frozenset({RLStepResult, StepOutcome})
 
 # Kinds of entries. Plain tuples, since one or two are made a step: (kind, ids, ...); but for those
-# that EpisodeLog.stepped packs.
+# that the compiled core packs: an object that is kept costs a trainer more than making it does, and
+# one that the garbage collector looks at more still.
 _STEPS, _RESULTS, _STEPPED, _CALL, _FAILED = range(5)
 
 _STARTS = frozenset({Command.NEXT_TASK, Command.RESET})
@@ -65,7 +65,9 @@ class EpisodeLog:
     """
 
     def __init__(self, plans: Sequence[HostPlan], max_bytes: int = MAX_BYTES) -> None:
-        self._entries: list[tuple[Any, ...] | bytes] = []
+        #: What happened, in order; the compiled core appends to it.
+        self.entries: list[tuple[Any, ...] | bytes] = []
+        self._packed_actions: NDArray[Any] = np.empty(0)
         self._dropped = 0  # positions count from the very first entry
         self._tracks = [Track(plan, 0) for plan in plans]
         self._auto_resample = plans[0].auto_resample_when_done
@@ -73,11 +75,10 @@ class EpisodeLog:
         self._num_bytes = 0
         self._num_weighed = 0
         self._next_look = _LOOK_EVERY
-        self._last_actions: Any = None
         self._ids: Sequence[int] = ()
         self._key: tuple[int, ...] = ()
         self._all = tuple(range(len(plans)))
-        self._no_ends = bytes(len(plans))
+        self.num_samplers: int = len(plans)
         self._recorders: tuple[EpisodeRecorder, ...] = ()
         #: What was going on when a worker died that was restarted; of each sampler the last.
         self.interruptions: Recordings = Recordings()
@@ -109,8 +110,7 @@ class EpisodeLog:
         """
         if ids != self._ids:
             self._ids, self._key = list(ids), tuple(ids)
-        self._last_actions = actions
-        self._entries.append((_STEPS, self._key, actions))
+        self.entries.append((_STEPS, self._key, actions))
 
     def asked(self, sampler_id: int, command: Command, data: Any) -> None:
         """A sampler is given a command."""
@@ -126,7 +126,7 @@ class EpisodeLog:
             data = own(data)
             if command in _STARTS:
                 track.begin_episode(self._end, self._is_seeded(sampler_id))
-            self._entries.append((_CALL, (sampler_id,), command, data))
+            self.entries.append((_CALL, (sampler_id,), command, data))
             if command in _STARTS or command in _LASTING:
                 track.since.append(Passed(command, data))
 
@@ -142,58 +142,47 @@ class EpisodeLog:
         if ids != self._ids:
             self._ids, self._key = list(ids), tuple(ids)
         seen = self._recorders and self._observations(ids, functools.partial(_row, observe()))
-        self._entries.append((_RESULTS, self._key, reward.tobytes(), flags, seen))
+        self.entries.append((_RESULTS, self._key, reward.tobytes(), flags, seen))
         if 1 in flags:
             for k, i in enumerate(ids):
                 if flags[k] and _is_end(infos[k]):
                     self._ended(i)
-        if len(self._entries) >= self._next_look:
+        if len(self.entries) >= self._next_look:
             self._tidy_up()
 
-    def stepped(self, actions: Any, step: PlainStep) -> None:
-        """All samplers were asked to step, and did; actions as for :meth:`steps`.
+    def pack_actions_as(self, actions: NDArray[Any]) -> None:
+        """Say what actions are in entries that the compiled core packs: an array of this form."""
+        self._packed_actions = actions
 
-        An object that is kept costs a trainer more than making it does, and one that the garbage
-        collector looks at more still: most steps are packed into one ``bytes``.
+    def stepped(self, entry: bytes, ended: Iterable[int]) -> None:
+        """All samplers were asked to step, and did, as the compiled core packed it.
+
+        Args:
+            entry: actions, a byte each that tells of an end, and rewards as float32.
+            ended: whose episodes ended.
         """
-        observation, reward, _, ends = step
-        flags: bytes | bytearray = self._no_ends
-        if ends:
-            flags = bytearray(flags)
-            for i in ends:
-                flags[i] = 1
-        seen = self._recorders and self._observations(
-            self._all, functools.partial(_row, observation)
-        )
-        entries, rewards = self._entries, reward.tobytes()
-        entry: tuple[Any, ...] | bytes | None = None
-        try:
-            if type(actions) is tuple and not seen:
-                entry = bytes(actions) + flags + rewards
-        except ValueError:  # a large integer
-            entry = None
-        if entry is None:
-            entry = (_STEPPED, self._all, actions, rewards, flags, seen)
-        self._last_actions = actions  # just before, so that Ctrl-C cannot come in between
-        entries.append(entry)
-        for i in ends:
+        self.entries.append(entry)
+        for i in ended:
             self._ended(i)
-        if len(entries) >= self._next_look:
-            self._tidy_up()
+
+    @property
+    def num_usual_steps(self) -> int:
+        """So many steps may be appended to the entries before it has to be looked after."""
+        return 0 if self._recorders else self._next_look - len(self.entries)
 
     def _unpacked(self, entry: tuple[Any, ...] | bytes) -> tuple[Any, ...]:
         if not isinstance(entry, bytes):
             return entry
-        n = len(self._all)
-        return _STEPPED, self._all, tuple(entry[:n]), entry[2 * n :], entry[n : 2 * n], None
-
-    def has_steps(self, actions: Any) -> bool:
-        """Whether the step that was written down last is that of these very actions."""
-        return self._last_actions is actions
+        n, form = len(self._all), self._packed_actions
+        size = len(entry) - 5 * n
+        # Small integers are packed into a byte each.
+        dtype = np.dtype(np.uint8) if size < form.nbytes else form.dtype
+        actions = np.frombuffer(entry[:size], dtype).reshape(form.shape).astype(form.dtype)
+        return _STEPPED, self._all, actions, entry[size + n :], entry[size : size + n], None
 
     def failed(self, ids: Iterable[int]) -> None:
         """The last command of some samplers raised, or their worker died."""
-        self._entries += [(_FAILED, (i,)) for i in ids]
+        self.entries += [(_FAILED, (i,)) for i in ids]
 
     def answers_came(self, ids: Sequence[int], values: Mapping[int, Any]) -> None:
         """Commands' answers by id, one by one; those that are a step's results are kept."""
@@ -214,12 +203,12 @@ class EpisodeLog:
             if StepOutcome in kinds
             else bytes(len(ids))
         )
-        self._entries.append((_RESULTS, tuple(ids), rewards, flags, seen))
+        self.entries.append((_RESULTS, tuple(ids), rewards, flags, seen))
         if 1 in flags:
             for k, i in enumerate(ids):
                 if flags[k] and _is_end(results[k][3]):
                     self._ended(i)
-        if len(self._entries) >= self._next_look:
+        if len(self.entries) >= self._next_look:
             self._tidy_up()
 
     def _is_seeded(self, sampler_id: int) -> bool:
@@ -227,7 +216,7 @@ class EpisodeLog:
         track = self._tracks[sampler_id]
         if not any(item.command is Command.SEED for item in track.since):
             return False
-        for entry in map(self._unpacked, reversed(self._entries)):
+        for entry in map(self._unpacked, reversed(self.entries)):
             if sampler_id in entry[1]:
                 if entry[0] == _CALL and entry[2] is Command.SEED:
                     return True
@@ -284,7 +273,7 @@ class EpisodeLog:
         key: tuple[int, ...] = ()
         column = -1
         is_out = False  # a step whose answer has not been met yet
-        for entry in map(self._unpacked, self._entries[max(0, start - self._dropped) :]):
+        for entry in map(self._unpacked, self.entries[max(0, start - self._dropped) :]):
             if entry[1] is not key:
                 key = entry[1]
                 column = key.index(sampler_id) if sampler_id in key else -1
@@ -321,12 +310,12 @@ class EpisodeLog:
 
     @property
     def _end(self) -> int:
-        return self._dropped + len(self._entries)
+        return self._dropped + len(self.entries)
 
     def _tidy_up(self) -> None:
         """Drop what no sampler's replay needs; and what one does, where memory is used up."""
-        self._num_bytes += sum(map(_size_bytes, self._entries[self._num_weighed :]))
-        self._num_weighed = len(self._entries)
+        self._num_bytes += sum(map(_size_bytes, self.entries[self._num_weighed :]))
+        self._num_weighed = len(self.entries)
         self._drop_before(min(track.start_of_replay() for track in self._tracks))
         if self._num_bytes > self._max_bytes:
             for track in self._tracks:
@@ -335,22 +324,22 @@ class EpisodeLog:
                     track.gap = "the actions of earlier episodes"
             self._drop_before(min(track.episode for track in self._tracks))
         if self._num_bytes > self._max_bytes:
-            middle = self._dropped + len(self._entries) // 2
+            middle = self._dropped + len(self.entries) // 2
             for track in self._tracks:
                 if track.episode < middle:
                     track.episode = middle
                     track.begin_replay_at_episode()
                     track.gap = "the beginning of the episode"
             self._drop_before(middle)
-        self._next_look = len(self._entries) + _LOOK_EVERY
+        self._next_look = len(self.entries) + _LOOK_EVERY
 
     def _drop_before(self, position: int) -> None:
         count = position - self._dropped
         if count > 0:
-            self._num_bytes -= sum(map(_size_bytes, self._entries[:count]))
-            del self._entries[:count]
+            self._num_bytes -= sum(map(_size_bytes, self.entries[:count]))
+            del self.entries[:count]
             self._dropped = position
-            self._num_weighed = len(self._entries)
+            self._num_weighed = len(self.entries)
 
     # -- recorders ------------------------------------------------------------------------------
 

@@ -15,11 +15,14 @@ import abc
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from vectasks.batch import PlainStep, StepBatch
+from vectasks.batch import StepBatch
 from vectasks.protocol import Command, Failure
+from vectasks.spaces import ActionBatches
 from vectasks.transport.rollout_rows import Block
 from vectasks.transport.step_buffer import Extra
 from vectasks.transport.step_results import Answers, StepForm, StepResults
+
+_MANY = 1 << 62
 
 
 class Exchange(Answers, Protocol):
@@ -46,6 +49,9 @@ class Exchange(Answers, Protocol):
     def reach(self, worker: Any, tell: Callable[[], None]) -> None:
         """Tell a worker something; if it is gone, its death is dealt with."""
 
+    def can_reach(self, worker: Any, tell: Callable[[], None]) -> bool:
+        """Tell a worker something; False if it is gone, with which nobody has dealt yet."""
+
     def timeout(self, ids: Sequence[int], timeout_s: float) -> Exception:
         """Make the error that says that the steps of these samplers are late."""
 
@@ -59,8 +65,6 @@ class StepTransport(abc.ABC):
 
     #: Whether steps are made within :meth:`begin`, where Ctrl-C may cut them off.
     is_immediate: bool = False
-    #: Whether :meth:`step_now` can be used.
-    can_step_now: bool = False
     #: Whether it is told by ``is_timed`` which steps are to be timed; otherwise all are.
     can_be_timed: bool = True
 
@@ -129,27 +133,29 @@ class StepTransport(abc.ABC):
         assert self.results is not None
         return self.results.add_block(num_rows, None)
 
-    # -- where steps are made at once --------------------------------------------------------------
+    # -- by the compiled core ----------------------------------------------------------------------
 
-    def step_now(
-        self, ids: Sequence[int], actions: Sequence[Any], extras: list[Extra]
-    ) -> PlainStep | None:
-        """Step without a ticket, into the working row: short tasks take less time than those do.
+    def usual_steps(self, batches: ActionBatches, hooks: Any) -> Any:
+        """Make what steps all samplers as long as that is usual, if the compiled core can.
 
         Args:
-            ids: whose; their step is begun and done in one.
-            actions: what each task receives.
-            extras: gets what has no place in the row, also where Ctrl-C passes through.
+            batches: checks all actions together.
+            hooks: of the vector, as ``StepHooks`` has them.
+        """
+        return None
+
+    def begin_untimed(self) -> int:
+        """Begin steps that are not timed; so many of all samplers may be made."""
+        return _MANY
+
+    def take_plain_extras(self, ids: Sequence[int]) -> dict[int, Extra] | None:
+        """Take what belongs to the steps of these beside arrays, if it is nothing but infos.
 
         Returns:
-            a plain step; None where one failed, or these are not all samplers. Then
-            :meth:`bring_in` and a ``take`` are what is left to do.
+            by id; None: some failed, or have more than that. Nothing is taken then.
         """
-        raise NotImplementedError
-
-    def bring_in(self, ids: Sequence[int], extras: Iterable[Extra]) -> None:
-        """Go on after :meth:`step_now` as if :meth:`begin` had made these steps."""
-        raise NotImplementedError
+        assert self.results is not None
+        return self.results.take_plain_extras(ids)
 
     # -- where workers write what their steps gave, and may die after that -------------------------
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 yield_core: Callable[[], None] = getattr(os, "sched_yield", lambda: time.sleep(0))
 
-_PROMPT_S = 20e-6  # a trip through the scheduler and back, where nobody else computes on the core
+PROMPT_S = 20e-6  # a trip through the scheduler and back, where nobody else computes on the core
 
 
 def usable_cores() -> int:
@@ -33,7 +33,7 @@ def yields_promptly() -> bool:
     """Give the core up once; whether it was back at once, as nobody else computes on it."""
     begin_s = time.monotonic()
     yield_core()
-    return time.monotonic() - begin_s < _PROMPT_S
+    return time.monotonic() - begin_s < PROMPT_S
 
 
 def own_core(worker: int, num_workers: int) -> int | None:

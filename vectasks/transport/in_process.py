@@ -5,16 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Protocol
 
-from vectasks.batch import PlainStep, StepBatch
-from vectasks.spaces import dispatch_rows, own
+from vectasks.batch import StepBatch
+from vectasks.spaces import ActionBatches, dispatch_rows, own
 from vectasks.transport.base import Exchange, StepTransport
+from vectasks.transport.compiled import core
 from vectasks.transport.step_buffer import Extra, SlabWriter
-from vectasks.transport.step_protocol import AS_BATCH, Outcome
+from vectasks.transport.step_protocol import Outcome
 from vectasks.transport.step_results import StepForm, StepResults
 
 
 class Hosts(Protocol):
     """What steps the tasks of this process."""
+
+    @property
+    def hosts_by_id(self) -> dict[int, Any]:
+        """The hosts, by sampler id."""
+
+    def write_unusual(
+        self,
+        writer: SlabWriter,
+        keep: Callable[[Extra], object],
+        sampler_id: int,
+        action: Any,
+        result: Any,
+        error: BaseException | None,
+    ) -> None:
+        """Write what the compiled core leaves to Python."""
 
     def step_rows(
         self,
@@ -54,8 +70,6 @@ class InProcessTransport(StepTransport):
         self._results = results
         self._hosts = hosts
         self._exchange = exchange
-        self._working_row = results.desks.at(AS_BATCH)
-        self.can_step_now: bool = results.takes_rows_here
         self._order: dict[int, None] = {}  # of the steps that are out, as they were made
 
     def begin(
@@ -72,20 +86,19 @@ class InProcessTransport(StepTransport):
         else:
             self._hosts.step_each(ids, rows, results.give, timed=self.is_timed)
 
-    def step_now(
-        self, ids: Sequence[int], actions: Sequence[Any], extras: list[Extra]
-    ) -> PlainStep | None:
-        """Step into the working row."""
-        self._hosts.step_rows(ids, actions, self._working_row, extras.append, timed=self.is_timed)
-        if len(ids) < self._results.layout.num_samplers:
-            return None
-        return self._results.plain_step(extras)
-
-    def bring_in(self, ids: Sequence[int], extras: Iterable[Extra]) -> None:
-        """Give the step a ticket after all, and keep what has no place in its row."""
-        self._results.begin(ids, StepForm(as_batch=True))
-        for extra in extras:
-            self._results.keep(extra)
+    def usual_steps(self, batches: ActionBatches, hooks: Any) -> Any:
+        """Make what steps the tasks, compiled."""
+        results, hosts = self._results, self._hosts
+        steps = results.usual_steps(core and core.UsualStepsHere, batches, hooks)
+        if steps is not None:
+            steps.use(
+                hosts.hosts_by_id,
+                lambda i, action, result, error: hosts.write_unusual(
+                    results.desks.at(steps.ticket), results.keep, i, action, result, error
+                ),
+                hooks.cut_off,
+            )
+        return steps
 
     def wait(self, ids: Sequence[int], count: int, timeout_s: float | None) -> None:
         """Return: what was begun is done."""

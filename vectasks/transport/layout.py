@@ -164,6 +164,11 @@ class Layout(NamedTuple):
             num_workers,
         )
 
+    @property
+    def has_integer_actions(self) -> bool:
+        """Whether an action is one integer."""
+        return self.action is not None and self.action[0] == "int"
+
     def fields(self) -> Fields:
         """Name, shape and dtype of every array in the slab."""
         n, w = self.num_samplers, self.num_workers

@@ -18,8 +18,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from vectasks.batch import StepBatch
-from vectasks.spaces import dispatch_rows, own
+from vectasks.spaces import ActionBatches, dispatch_rows, own
 from vectasks.transport.base import Exchange, StepTransport
+from vectasks.transport.compiled import core
 from vectasks.transport.cpu import current_core, own_core, polls_before_blocking, yield_core
 from vectasks.transport.memory import SharedMemory
 from vectasks.transport.rollout_rows import Block, BlocksMoved
@@ -256,6 +257,24 @@ class SharedMemoryTransport(StepTransport):
             return workers
         core = current_core()
         return sorted(workers, key=lambda worker: self._own_cores[worker.number] == core)
+
+    def usual_steps(self, batches: ActionBatches, hooks: Any) -> Any:
+        """Make what steps all samplers, compiled."""
+        results = self._results
+        steps = results.usual_steps(core and core.UsualStepsOfWorkers, batches, hooks)
+        if steps is not None:
+            steps.share(results.slab, self._polls, self._wake)
+        return steps
+
+    def _wake(self, numbers: Sequence[int]) -> bool:
+        """Wake workers that are asleep; False: one is gone, which waiting for it will show."""
+        workers = self._in_order_of_waking([self._workers[number] for number in numbers])
+        return all([self._exchange.can_reach(worker, worker.wake) for worker in workers])
+
+    def take_plain_extras(self, ids: Sequence[int]) -> dict[int, Extra] | None:
+        """Collect out-of-band data first."""
+        self._collect_extras(ids)
+        return None if self._answers else self._results.take_plain_extras(ids)
 
     # -- waiting ----------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from vectasks.errors import LayoutError
 from vectasks.protocol import IN_PLACE, Failure, StepOutcome
 from vectasks.spaces import items_under, items_within
 from vectasks.task import RLStepResult
+from vectasks.transport.compiled import core
 from vectasks.transport.layout import (
     SMALL_BYTES,
     Layout,
@@ -61,6 +62,12 @@ class Slab:
         self.leaf_arrays: list[NDArray[Any] | None] = [
             self._arrays.get(f"leaf{number}") for number in range(len(layout.leaves))
         ]
+        #: What the compiled core writes and reads; None: there is none, or a leaf has no array.
+        self.compiled: Any = None
+        if core is not None and all(array is not None for array in self.leaf_arrays):
+            self.compiled = core.RowArrays(
+                self["flags"], self["reward"], self.leaf_arrays, self._tree, layout.forms
+            )
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         return self._arrays[name]
@@ -172,6 +179,10 @@ class SlabWriter:
     ) -> None:
         layout = slab.layout
         self._slab = slab
+        #: For the compiled core: the arrays, the row, and in which form.
+        self.compiled: Any = slab.compiled
+        self.row: int = row
+        self.as_batch = as_batch
         self._sampler_ids = sampler_ids
         self._layout = layout
         self._paths = [leaf.path for leaf in layout.leaves]
@@ -189,6 +200,7 @@ class SlabWriter:
     def move_to(self, row: int) -> None:
         """Write into this row from now on."""
         slab = self._slab
+        self.row = row
         self.flags: Any = memoryview(slab["flags"][row])
         self.rewards: Any = memoryview(slab["reward"][row])
         #: A view for each leaf, by sampler.

@@ -8,9 +8,11 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from vectasks.batch import PlainStep, StepBatch
+from vectasks.batch import StepBatch
 from vectasks.errors import LayoutError
 from vectasks.protocol import Death, Failure
+from vectasks.spaces import ActionBatches
+from vectasks.transport.compiled import core
 from vectasks.transport.given_batch import leaves_of
 from vectasks.transport.layout import NUM_ROWS, Layout
 from vectasks.transport.memory import SharedMemory
@@ -42,6 +44,7 @@ from vectasks.transport.step_protocol import (
 )
 
 _SMALL_ROW_BYTES = 4096  # of a leaf, all samplers together: copied sooner than a row is lent
+_NOTHING_ELSE = Extra(0)[2:]  # than an info
 _NOTHING_SPECIAL = bytes([0, EMPTY_INFO])  # flags of most samplers in most steps
 # What a batch tells of an episode's end, by a sampler's flags: looked up sooner than worked out.
 _BITS = np.array(
@@ -108,10 +111,6 @@ class StepResults:
         self._id_array = np.arange(layout.num_samplers)
         self.notes: Notes = Notes(self.slab)
         self._flags = [memoryview(self.slab["flags"][row]) for row in range(NUM_ROWS)]
-        self._working_row = self.slab.row(WORKING_ROW)
-        self._working_flags = self._flags[WORKING_ROW]
-        self._only_array = None if layout.containers else self._working_row[0]
-        self._working_reward = self.slab["reward"][WORKING_ROW]
         tickets = np.zeros(layout.num_samplers, np.int64)
         self._set_tickets = tickets
         #: By sampler: the ticket of the step that is out, or was last.
@@ -122,12 +121,6 @@ class StepResults:
         self._batches_are_lent = any(
             array is not None and array[0].nbytes > _SMALL_ROW_BYTES
             for array in self.slab.leaf_arrays
-        )
-        #: Whether a step of samplers in this process needs nothing but the working row.
-        self.takes_rows_here: bool = (
-            not self.shared
-            and not self._batches_are_lent
-            and all(array is not None for array in self.slab.leaf_arrays)
         )
 
     def begin(self, ids: Sequence[int], form: StepForm, *, timed: bool = False) -> int:
@@ -152,6 +145,47 @@ class StepResults:
         self._set_tickets[slice(None) if whole else ids] = ticket
         self.common = ticket if whole else 0
         return ticket
+
+    def usual_steps(self, kind: Any, batches: ActionBatches, hooks: Any) -> Any:
+        """Make what steps all samplers, if the compiled core can; None: it cannot.
+
+        Args:
+            kind: the core's class, or None.
+            batches: checks all actions together.
+            hooks: of the vector.
+        """
+        num_samplers = self.layout.num_samplers
+        bounds = batches.bounds(num_samplers)
+        has_arrays = self.slab.compiled is not None and self.layout.action is not None
+        if kind is None or bounds is None or not has_arrays:
+            return None
+        actions = core.Actions(
+            num_samplers,
+            self.layout.has_integer_actions,
+            batches.array,
+            *bounds,
+            batches.is_checked,
+        )
+        next_free = self._rows.next_free
+        return kind(
+            self.slab.compiled,
+            actions,
+            hooks.entries,
+            hooks.lock,
+            hooks.called,
+            next_free if self._batches_are_lent else None,
+            next_free if self._lists_are_lent else None,
+            self._rows.lend,
+            hooks.hand_over,
+            hooks.tell_unusual,
+        )
+
+    def catch_up(self, step_number: int, ticket: int) -> None:
+        """Take in that steps of all samplers were made, of which this ticket's was the last."""
+        if ticket:
+            self.step_number, self.common = step_number, ticket
+            self._set_tickets[:] = ticket
+            self.blocks.in_use = None
 
     def add_block(self, num_rows: int, memory: SharedMemory | None) -> Block:
         """Further rows, in the shared memory if there is one; the workers are not told here.
@@ -306,28 +340,14 @@ class StepResults:
         taken = [self._extras.pop(i) for i in ids if i in self._extras] if self._extras else []
         return {extra.sampler_id: dict(extra.info) for extra in taken if extra.info is not None}
 
-    def plain_step(self, extras: Sequence[Extra]) -> PlainStep | None:
-        """A step of all, written to the working row; None if one failed. The extras are owned."""
-        if self._only_array is not None:
-            observation = self._only_array.copy()
-        else:
-            observation = self.slab.nest(
-                [None if a is None else a.copy() for a in self._working_row]
-            )
-        reward = self._working_reward.astype(np.float32)
-        infos: dict[int, dict[str, Any]] = {}
-        ends: dict[int, tuple[bool, bool, bool]] = {}
-        all_flags = self._working_flags
-        for i, info, _, _, _, failure in extras:
-            if failure is not None:
-                return None
-            if info is not None:
-                infos[i] = info if type(info) is dict else dict(info)
-            flags = all_flags[i]
-            if flags & DONE:  # the last step of an episode always has an info, and so an extra
-                ends[i] = bool(flags & TERMINATED), bool(flags & TRUNCATED), bool(flags & EXHAUSTED)
-        # As the constructor, in less time.
-        return tuple.__new__(PlainStep, (observation, reward, infos, ends))
+    def take_plain_extras(self, ids: Sequence[int]) -> dict[int, Extra] | None:
+        """Take what belongs to the steps of these beside arrays, if it is nothing but infos."""
+        extras = {i: self._extras[i] for i in ids if i in self._extras}
+        if any(extra[2:] != _NOTHING_ELSE for extra in extras.values()):
+            return None
+        for i in extras:
+            del self._extras[i]
+        return extras
 
     def batch(self, ids: Sequence[int], out: StepBatch | None, copy: bool) -> StepBatch:
         """The steps of some samplers as arrays.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from vectasks._util.checks import checked_ids, checked_seed, seconds_or_none, whole_number
 from vectasks._util.closing import Closable
-from vectasks.batch import PlainStep, StepBatch
+from vectasks.batch import StepBatch
 from vectasks.errors import InvalidArgument
 from vectasks.monitoring.stats import figures, write_trace
 from vectasks.protocol import Command, Failure, SamplerState, VectorState
@@ -26,6 +26,7 @@ from vectasks.vector.places import Place
 from vectasks.vector.results import remote_error
 from vectasks.vector.setup import Core, logger
 from vectasks.vector.stepping import OUTCOMES, OUTCOMES_TO_HAND_OUT
+from vectasks.vector.usual_steps import no_usual_step
 
 __all__ = ["BaseVectorSampledTasks"]
 
@@ -45,6 +46,7 @@ class BaseVectorSampledTasks(Closable):
     """
 
     _holds = "sampler"
+    _usual_step = staticmethod(no_usual_step)
 
     def __init__(
         self,
@@ -64,6 +66,7 @@ class BaseVectorSampledTasks(Closable):
         self._must_be_closed()
         try:
             core.start()
+            self._usual_step = core.usual_steps.step
         except BaseException:
             self._end()
             raise
@@ -110,6 +113,7 @@ class BaseVectorSampledTasks(Closable):
 
     def _take_in_news(self) -> None:
         if not self.is_closed and self._guard.is_owner:
+            self._core.usual_steps.settle()
             self._core.requests.take_in_news()
 
     @property
@@ -153,6 +157,7 @@ class BaseVectorSampledTasks(Closable):
             memory) and by ``pipe``; ``off_slab``, names of observation leaves that have no array.
         """
         core = self._core
+        core.usual_steps.settle()
         counts = {
             "steps": core.counts.steps,
             "episodes": core.counts.episodes,
@@ -162,7 +167,7 @@ class BaseVectorSampledTasks(Closable):
             return counts
         return {**counts, **figures(core.board, core.num_samplers), **core.traffic()}
 
-    @exclusive
+    @exclusive("trace")
     def trace(self, path: str | os.PathLike[str], steps: int = 100) -> None:
         """Write a timeline of the last steps, for ui.perfetto.dev or chrome://tracing.
 
@@ -182,7 +187,7 @@ class BaseVectorSampledTasks(Closable):
 
     # -- stepping -----------------------------------------------------------------------------
 
-    @exclusive
+    @exclusive("async_step")
     def async_step(self, actions: Any) -> None:
         """Send one action to each unpaused sampler and return at once; :meth:`wait_step` collects.
 
@@ -197,7 +202,7 @@ class BaseVectorSampledTasks(Closable):
         self._core.calls.require_idle("async_step")
         self._core.stepping.begin(actions, OUTCOMES_TO_HAND_OUT)
 
-    @exclusive
+    @exclusive("wait_step")
     def wait_step(self, timeout: float | None = None) -> list[RLStepResult]:
         """Collect what :meth:`async_step` began: one result an unpaused sampler.
 
@@ -210,14 +215,20 @@ class BaseVectorSampledTasks(Closable):
         """
         return self._core.stepping.wait_step(self._timeout(timeout))
 
-    @exclusive
     def step(self, actions: Any) -> list[RLStepResult]:
         """Step every unpaused sampler: :meth:`async_step` and :meth:`wait_step` in one."""
+        results = self._usual_step(actions, False)
+        return self._step_in_python(actions) if results is None else results
+
+    @exclusive("step")
+    def _step_in_python(self, actions: Any) -> list[RLStepResult]:
         self.async_step(actions)
-        return self.wait_step()
+        results = self.wait_step()
+        self._core.usual_steps.arm()
+        return results
 
     @_takes_index_process
-    @exclusive
+    @exclusive("step_at")
     def step_at(self, sampler_index: int, action: Any) -> list[RLStepResult]:
         """Step one sampler; a list of its one result."""
         calls = self._core.calls
@@ -233,7 +244,6 @@ class BaseVectorSampledTasks(Closable):
         """Another name of :meth:`wait_step`."""
         return self.wait_step(timeout)
 
-    @exclusive
     def step_batch(
         self, actions: Any, out: StepBatch | None = None, copy: bool = True
     ) -> StepBatch:
@@ -249,10 +259,16 @@ class BaseVectorSampledTasks(Closable):
             LayoutError: an observation does not fit its space, or a reward is a list; its sampler
                 is FAILED, the others went on.
         """
-        batch = self._core.stepping.step_batch(actions, out, copy)
-        return batch.as_batch() if isinstance(batch, PlainStep) else batch
+        batch = self._usual_step(actions, True) if out is None and copy else None
+        return self._step_batch_in_python(actions, out, copy) if batch is None else batch
 
-    @exclusive
+    @exclusive("step_batch")
+    def _step_batch_in_python(self, actions: Any, out: StepBatch | None, copy: bool) -> StepBatch:
+        batch = self._core.stepping.step_batch(actions, out, copy)
+        self._core.usual_steps.arm()
+        return batch
+
+    @exclusive("send")
     def send(self, actions: Any, samplers: Sequence[int] | None = None) -> None:
         """Begin a step of some samplers; :meth:`recv` gives back whichever are ready first.
 
@@ -267,7 +283,7 @@ class BaseVectorSampledTasks(Closable):
         """
         self._core.stepping.send(actions, samplers)
 
-    @exclusive
+    @exclusive("recv")
     def recv(self, min_samplers: int | None = None, timeout: float | None = None) -> StepBatch:
         """The steps of the ``min_samplers`` samplers that were ready first, in id order.
 
@@ -287,7 +303,7 @@ class BaseVectorSampledTasks(Closable):
 
     # -- tasks --------------------------------------------------------------------------------
 
-    @exclusive
+    @exclusive("next_task")
     def next_task(self, **kwargs: Any) -> list[Any]:
         """Go on to every unpaused sampler's next task; their first observations.
 
@@ -299,23 +315,23 @@ class BaseVectorSampledTasks(Closable):
         return [start.observation for start in starts]
 
     @_takes_index_process
-    @exclusive
+    @exclusive("next_task_at")
     def next_task_at(self, sampler_index: int, **kwargs: Any) -> list[Any]:
         """Go on to one sampler's next task, also if it failed; a list of its first observation."""
         calls = self._core.calls
         return [calls.ask_at("next_task_at", sampler_index, Command.NEXT_TASK, kwargs).observation]
 
-    @exclusive
+    @exclusive("get_observations")
     def get_observations(self) -> list[Any]:
         """The current observation of every unpaused sampler; None where it is exhausted."""
         return self._core.calls.ask_all("get_observations", Command.OBSERVE)
 
-    @exclusive
+    @exclusive("reset_all")
     def reset_all(self) -> None:
         """Reset every unpaused sampler, except its random state, and sample its first task."""
         self._core.calls.ask_all("reset_all", Command.RESET)
 
-    @exclusive
+    @exclusive("set_seeds")
     def set_seeds(self, seeds: int | Sequence[int]) -> None:
         """Seed the tasks that are sampled from now on.
 
@@ -331,7 +347,7 @@ class BaseVectorSampledTasks(Closable):
         calls.ask(Command.SEED, ids, values)
 
     @_takes_index_process
-    @exclusive
+    @exclusive("restart_at")
     def restart_at(self, sampler_index: int) -> None:
         """Make one sampler anew, whatever its state; it starts a first task, seeded onward.
 
@@ -348,14 +364,14 @@ class BaseVectorSampledTasks(Closable):
     # -- pausing ------------------------------------------------------------------------------
 
     @_takes_index_process
-    @exclusive
+    @exclusive("pause_at")
     def pause_at(self, sampler_index: int) -> None:
         """Leave a sampler out until :meth:`resume_all`; later indices shift down by one."""
         core = self._core
         core.states.pause(core.calls.open_any_at("pause_at", sampler_index))
         core.live_view.tell()
 
-    @exclusive
+    @exclusive("resume_all")
     def resume_all(self) -> None:
         """Bring every paused sampler back, in the original order."""
         self._core.calls.require_idle("resume_all")
@@ -364,7 +380,7 @@ class BaseVectorSampledTasks(Closable):
 
     # -- reaching into tasks and samplers -------------------------------------------------------
 
-    @exclusive
+    @exclusive("command")
     def command(
         self,
         commands: str | Command | Sequence[str | Command],
@@ -392,14 +408,14 @@ class BaseVectorSampledTasks(Closable):
         return self._core.stepping.command(ids, kinds, data)
 
     @_takes_index_process
-    @exclusive
+    @exclusive("command_at")
     def command_at(self, sampler_index: int, command: str | Command, data: Any = None) -> Any:
         """Send a command to one sampler; its answer. Commands and data as for :meth:`command`."""
         kind = command_named(command)
         sampler_id = self._core.calls.open_at("command_at", sampler_index, kind)
         return self._core.stepping.command([sampler_id], [kind], [data])[0]
 
-    @exclusive
+    @exclusive("call")
     def call(
         self,
         function_names: str | Sequence[str],
@@ -415,13 +431,13 @@ class BaseVectorSampledTasks(Closable):
         return self._core.calls.call_all("call", Command.CALL, function_names, function_args_list)
 
     @_takes_index_process
-    @exclusive
+    @exclusive("call_at")
     def call_at(self, sampler_index: int, function_name: str, function_args: Any = None) -> Any:
         """Call a method of one sampler's task; what it returned. Arguments as for :meth:`call`."""
         data = (checked_name(function_name), function_args)
         return self._core.calls.ask_at("call_at", sampler_index, Command.CALL, data)
 
-    @exclusive
+    @exclusive("call_sampler")
     def call_sampler(
         self,
         function_names: str | Sequence[str],
@@ -433,7 +449,7 @@ class BaseVectorSampledTasks(Closable):
         )
 
     @_takes_index_process
-    @exclusive
+    @exclusive("call_sampler_at")
     def call_sampler_at(
         self, sampler_index: int, function_name: str, function_args: Any = None
     ) -> Any:
@@ -441,7 +457,7 @@ class BaseVectorSampledTasks(Closable):
         data = (checked_name(function_name), function_args)
         return self._core.calls.ask_at("call_sampler_at", sampler_index, Command.CALL_SAMPLER, data)
 
-    @exclusive
+    @exclusive("attr")
     def attr(self, attr_names: str | Sequence[str]) -> list[Any]:
         """An attribute of every unpaused sampler's task.
 
@@ -453,13 +469,13 @@ class BaseVectorSampledTasks(Closable):
         return calls.ask_list(Command.ATTR, ids, calls.names("attr_names", attr_names, ids))
 
     @_takes_index_process
-    @exclusive
+    @exclusive("attr_at")
     def attr_at(self, sampler_index: int, attr_name: str) -> Any:
         """An attribute of one sampler's task."""
         name = checked_name(attr_name)
         return self._core.calls.ask_at("attr_at", sampler_index, Command.ATTR, name)
 
-    @exclusive
+    @exclusive("set_attr")
     def set_attr(self, attr_names: str | Sequence[str], values: Any) -> None:
         """Set an attribute of every unpaused sampler's task.
 
@@ -482,7 +498,7 @@ class BaseVectorSampledTasks(Closable):
     # -- having an episode again ----------------------------------------------------------------
 
     @_takes_index_process
-    @exclusive
+    @exclusive("recording_at")
     def recording_at(self, sampler_index: int) -> Recording:
         """What one sampler's episode was so far; saved, ``vectasks replay`` has it again.
 
@@ -499,7 +515,7 @@ class BaseVectorSampledTasks(Closable):
         """
         return Recordings(self._core.log.interruptions)
 
-    @exclusive
+    @exclusive("record_episodes")
     def record_episodes(
         self,
         samplers: Sequence[int] | None = None,
@@ -528,11 +544,12 @@ class BaseVectorSampledTasks(Closable):
             ids = checked_ids("record_episodes", samplers, everyone, "samplers")
         if max_episodes is not None:
             max_episodes = whole_number("max_episodes", max_episodes)
+        self._core.usual_steps.settle()
         return EpisodeRecorder(self._core.log, ids, observations, max_episodes)
 
     # -- seeing -------------------------------------------------------------------------------
 
-    @exclusive
+    @exclusive("render")
     def render(
         self,
         mode: Literal["human", "rgb_array", "raw_rgb_list"] = "human",
@@ -602,4 +619,5 @@ class BaseVectorSampledTasks(Closable):
             raise remote_error(sampler_id, "close", failure, [i for i, _ in failures[1:]])
 
     def _end_all(self) -> list[tuple[int, Failure]]:
+        self._usual_step = no_usual_step
         return self._core.close()

@@ -34,20 +34,27 @@ def also_named(**aliases: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return decorate
 
 
-def exclusive(function: Callable[P, R]) -> Callable[P, R]:
-    """Let one thread at a time in, and only in the process that made the vector."""
+def exclusive(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Let one thread at a time in, and only in the process that made the vector.
 
-    @functools.wraps(function)
-    def enter(*args: P.args, **kwargs: P.kwargs) -> R:
-        vector: Any = args[0]
-        guard: Guard = vector._guard
-        guard.enter(function.__name__)
-        try:
-            return function(*args, **kwargs)
-        finally:
-            guard.leave()
+    Args:
+        name: of the call, as users know it.
+    """
 
-    return enter
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def enter(*args: P.args, **kwargs: P.kwargs) -> R:
+            vector: Any = args[0]
+            guard: Guard = vector._guard
+            guard.enter(name)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                guard.leave()
+
+        return enter
+
+    return decorate
 
 
 _own_pid = os.getpid()  # asking is a trip into the kernel, which every call would make
@@ -71,10 +78,10 @@ class Guard:
 
     def __init__(self, holds_ctrl_c: bool = False) -> None:
         self._holds_ctrl_c = holds_ctrl_c
-        self._lock = threading.RLock()
+        self.lock: Any = threading.RLock()
         self._pid = _own_pid
-        #: So many calls came in, those within others too.
-        self.num_calls: int = 0
+        #: Called at the beginning of each call.
+        self.before_each_call: Callable[[], None] | None = None
 
     def enter(self, name: str) -> None:
         """Begin the call ``name``, if it may begin; :meth:`leave` ends it."""
@@ -83,17 +90,18 @@ class Guard:
                 f"{name}: this vector belongs to process {self._pid}, and this is a fork of it "
                 f"({_own_pid}): make a new vector here."
             )
-        if not self._lock.acquire(False):
+        if not self.lock.acquire(False):
             raise AlreadyPending(
                 f"{name}: another thread is using this vector; one thread at a time may."
             )
-        self.num_calls += 1
         if self._holds_ctrl_c:
             ctrl_c.hold()
+        if self.before_each_call is not None:
+            self.before_each_call()
 
     def leave(self) -> None:
         """End what :meth:`enter` began."""
-        self._lock.release()
+        self.lock.release()
         if self._holds_ctrl_c:
             ctrl_c.let_go()
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from vectasks.batch import PlainStep, StepBatch
 from vectasks.errors import (
     InvalidArgument,
     LayoutError,
@@ -39,7 +38,7 @@ def port_of(vector: Any) -> StepPort:
 
 
 class StepPort:
-    """Steps for rollouts, into rows of their own; and for adapters, as less than a batch.
+    """Steps for rollouts, into rows of their own.
 
     Args:
         stepping: the way of a step.
@@ -77,17 +76,6 @@ class StepPort:
         """Whether samplers have spaces of their own, and share no arrays."""
         return self._transport.results is None
 
-    # -- for adapters -----------------------------------------------------------------------------
-
-    def plain_step(self, actions: Any) -> PlainStep | StepBatch:
-        """Step all samplers, and give what a batch is made of, where that is at hand."""
-        guard = self._guard
-        guard.enter("step")  # in fewer steps than exclusive() takes
-        try:
-            return self._stepping.step_batch(actions, None, True)
-        finally:
-            guard.leave()
-
     # -- for rollouts -----------------------------------------------------------------------------
 
     @property
@@ -95,7 +83,7 @@ class StepPort:
         """Count whatever may have changed a task."""
         return self._calls.requests.moves
 
-    @exclusive
+    @exclusive("add_rows")
     def add_rows(self, num_rows: int) -> Block:
         """Make further rows beside the step buffer's own; they live while they are held.
 
@@ -111,7 +99,7 @@ class StepPort:
             )
         return self._transport.add_rows(num_rows, self._calls.requests.living)
 
-    @exclusive
+    @exclusive("step_into")
     def step_into(self, actions: Any, rows: Block, index: int) -> dict[int, dict[str, Any]]:
         """Step all samplers, and have what comes of it written to one of the rows.
 
@@ -125,7 +113,7 @@ class StepPort:
         ids = self._stepping.begin(actions, StepForm(as_batch=True, rows=(rows, index)))
         return self._finish_into(ids, rows, index)
 
-    @exclusive
+    @exclusive("send_into")
     def send_into(self, ids: Sequence[int], actions: Any, rows: Block, index: int) -> None:
         """Begin such a step of some samplers, beside those of others; :meth:`recv_into` ends it.
 
@@ -137,7 +125,7 @@ class StepPort:
             self._calls.require(Command.STEP, self._states.unpaused)
         self._stepping.begin(actions, StepForm(as_batch=True, rows=(rows, index)), ids)
 
-    @exclusive
+    @exclusive("recv_into")
     def recv_into(self, ids: Sequence[int], rows: Block, index: int) -> dict[int, dict[str, Any]]:
         """Wait for what :meth:`send_into` began; the infos that are not empty, by sampler id."""
         if not set(ids).issubset(self._states.uncollected or ()):
@@ -147,7 +135,7 @@ class StepPort:
             )
         return self._finish_into(ids, rows, index)
 
-    @exclusive
+    @exclusive("drop_steps")
     def drop_steps(self, error: BaseException) -> None:
         """Take in and drop steps that are still out, after an error amid those of several groups.
 

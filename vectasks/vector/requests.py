@@ -159,6 +159,14 @@ class Requests:
         except WorkerEnded as ended:
             self._handle_exit(worker, ended.exitcode)
 
+    def can_reach(self, worker: Worker, tell: Callable[[], None]) -> bool:
+        """Tell a worker something; False if it is gone, with which nobody has dealt yet."""
+        try:
+            tell()
+        except WorkerEnded:
+            return False
+        return True
+
     def _workers_of(self, ids: Sequence[int]) -> Sequence[Worker]:
         if len(ids) == len(self._worker_of):
             return self.workers

@@ -27,6 +27,7 @@ from vectasks.vector.results import Counts, Results
 from vectasks.vector.states import SamplerStates
 from vectasks.vector.stepping import Spaces, Stepping
 from vectasks.vector.supervision import Supervisor
+from vectasks.vector.usual_steps import UsualSteps
 
 logger: logging.Logger = logging.getLogger("vectasks")
 
@@ -45,6 +46,7 @@ class Core:
     port: StepPort
     spaces: Spaces
     transport: StepTransport | None = None
+    usual_steps: UsualSteps
 
     def __init__(
         self,
@@ -142,6 +144,16 @@ class Core:
             check_actions=self.options.check_actions,
             auto_resample=self.options.auto_resample_when_done,
         )
+        self.usual_steps = UsualSteps(
+            self.stepping,
+            self.calls,
+            transport,
+            self.log,
+            self.counts,
+            self.board,
+            self.guard,
+            auto_resample=self.options.auto_resample_when_done,
+        )
         self.port = StepPort(
             self.stepping,
             self.calls,
@@ -198,10 +210,11 @@ class Core:
         """End every worker, and let go of all memory; what closing raised, by sampler id."""
         if self.options.timing:
             self.traffic()
-        self.guard.num_calls += 1  # whatever was looked at before it does not hold any more
         try:
             return self.requests.close(self.options.close_grace_s)
         finally:
+            if self.transport is not None:
+                self.usual_steps.close()
             if self.transport is not None:
                 self.transport.close()
             self._place.close()

@@ -18,11 +18,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from vectasks._util.checks import checked_ids, checked_seed, is_whole_number
-from vectasks.batch import PlainStep, StepBatch
+from vectasks.batch import StepBatch
 from vectasks.errors import (
     InvalidArgument,
     NothingPending,
@@ -31,11 +31,11 @@ from vectasks.errors import (
 )
 from vectasks.protocol import Command, Failure, SamplerState, StepOutcome, TaskStart
 from vectasks.replay.episode_log import EpisodeLog
-from vectasks.spaces import ActionBatches, dispatch_rows, own, prepare_action, split_actions
+from vectasks.spaces import ActionBatches, dispatch_rows, prepare_action, split_actions
 from vectasks.task import RLStepResult
 from vectasks.transport.base import StepTransport
 from vectasks.transport.given_batch import check_given
-from vectasks.transport.step_buffer import EXHAUSTED, Extra
+from vectasks.transport.step_buffer import EXHAUSTED
 from vectasks.transport.step_results import StepForm, StepResults
 from vectasks.vector.arguments import checked_keywords, checked_name, name_and_data
 from vectasks.vector.calls import Calls
@@ -117,10 +117,7 @@ class Stepping:
         self._guard = guard
         self._check_actions = check_actions
         self._auto_resample = auto_resample
-        self._steps_now = auto_resample and transport.can_step_now
         self._joint: _JointResample | None = None
-        # The number of the next call: nothing has changed before it since a usual step.
-        self._call_after_usual_step = 0
 
     # -- begin ------------------------------------------------------------------------------------
 
@@ -286,10 +283,8 @@ class Stepping:
         outcomes = self.collect(ids, timeout_s)
         return [as_given(outcomes[i]) for i in ids]
 
-    def step_batch(self, actions: Any, out: StepBatch | None, copy: bool) -> PlainStep | StepBatch:
+    def step_batch(self, actions: Any, out: StepBatch | None, copy: bool) -> StepBatch:
         """Step every unpaused sampler; the results as arrays, or what these are made of."""
-        if self._steps_now:
-            return self._step_now(actions, out, copy)
         if self._states.is_quiet:  # any command may be given
             self._calls.live_view.call_came()
         else:
@@ -297,14 +292,11 @@ class Stepping:
         rows = self.require_batches("step_batch")
         if out is not None:
             check_given(out, rows.layout, len(self._states.unpaused))
-        timeout_s = self._calls.read_timeout
         if self._auto_resample:
             ids = self.begin(actions, BATCH_TO_HAND_OUT if out is None else BATCH)
-            self._transport.wait(ids, len(ids), timeout_s)
-            self._states.uncollected = None
-            return self._take_batch(ids, out, copy)
+            return self.finish_batch(ids, out, copy)
         ids = self.begin(actions, OUTCOMES)
-        outcomes = self.collect(ids, timeout_s)  # which counts them
+        outcomes = self.collect(ids, self._calls.read_timeout)  # which counts them
         for i in ids:
             rows.put(i, outcomes[i])
         read = rows.failed_outcomes(ids).items()
@@ -315,6 +307,23 @@ class Stepping:
             self._results.raise_failures(ids, Command.STEP, {**outcomes, **misfits})
         return rows.batch(ids, out, copy)
 
+    def finish_batch(
+        self, ids: Sequence[int], out: StepBatch | None = None, copy: bool = True
+    ) -> StepBatch:
+        """Wait for the step that is out, and give it as arrays."""
+        self._transport.wait(ids, len(ids), self._calls.read_timeout)
+        self._states.uncollected = None
+        return self._take_batch(ids, out, copy)
+
+    def drop(self, ids: Sequence[int]) -> None:
+        """Take in the step that is out, and drop what it gave."""
+        self._take(ids)
+
+    @property
+    def action_batches(self) -> ActionBatches:
+        """What checks all actions together."""
+        return self._spaces.action_batches
+
     def require_batches(self, what: str) -> StepResults:
         """Refuse ``what`` where samplers share no arrays; where batches are made."""
         if self._transport.results is None:
@@ -322,61 +331,6 @@ class Stepping:
                 f"{what}: samplers of a heterogeneous vector share no arrays; use step()."
             )
         return self._transport.results
-
-    # -- in this process --------------------------------------------------------------------------
-
-    def _step_now(self, actions: Any, out: StepBatch | None, copy: bool) -> PlainStep | StepBatch:
-        """Step the tasks of this process, at once.
-
-        What is looked at before a usual step is kept to few objects: a trainer takes all of them
-        out of the caches in between, and tasks may take no more time than that costs.
-        """
-        states, call = self._states, self._guard.num_calls
-        ids: Sequence[int] = states.unpaused
-        rows: Sequence[Any] | None = None
-        if out is None and (call == self._call_after_usual_step or states.is_quiet):
-            self._calls.live_view.call_came()
-            rows = self._spaces.action_batches.integers(actions, len(ids))
-        if rows is not None:
-            asked: Any = tuple(rows)
-        else:
-            self._calls.require_idle("step_batch")
-            if out is not None:
-                check_given(out, self.require_batches("step_batch").layout, len(ids))
-            ids, prepared = self._ready(actions, None)
-            rows, asked = dispatch_rows(prepared), own(prepared)  # tasks may write into theirs
-        self._calls.requests.moves += 1
-        extras: list[Extra] = []
-        try:
-            states.open_steps(ids)
-            step = self._transport.step_now(ids, rows, extras)
-            if step is not None and out is None:
-                for i, (_, _, exhausted) in step.ends.items():
-                    if exhausted:
-                        states.exhaust(i)
-                self._log.stepped(asked, step)
-                states.settle_steps(ids)
-            else:
-                self._bring_in(ids, asked, extras)
-                batch = self._transport.take_batch(ids, out, copy)
-                self._settle_batch(ids, batch)
-        except BaseException:  # Ctrl-C: no step stays out
-            self._bring_in(ids, asked, extras)
-            self._take(ids)
-            raise
-        if step is None or out is not None:
-            return self._counted(ids, batch)
-        self._counts.steps += len(ids)
-        self._counts.episodes += len(step.ends)
-        if not step.ends:  # in which a sampler may be exhausted
-            self._call_after_usual_step = call + 1
-        return step
-
-    def _bring_in(self, ids: Sequence[int], asked: Any, extras: Iterable[Extra]) -> None:
-        """Go on as if these steps had been begun; does no more where Ctrl-C had it begun."""
-        if not self._log.has_steps(asked):
-            self._log.steps(ids, asked)
-        self._transport.bring_in(ids, extras)
 
     # -- each when it is ready --------------------------------------------------------------------
 

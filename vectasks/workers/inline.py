@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from vectasks.host.step_rows import run_steps
+from vectasks.host.step_rows import RowSteps
 from vectasks.host.task_host import HostGroup
 from vectasks.host.timed import TimedHostGroup
 from vectasks.monitoring.board import Recorder, Ring
@@ -77,7 +77,25 @@ class InlineWorker(Worker):
         timed: bool,
     ) -> None:
         """Step samplers, and write at once what came of it; what has no place there is kept."""
-        run_steps(self.group, timed, writer, ids, actions, keep, owned=True)
+        RowSteps(self.group, keep, owned=True).run(writer, ids, actions, timed=timed)
+
+    @property
+    def hosts_by_id(self) -> dict[int, Any]:
+        """The hosts, by sampler id."""
+        return self.group.hosts
+
+    def write_unusual(
+        self,
+        writer: SlabWriter,
+        keep: Callable[[Extra], object],
+        sampler_id: int,
+        action: Any,
+        result: Any,
+        error: BaseException | None,
+    ) -> None:
+        """Write what the compiled core leaves to Python."""
+        rows = RowSteps(self.group, keep, owned=True)
+        rows.write_unusual(writer, sampler_id, action, result, error)
 
     def step_each(
         self,

@@ -67,7 +67,10 @@ _WORDS = {
 #: What calls the user's code, in a vector's worker and in a pool's.
 _FLOORS = (
     task_host.__file__,
-    *(str(Path(__file__).parents[1] / path) for path in ("host/step_rows.py", "pool/objects.py")),
+    *(
+        str(Path(__file__).parents[1] / path)
+        for path in ("host/step_rows.py", "workers/step_loop.py", "pool/objects.py")
+    ),
 )
 _UNTOLD = (
     "has not told its stack: it is still starting, or its task closed the descriptor or replaced "

@@ -6,12 +6,20 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from vectasks.host.step_rows import run_steps
+import numpy as np
+
+from vectasks.host.step_rows import RowSteps
 from vectasks.host.task_host import HostGroup
 from vectasks.protocol import Failure
 from vectasks.spaces import dispatch_rows
 from vectasks.transport.channel import Channel, unsendable
-from vectasks.transport.cpu import WakesOnOwnCore, polls_before_blocking, yields_promptly
+from vectasks.transport.compiled import core
+from vectasks.transport.cpu import (
+    PROMPT_S,
+    WakesOnOwnCore,
+    polls_before_blocking,
+    yields_promptly,
+)
 from vectasks.transport.layout import NUM_ROWS
 from vectasks.transport.memory import SharedMemory
 from vectasks.transport.out_of_band import Notes
@@ -53,7 +61,8 @@ class WorkerLane:
         self._blocks = Blocks()
         self._held_blocks: list[Block] = []
         self._channel = channel
-        self._group = group
+        self._extras: list[Extra] = []  # to be sent before the steps are announced
+        self._rows = RowSteps(group, self._keep)
         self._ids = attach.sampler_ids
         self.desks: Desks = Desks(slab, attach.sampler_ids, attach.strict, self._blocks)
         self.move_blocks(BlocksMoved(attach.blocks))
@@ -65,13 +74,29 @@ class WorkerLane:
         self._answered = words(slab["answered"])
         self._answered_at = words(slab["answered_at"])
         self._notes = Notes(slab)
-        self._last = dict.fromkeys(attach.sampler_ids, 0)  # the tickets that were answered last
+        last = np.zeros(attach.layout.num_samplers, np.int64)
+        self._last = words(last)  # the tickets that were answered last
         self._action: Any = slab.get("action")
         self.fence: Fence = Fence()
         self._seen_steps = attach.step_bell
         self._seen_messages = attach.message_bell
         self._polls = polls_before_blocking(attach.layout.num_workers)
         self._wakes_on_own_core = WakesOnOwnCore(w, attach.layout.num_workers)
+        self._compiled: Any = None
+        if slab.compiled is not None and self._action is not None:
+            self._compiled = core.WorkerSteps(
+                slab,
+                w,
+                attach.sampler_ids,
+                attach.layout.has_integer_actions,
+                last,
+                group.hosts,
+                self.desks.at,
+                self._write_unusual,
+                self._extras,
+                self._send_extras,
+                channel.ring,
+            )
 
     def next_message(self) -> Any:
         """Serve steps until a message comes, and return it.
@@ -95,13 +120,22 @@ class WorkerLane:
                 self._seen_messages += 1
                 return self._channel.receive_blocking()
             elif polls_left > 0:
-                # Who polls on beside somebody else may be moved to where a mate is to wake up.
-                polls_left = polls_left - 1 if yields_promptly() else 0
+                polls_left = self._poll(polls_left)
             elif self._sleep(nap_ms):  # the message came before its bell
                 self._seen_messages += 1
                 return self._channel.receive_blocking()
             else:
                 nap_ms = min(2 * nap_ms, _LONGEST_NAP_MS)
+
+    def _poll(self, polls_left: int) -> int:
+        """Look whether a bell has rung, and give the core up; how many looks are left.
+
+        Who polls on beside somebody else may be moved to where a mate is to wake up.
+        """
+        if self._compiled is None:
+            return polls_left - 1 if yields_promptly() else 0
+        has_rung = self._compiled.poll(self._seen_steps, self._seen_messages, polls_left, PROMPT_S)
+        return polls_left if has_rung else 0
 
     def _is_asked_for_block_rows(self) -> bool:
         asked, last = self._asked, self._last
@@ -125,6 +159,8 @@ class WorkerLane:
 
     def _serve(self) -> None:
         """Step every sampler that was asked to."""
+        if self._compiled is not None and self._compiled.serve():
+            return
         asked, last = self._asked.tolist(), self._last
         # What came by message was answered, and never asked here.
         new = [i for i in self._ids if asked[i] > last[i]]
@@ -141,7 +177,8 @@ class WorkerLane:
         """A step that cannot be made: its action came by message and cannot be unpickled."""
         extra = self.desks.at(ticket).fail(sampler_id, failure)
         self._answered_at[sampler_id] = time.monotonic()
-        self._announce(ticket, [sampler_id], [] if self._notes.write(extra) else [extra])
+        self._keep(extra)
+        self._announce(ticket, [sampler_id])
 
     def move_blocks(self, moved: BlocksMoved) -> None:
         """Map the blocks that there are now, and no others."""
@@ -163,26 +200,29 @@ class WorkerLane:
 
     def _run(self, ticket: int, ids: Sequence[int], actions: Iterable[Any]) -> None:
         """Step samplers and announce them together, or one by one where that is wanted."""
-        group, writer, timed = self._group, self.desks.at(ticket), bool(ticket & TIMED)
-        extras: list[Extra] = []
-
-        def keep(extra: Extra) -> None:
-            if not self._notes.write(extra):
-                extras.append(extra)
-
+        rows, writer, timed = self._rows, self.desks.at(ticket), bool(ticket & TIMED)
         if not ticket & ONE_BY_ONE:
-            run_steps(group, timed, writer, ids, actions, keep)
-            self._announce(ticket, ids, extras)
+            rows.run(writer, ids, actions, timed=timed)
+            self._announce(ticket, ids)
             return
         for i, action in zip(ids, actions, strict=True):
-            run_steps(group, timed, writer, [i], [action], keep)
+            rows.run(writer, [i], [action], timed=timed)
             self._answered_at[i] = time.monotonic()
-            self._announce(ticket, [i], extras)
-            extras.clear()
+            self._announce(ticket, [i])
 
-    def _announce(self, ticket: int, ids: Sequence[int], extras: list[Extra]) -> None:
-        if extras:
-            _send_extras(self._channel, extras)
+    def _write_unusual(
+        self, sampler_id: int, action: Any, result: Any, error: BaseException | None
+    ) -> None:
+        writer = self.desks.at(self._compiled.ticket)
+        self._rows.write_unusual(writer, sampler_id, action, result, error)
+
+    def _keep(self, extra: Extra) -> None:
+        if not self._notes.write(extra):
+            self._extras.append(extra)
+
+    def _announce(self, ticket: int, ids: Sequence[int]) -> None:
+        if self._extras:
+            self._send_extras()
         keep_order()
         answered, last = self._answered, self._last
         for i in ids:
@@ -190,6 +230,11 @@ class WorkerLane:
         self.fence()
         if self._parent_asleep[0]:
             self._channel.ring()
+
+    def _send_extras(self) -> None:
+        extras = self._extras.copy()
+        self._extras.clear()
+        _send_extras(self._channel, extras)
 
 
 def _send_extras(channel: Channel, extras: list[Extra]) -> None:

@@ -1,0 +1,1169 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+# cython: cdivision=True, embedsignature=True
+"""The usual step, compiled: actions to tasks, and what they give into arrays and out of them.
+
+It knows memory, actions, tickets, bells and usual results; nothing of samplers' states, errors,
+restarts, infos or the episode log's meaning. Whatever is not usual is handed back to Python, which
+does all of it by itself where this module was not built (see ``compiled.py``). A result is usual if
+it has four values, its observation consists of arrays as the space declares, its reward is a float,
+its episode goes on and its info is empty.
+"""
+
+from collections import OrderedDict
+
+import numpy as np
+
+from vectasks.batch import StepBatch
+from vectasks.task import RLStepResult, Task
+
+cimport numpy as cnp
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.dict cimport PyDict_Next, PyDict_Size
+from cpython.long cimport PyLong_AsLongLongAndOverflow
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.object cimport Py_GE, PyObject, PyObject_RichCompareBool
+from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
+from libc.stdint cimport int64_t, uint8_t
+from libc.string cimport memcpy, memset
+
+cnp.import_array()
+
+cdef extern from *:
+    """
+    #include <sched.h>
+    #include <time.h>
+    #include <pthread.h>
+
+    #define load_word(place) __atomic_load_n((place), __ATOMIC_ACQUIRE)
+    #define store_word(place, value) __atomic_store_n((place), (value), __ATOMIC_RELEASE)
+    #define full_fence() __atomic_thread_fence(__ATOMIC_SEQ_CST)
+
+    static double monotonic_s(void) {
+        struct timespec now;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+    }
+
+    /* As cls(*items) of a class of named tuples, without its Python code. */
+    static PyObject *named_tuple(PyObject *cls, PyObject *items) {
+        PyObject *args = PyTuple_Pack(1, items), *made = NULL;
+        if (args != NULL) {
+            made = PyTuple_Type.tp_new((PyTypeObject *)cls, args, NULL);
+            Py_DECREF(args);
+        }
+        return made;
+    }
+
+    static int has_dtype(PyObject *array, PyObject *dtype) {
+        PyArray_Descr *own = PyArray_DESCR((PyArrayObject *)array);
+        return own == (PyArray_Descr *)dtype || PyArray_EquivTypes(own, (PyArray_Descr *)dtype);
+    }
+
+    static PyObject *empty_array(int num_dims, npy_intp *dims, PyObject *dtype) {
+        Py_INCREF(dtype);  /* numpy takes it */
+        return PyArray_Empty(num_dims, dims, (PyArray_Descr *)dtype, 0);
+    }
+
+    static long num_forks = 0;
+    static void count_fork(void) { num_forks += 1; }
+    static void count_forks(void) { pthread_atfork(NULL, NULL, count_fork); }
+    """
+    int64_t load_word(int64_t *place) nogil
+    void store_word(int64_t *place, int64_t value) nogil
+    void full_fence() nogil
+    double monotonic_s() nogil
+    int sched_yield() nogil
+    object named_tuple(object cls, object items)
+    bint has_dtype(object array, object dtype)
+    object empty_array(int num_dims, cnp.npy_intp *dims, object dtype)
+    long num_forks
+    void count_forks()
+
+cdef extern from "Python.h":
+    int PyMethod_Check(PyObject *)
+    PyObject *PyMethod_GET_FUNCTION(PyObject *)
+    PyObject *PyMethod_GET_SELF(PyObject *)
+
+cdef extern from "numpy/arrayobject.h":
+    int PyArray_CheckExact(PyObject *)
+
+count_forks()
+
+cdef enum:
+    DONE = 1
+    TERMINATED = 2
+    TRUNCATED = 4
+    EXHAUSTED = 8
+    EMPTY_INFO = 16
+    EXTRA = 32
+
+    AS_BATCH = 1
+    ONE_BY_ONE = 2
+    TIMED = 4
+    ROW_SHIFT = 3
+    ROW_BITS = 22
+
+    # What carries a leaf in an observation.
+    NO_FORM = -1
+    ARRAY = 0
+    INT = 1
+    FLOAT = 2
+
+#: Stands for the result of a step that was not made yet.
+UNMADE = object()
+
+
+# -- tasks ---------------------------------------------------------------------------------------
+
+cdef PyObject *_STEP = <PyObject *>Task.step
+cdef PyObject *_IS_DONE = <PyObject *>Task.is_done
+cdef PyObject *_REACHED_MAX_STEPS = <PyObject *>Task.reached_max_steps
+cdef PyObject *_REACHED_TERMINAL_STATE = <PyObject *>Task.reached_terminal_state
+
+
+cdef inline bint _is_method(object method, object owner, PyObject *function):
+    """Tell whether ``method`` is this very function, bound to this very object."""
+    return (
+        PyMethod_Check(<PyObject *>method)
+        and PyMethod_GET_FUNCTION(<PyObject *>method) == function
+        and PyMethod_GET_SELF(<PyObject *>method) == <PyObject *>owner
+    )
+
+
+cdef object _step_task(object task, object action):
+    """Step a task: as ``task.step(action)``, without the frames of the library's own ``step``."""
+    cdef object method = task.step
+    if (
+        not _is_method(method, task, _STEP)
+        or not _is_method(task.is_done, task, _IS_DONE)
+        or not _is_method(task.reached_max_steps, task, _REACHED_MAX_STEPS)
+    ):
+        return method(action)
+    cdef object reached_terminal_state = task.reached_terminal_state
+    if _is_method(reached_terminal_state, task, _REACHED_TERMINAL_STATE):
+        reached_terminal_state = None  # it is always False
+    if (
+        task._is_over is not False
+        or PyObject_RichCompareBool(task._num_steps_taken, task.max_steps, Py_GE)
+        or (reached_terminal_state is not None and reached_terminal_state())
+    ):
+        return method(action)  # which says that the task is done
+    cdef object result = task._step(action)
+    if type(result) is not RLStepResult:
+        return task._counted(result)
+    cdef object reward = <object>PyTuple_GET_ITEM(result, 1)
+    cdef object done = <object>PyTuple_GET_ITEM(result, 2)
+    cdef object total = task._total_reward
+    if type(reward) is not float or type(done) is not bool or type(total) is not float:
+        return task._counted(result)
+    cdef object num_steps = task._num_steps_taken + 1
+    task._num_steps_taken = num_steps
+    task._total_reward = total + reward
+    if done is True:
+        task._is_over = True
+        return result
+    if PyObject_RichCompareBool(num_steps, task.max_steps, Py_GE) or (
+        reached_terminal_state is not None and reached_terminal_state()
+    ):
+        task._is_over = True
+        return result._replace(done=True)
+    return result
+
+
+# -- rows ----------------------------------------------------------------------------------------
+
+cdef struct Place:
+    char *first  # of sampler 0 in row 0
+    Py_ssize_t row_bytes
+    Py_ssize_t item_bytes
+    int form  # in results of step(); NO_FORM: what is usual there has no place here
+
+
+cdef class RowArrays:
+    """The arrays that steps are written into: flags and rewards, and one for each leaf.
+
+    Args:
+        flags: uint8 [rows, samplers].
+        rewards: float64 [rows, samplers].
+        leaf_arrays: [rows, samplers, *shape] each.
+        tree: how observations are nested: the number of a leaf, or
+            ``(is a Dict, kind, [(key, tree)])``.
+        forms: the type that carries each leaf, or None.
+
+    Raises:
+        ValueError: an array does not fit the others.
+    """
+
+    cdef Place *_places
+    cdef uint8_t *_flags
+    cdef double *_rewards
+    cdef readonly Py_ssize_t num_rows
+    cdef readonly Py_ssize_t num_samplers
+    cdef Py_ssize_t _num_leaves
+    cdef list _leaf_arrays
+    cdef list _dtypes
+    cdef list _shapes
+    cdef object _held
+    cdef object _tree
+    cdef bint _is_plain  # nested in dicts and tuples only
+
+    def __cinit__(self, flags, rewards, leaf_arrays, tree, forms):
+        cdef cnp.ndarray array
+        cdef Py_ssize_t number
+        self._num_leaves = len(leaf_arrays)
+        self._places = <Place *>PyMem_Malloc(max(1, self._num_leaves) * sizeof(Place))
+        if self._places == NULL:
+            raise MemoryError
+        self.num_rows, self.num_samplers = flags.shape
+        for name, array, dtype in (("flags", flags, np.uint8), ("rewards", rewards, np.float64)):
+            if (
+                (<object>array).shape != (self.num_rows, self.num_samplers)
+                or array.dtype != dtype
+                or not (<object>array).flags.c_contiguous
+            ):
+                raise ValueError(f"{name}: expected {dtype.__name__} {list(flags.shape)}")
+        self._flags = <uint8_t *>cnp.PyArray_DATA(flags)
+        self._rewards = <double *>cnp.PyArray_DATA(rewards)
+        self._leaf_arrays = list(leaf_arrays)
+        self._dtypes = []
+        self._shapes = []
+        for number, array in enumerate(leaf_arrays):
+            shape = (<object>array).shape
+            if shape[:2] != (self.num_rows, self.num_samplers):
+                raise ValueError(f"leaf {number}: expected {flags.shape} first, got {shape}")
+            if not (<object>array).flags.c_contiguous or array.dtype.hasobject:
+                raise ValueError(f"leaf {number} is not contiguous, or holds objects")
+            self._dtypes.append(array.dtype)
+            self._shapes.append(shape[2:])
+            self._places[number].first = <char *>cnp.PyArray_DATA(array)
+            self._places[number].row_bytes = cnp.PyArray_STRIDE(array, 0)
+            self._places[number].item_bytes = cnp.PyArray_STRIDE(array, 1)
+            self._places[number].form = _form_of(forms[number], array.dtype, shape[2:])
+        self._tree = tree
+        self._is_plain = _is_plain(tree)
+        self._held = (flags, rewards)
+
+    def __dealloc__(self):
+        PyMem_Free(self._places)
+
+    cdef int _check(self, Py_ssize_t row, Py_ssize_t sampler) except -1:
+        if not (0 <= row < self.num_rows and 0 <= sampler < self.num_samplers):
+            raise IndexError(f"there is no row {row} of sampler {sampler}")
+        return 0
+
+    # -- into them ---------------------------------------------------------------------------
+
+    cdef bint _put(
+        self, Py_ssize_t row, Py_ssize_t sampler, bint as_batch, object result
+    ) except -1:
+        """Write a step's result if it is usual; whether it is."""
+        if type(result) is not RLStepResult and not (
+            type(result) is tuple and PyTuple_GET_SIZE(result) == 4
+        ):
+            return False
+        cdef object reward = <object>PyTuple_GET_ITEM(result, 1)
+        cdef object info = <object>PyTuple_GET_ITEM(result, 3)
+        if <object>PyTuple_GET_ITEM(result, 2) is not False or type(reward) is not float:
+            return False
+        cdef uint8_t flags = 0
+        if info is not None:
+            if type(info) is not dict or PyDict_Size(info) != 0:
+                return False
+            flags = EMPTY_INFO
+        if not self._put_part(
+            self._tree, row, sampler, as_batch, <object>PyTuple_GET_ITEM(result, 0)
+        ):
+            return False
+        self._rewards[row * self.num_samplers + sampler] = reward
+        self._flags[row * self.num_samplers + sampler] = flags
+        return True
+
+    cdef bint _put_part(
+        self, object tree, Py_ssize_t row, Py_ssize_t sampler, bint as_batch, object part
+    ) except -1:
+        cdef Py_ssize_t position = 0
+        cdef Py_ssize_t k = 0
+        cdef PyObject *key
+        cdef PyObject *value
+        cdef list trees
+        if type(tree) is int:
+            return self._put_leaf(tree, row, sampler, as_batch, part)
+        kind = <object>PyTuple_GET_ITEM(tree, 1)
+        trees = <list>PyTuple_GET_ITEM(tree, 2)
+        if type(part) is not kind:
+            return False
+        if kind is dict:
+            if PyDict_Size(part) != len(trees):
+                return False
+            while PyDict_Next(part, &position, &key, &value):
+                name = <object>PyTuple_GET_ITEM(trees[k], 0)
+                if <PyObject *>name != key and not (name == <object>key):
+                    return False
+                if not self._put_part(
+                    <object>PyTuple_GET_ITEM(trees[k], 1), row, sampler, as_batch, <object>value
+                ):
+                    return False
+                k += 1
+            return True
+        if kind is OrderedDict or len(part) != len(trees):
+            return False
+        for k in range(len(trees)):
+            if not self._put_part(trees[k][1], row, sampler, as_batch, part[k]):
+                return False
+        return True
+
+    cdef bint _put_leaf(
+        self, Py_ssize_t number, Py_ssize_t row, Py_ssize_t sampler, bint as_batch, object value
+    ) except -1:
+        cdef Place *place = &self._places[number]
+        cdef char *target = place.first + row * place.row_bytes + sampler * place.item_bytes
+        cdef cnp.ndarray array
+        cdef tuple shape
+        cdef Py_ssize_t axis
+        cdef int overflow = 0
+        cdef int64_t whole
+        cdef double real
+        if PyArray_CheckExact(<PyObject *>value):
+            if not as_batch and place.form != ARRAY:
+                return False
+            array = value
+            if not has_dtype(array, self._dtypes[number]):
+                return False
+            shape = <tuple>self._shapes[number]
+            if cnp.PyArray_NDIM(array) != len(shape) or not cnp.PyArray_IS_C_CONTIGUOUS(array):
+                return False
+            for axis in range(len(shape)):
+                if cnp.PyArray_DIM(array, axis) != <Py_ssize_t>shape[axis]:
+                    return False
+            if place.item_bytes <= 32:  # copied sooner than a function is called
+                for axis in range(place.item_bytes):
+                    target[axis] = (<char *>cnp.PyArray_DATA(array))[axis]
+            else:
+                memcpy(target, cnp.PyArray_DATA(array), place.item_bytes)
+            return True
+        if place.form == INT and type(value) is int:
+            whole = PyLong_AsLongLongAndOverflow(value, &overflow)
+            if overflow:
+                return False
+            memcpy(target, &whole, sizeof(whole))
+            return True
+        if place.form == FLOAT and type(value) is float:
+            real = value
+            memcpy(target, &real, sizeof(real))
+            return True
+        return False
+
+    # -- out of them -------------------------------------------------------------------------
+
+    cdef object _build(self, object tree, list values):
+        if type(tree) is int:
+            return values[<Py_ssize_t>tree]
+        is_dict, _, trees = tree
+        if is_dict:
+            return {key: self._build(sub, values) for key, sub in trees}
+        return tuple([self._build(sub, values) for _, sub in trees])
+
+    cdef object _batch(self, Py_ssize_t row, list lent, object sampler_ids):
+        """Make a batch of a whole row, with an empty info for each sampler.
+
+        Args:
+            row: which.
+            lent: the arrays of the row, where they may be handed out; None: copy them.
+            sampler_ids: int64 [samplers]; it is copied.
+        """
+        cdef Py_ssize_t n = self.num_samplers
+        cdef Py_ssize_t number, i
+        cdef cnp.ndarray array, terminated, truncated, done, exhausted, reward
+        cdef cnp.npy_intp dim = n
+        cdef uint8_t *flags = self._flags + row * n
+        cdef double *rewards = self._rewards + row * n
+        cdef float *small
+        cdef uint8_t flag
+        cdef list values = lent
+        if values is None:
+            values = []
+            for number in range(self._num_leaves):
+                values.append(self._copy_of_row(number, row))
+        reward = cnp.PyArray_EMPTY(1, &dim, cnp.NPY_FLOAT32, 0)
+        small = <float *>cnp.PyArray_DATA(reward)
+        terminated = cnp.PyArray_ZEROS(1, &dim, cnp.NPY_BOOL, 0)
+        truncated = cnp.PyArray_ZEROS(1, &dim, cnp.NPY_BOOL, 0)
+        done = cnp.PyArray_ZEROS(1, &dim, cnp.NPY_BOOL, 0)
+        exhausted = cnp.PyArray_ZEROS(1, &dim, cnp.NPY_BOOL, 0)
+        for i in range(n):
+            small[i] = <float>rewards[i]
+            flag = flags[i]
+            if flag & DONE:
+                (<uint8_t *>cnp.PyArray_DATA(done))[i] = 1
+                (<uint8_t *>cnp.PyArray_DATA(terminated))[i] = (flag & TERMINATED) != 0
+                (<uint8_t *>cnp.PyArray_DATA(truncated))[i] = (flag & TRUNCATED) != 0
+                (<uint8_t *>cnp.PyArray_DATA(exhausted))[i] = (flag & EXHAUSTED) != 0
+        infos = [{} for _ in range(n)]
+        return named_tuple(
+            StepBatch,
+            (
+                cnp.PyArray_NewCopy(sampler_ids, cnp.NPY_CORDER),
+                self._build(self._tree, values),
+                reward,
+                terminated,
+                truncated,
+                done,
+                exhausted,
+                infos,
+            ),
+        )
+
+    cdef object _copy_of_row(self, Py_ssize_t number, Py_ssize_t row):
+        cdef tuple shape = <tuple>self._shapes[number]
+        cdef cnp.npy_intp dims[32]
+        cdef Py_ssize_t axis
+        cdef Place *place = &self._places[number]
+        cdef cnp.ndarray array
+        dims[0] = self.num_samplers
+        for axis in range(len(shape)):
+            dims[axis + 1] = shape[axis]
+        array = empty_array(<int>len(shape) + 1, dims, self._dtypes[number])
+        memcpy(cnp.PyArray_DATA(array), place.first + row * place.row_bytes, place.row_bytes)
+        return array
+
+    cdef object _value(self, Py_ssize_t number, Py_ssize_t row, Py_ssize_t sampler):
+        """Give one sampler's value of a leaf, owned, in the form in which it came."""
+        cdef Place *place = &self._places[number]
+        cdef char *source = place.first + row * place.row_bytes + sampler * place.item_bytes
+        cdef cnp.npy_intp dims[32]
+        cdef tuple shape
+        cdef Py_ssize_t axis
+        cdef cnp.ndarray array
+        if place.form == INT:
+            return (<int64_t *>source)[0]
+        if place.form == FLOAT:
+            return (<double *>source)[0]
+        shape = <tuple>self._shapes[number]
+        for axis in range(len(shape)):
+            dims[axis] = shape[axis]
+        array = empty_array(<int>len(shape), dims, self._dtypes[number])
+        memcpy(cnp.PyArray_DATA(array), source, place.item_bytes)
+        return array
+
+    def results(self, Py_ssize_t row, list lent):
+        """Read a row of steps made for ``step()`` as a list of RLStepResults, if all are usual.
+
+        Args:
+            row: which.
+            lent: the arrays of the row, where parts of them may be handed out; None: copy them.
+
+        Returns:
+            the list; None: one is not usual, or has no place here.
+        """
+        cdef Py_ssize_t n = self.num_samplers
+        cdef Py_ssize_t i, number
+        cdef uint8_t *flags
+        cdef list values
+        cdef list results = []
+        self._check(row, 0)
+        if not self._is_plain:
+            return None
+        for number in range(self._num_leaves):
+            if self._places[number].form == NO_FORM:
+                return None
+        flags = self._flags + row * n
+        for i in range(n):
+            if flags[i] & ~EMPTY_INFO:
+                return None
+        for i in range(n):
+            values = []
+            for number in range(self._num_leaves):
+                if lent is not None and len(<tuple>self._shapes[number]) > 0:
+                    values.append(lent[number][i])
+                else:
+                    values.append(self._value(number, row, i))
+            results.append(
+                named_tuple(
+                    RLStepResult,
+                    (
+                        self._build(self._tree, values),
+                        self._rewards[row * n + i],
+                        False,
+                        {} if flags[i] else None,
+                    ),
+                )
+            )
+        return results
+
+    def batch(self, Py_ssize_t row, list lent, sampler_ids):
+        """Make a StepBatch of a whole row; as ``_batch``."""
+        self._check(row, 0)
+        return self._batch(row, lent, sampler_ids)
+
+    def put(self, Py_ssize_t row, Py_ssize_t sampler, bint as_batch, result):
+        """Write a step's result into a row if it is usual; whether it is."""
+        self._check(row, sampler)
+        return self._put(row, sampler, as_batch, result)
+
+
+cdef bint _is_plain(object tree) except -1:
+    if type(tree) is int:
+        return True
+    _, kind, trees = tree
+    return kind in (dict, tuple) and all(_is_plain(sub) for _, sub in trees)
+
+
+cdef int _form_of(object form, object dtype, tuple shape) except -2:
+    if form is np.ndarray:
+        return ARRAY
+    if form is int and shape == () and dtype == np.int64:
+        return INT
+    if form is float and shape == () and dtype == np.float64:
+        return FLOAT
+    return NO_FORM
+
+
+# -- steps ---------------------------------------------------------------------------------------
+
+cdef int _run(
+    dict hosts, RowArrays rows, Py_ssize_t row, bint as_batch, list ids, list actions, object unusual
+) except -1:
+    """Step hosts one after another, and write what is usual; as :func:`run_steps`."""
+    cdef Py_ssize_t k
+    cdef Py_ssize_t num_done = 0
+    if len(ids) != len(actions):
+        raise ValueError(f"{len(ids)} samplers got {len(actions)} actions")
+    try:
+        for k in range(len(ids)):
+            i, action = ids[k], actions[k]
+            rows._check(row, i)
+            host = hosts[i]
+            if host.is_plain is not True:
+                unusual(i, action, UNMADE, None)
+            else:
+                try:
+                    result = _step_task(host.task, action)
+                except (KeyboardInterrupt, SystemExit):
+                    raise
+                except BaseException as error:
+                    unusual(i, action, None, error)
+                else:
+                    if not rows._put(row, i, as_batch, result):
+                        unusual(i, action, result, None)
+            num_done += 1
+    except BaseException as error:
+        for cut in ids[num_done:]:
+            unusual(cut, None, None, error)
+        raise
+    return 0
+
+
+def run_steps(
+    dict hosts, RowArrays rows, Py_ssize_t row, bint as_batch, list ids, list actions, unusual
+):
+    """Step hosts one after another, and write what is usual into a row.
+
+    Args:
+        hosts: by sampler id.
+        rows: where to.
+        row: which.
+        as_batch: written as a StepBatch has it; otherwise what it was can be told exactly.
+        ids: whose.
+        actions: one for each.
+        unusual: called as ``unusual(sampler_id, action, result, error)`` with what is not usual:
+            what the task gave or raised, or ``UNMADE`` where the host makes the step itself. Where
+            Ctrl-C passes through, it gets that for each step that was not made.
+    """
+    _run(hosts, rows, row, as_batch, ids, actions, unusual)
+
+
+cdef void *_words(array, Py_ssize_t count, int item_bytes) except NULL:
+    """The memory of a contiguous array of at least so many numbers."""
+    if (
+        not array.flags.c_contiguous
+        or array.size < count
+        or array.itemsize != item_bytes
+        or array.dtype.hasobject
+    ):
+        raise ValueError(f"expected {count} numbers of {item_bytes} bytes, got {array!r:.80}")
+    return cnp.PyArray_DATA(<cnp.ndarray>array)
+
+
+cdef class WorkerSteps:
+    """A worker's side of the words in shared memory: what is asked for, and that it is done.
+
+    Args:
+        buffer: the step buffer's arrays, by name.
+        worker: its number.
+        sampler_ids: its samplers.
+        has_integers: whether actions are integers; otherwise they are arrays.
+        last: int64 [samplers]: the tickets that were answered last.
+        hosts: by sampler id.
+        writer_at: gives the row writer of a ticket.
+        unusual: as for :func:`run_steps`; the ticket is ``ticket``.
+        extras: gets what ``unusual`` leaves to be sent before the steps are announced.
+        send: sends that.
+        ring: wakes the parent up.
+    """
+
+    cdef int64_t *_step_bell
+    cdef int64_t *_message_bell
+    cdef int64_t *_parent_asleep
+    cdef int64_t *_asked
+    cdef int64_t *_answered
+    cdef int64_t *_last
+    cdef double *_answered_at
+    cdef object _actions
+    cdef Py_ssize_t _num_samplers
+    cdef bint _has_integers
+    cdef list _ids
+    cdef dict _hosts
+    cdef list _extras
+    cdef object _writer_at
+    cdef object _unusual
+    cdef object _send
+    cdef object _ring
+    cdef object _held
+    cdef readonly int64_t ticket
+
+    def __init__(
+        self, buffer, worker, sampler_ids, bint has_integers, last, hosts, writer_at, unusual,
+        extras, send, ring
+    ):
+        n = self._num_samplers = len(buffer["asked"])
+        self._step_bell = <int64_t *>_words(buffer["step_bell"][worker], 1, 8)
+        self._message_bell = <int64_t *>_words(buffer["message_bell"][worker], 1, 8)
+        self._parent_asleep = <int64_t *>_words(buffer["parent_asleep"], 1, 8)
+        self._asked = <int64_t *>_words(buffer["asked"], n, 8)
+        self._answered = <int64_t *>_words(buffer["answered"], n, 8)
+        self._answered_at = <double *>_words(buffer["answered_at"], n, 8)
+        self._last = <int64_t *>_words(last, n, 8)
+        self._actions = buffer["action"]
+        if has_integers:
+            _words(self._actions, n, 8)
+        self._has_integers = has_integers
+        self._ids = list(sampler_ids)
+        if any(not 0 <= i < n for i in self._ids):
+            raise IndexError(f"samplers {self._ids} are not all among {n}")
+        self._hosts, self._writer_at, self._unusual = hosts, writer_at, unusual
+        self._extras, self._send, self._ring = extras, send, ring
+        self._held = (buffer, last)
+
+    def poll(self, int64_t seen_steps, int64_t seen_messages, int polls, double prompt_s):
+        """Look at the bells so often, giving the core up in between; whether one has rung.
+
+        It ends sooner where giving the core up takes longer than ``prompt_s``: somebody else
+        computes on it, and who polls on there may be moved to where a mate is to wake up.
+        """
+        cdef bint has_rung = False
+        cdef double before_s
+        with nogil:
+            while True:
+                has_rung = (
+                    load_word(self._step_bell) != seen_steps
+                    or load_word(self._message_bell) > seen_messages
+                )
+                if has_rung or polls <= 0:
+                    break
+                polls -= 1
+                before_s = monotonic_s()
+                sched_yield()
+                if monotonic_s() - before_s >= prompt_s:
+                    polls = 0
+        return has_rung
+
+    def serve(self):
+        """Make the steps that are asked for and announce them; False: Python has to."""
+        cdef int64_t ticket = 0
+        cdef int64_t asked
+        cdef Py_ssize_t i
+        cdef list ids = []
+        for i in self._ids:
+            asked = load_word(&self._asked[i])
+            if asked > self._last[i]:  # what came by message was answered, and never asked here
+                if ticket != 0 and asked != ticket:
+                    return False
+                ticket = asked
+                ids.append(i)
+        if ticket == 0:
+            return True
+        if ticket & TIMED:
+            return False
+        writer = self._writer_at(ticket)
+        cdef RowArrays rows = writer.compiled
+        cdef Py_ssize_t row = writer.row
+        cdef list actions = self._actions_of(ids)
+        self.ticket = ticket
+        if not ticket & ONE_BY_ONE:
+            _run(self._hosts, rows, row, ticket & AS_BATCH, ids, actions, self._unusual)
+            self._announce(ids)
+            return True
+        for k in range(len(ids)):
+            one = [ids[k]]
+            _run(self._hosts, rows, row, ticket & AS_BATCH, one, [actions[k]], self._unusual)
+            self._answered_at[<Py_ssize_t>ids[k]] = monotonic_s()
+            self._announce(one)
+        return True
+
+    cdef list _actions_of(self, list ids):
+        cdef int64_t *integers
+        if self._has_integers:
+            integers = <int64_t *>cnp.PyArray_DATA(<cnp.ndarray>self._actions)
+            return [integers[<Py_ssize_t>i] for i in ids]
+        copies = self._actions[ids]
+        return [copies[k, ...] for k in range(len(ids))]
+
+    cdef int _announce(self, list ids) except -1:
+        cdef Py_ssize_t i
+        if self._extras:
+            self._send()
+        for i in ids:
+            self._last[i] = self.ticket
+            store_word(&self._answered[i], self.ticket)
+        full_fence()
+        if load_word(self._parent_asleep):
+            self._ring()
+        return 0
+
+
+# -- the parent ----------------------------------------------------------------------------------
+
+cdef class Actions:
+    """Checks all samplers' actions together, and holds them as the step buffer does.
+
+    Args:
+        count: of samplers.
+        has_integers: whether an action is an integer; otherwise it is an array.
+        array_of: makes what is no array as the buffer has it one, or gives None where an action is
+            wrong.
+        low, high: arrays [count, ...] of the buffer's dtype; between them actions must be.
+        is_checked: whether they must.
+    """
+
+    cdef Py_ssize_t _count
+    cdef Py_ssize_t _num_items
+    cdef object _array_of
+    cdef cnp.ndarray _low
+    cdef cnp.ndarray _high
+    cdef bint _is_checked
+    cdef bint _is_known
+    cdef bint _has_integers
+    cdef int _kind
+    cdef readonly cnp.ndarray array
+
+    def __init__(
+        self, Py_ssize_t count, bint has_integers, array_of, low, high, bint is_checked
+    ):
+        self._count = count
+        self._array_of = array_of
+        self._low = np.ascontiguousarray(low)
+        self._high = np.ascontiguousarray(high)
+        if low.shape != high.shape or low.dtype != high.dtype or len(low) != count:
+            raise ValueError(f"bounds of {count} actions differ, or are not so many")
+        self._is_checked = is_checked
+        self.array = np.zeros_like(self._low)
+        self._num_items = self._low.size
+        self._kind = cnp.PyArray_TYPE(self._low)
+        self._has_integers = has_integers
+        if has_integers and (self._kind != cnp.NPY_INT64 or low.ndim != 1):
+            raise ValueError(f"integers have bounds int64 [{count}], got {low!r:.80}")
+        # Others are left to `array_of`.
+        self._is_known = self._kind in (cnp.NPY_INT64, cnp.NPY_FLOAT32, cnp.NPY_FLOAT64)
+
+    cdef bint take(self, object actions) except -1:
+        """Copy the actions, if each is inside its bounds; whether it is."""
+        if type(actions) is list and self._has_integers:
+            return self._take_list(<list>actions)
+        if (
+            not self._is_known
+            or not PyArray_CheckExact(<PyObject *>actions)
+            or not self._fits(actions)
+        ):
+            actions = self._array_of(actions, self._count)
+            if actions is None or not self._fits(actions):
+                return False
+        elif self._is_checked and not self._are_inside(cnp.PyArray_DATA(<cnp.ndarray>actions)):
+            return False
+        memcpy(
+            cnp.PyArray_DATA(self.array),
+            cnp.PyArray_DATA(<cnp.ndarray>actions),
+            cnp.PyArray_NBYTES(self.array),
+        )
+        return True
+
+    cdef bint _take_list(self, list actions) except -1:
+        cdef int64_t *target = <int64_t *>cnp.PyArray_DATA(self.array)
+        cdef int64_t *low = <int64_t *>cnp.PyArray_DATA(self._low)
+        cdef int64_t *high = <int64_t *>cnp.PyArray_DATA(self._high)
+        cdef Py_ssize_t k
+        cdef int overflow = 0
+        if len(actions) != self._count:
+            return False
+        for k in range(self._count):
+            action = actions[k]
+            if type(action) is not int:
+                if not isinstance(action, np.integer):
+                    return False
+                action = int(action)
+            target[k] = PyLong_AsLongLongAndOverflow(action, &overflow)
+            if overflow or (self._is_checked and not low[k] <= target[k] <= high[k]):
+                return False
+        return True
+
+    cdef bint _fits(self, cnp.ndarray given):
+        cdef int axis
+        if (
+            cnp.PyArray_TYPE(given) != self._kind
+            or cnp.PyArray_NDIM(given) != cnp.PyArray_NDIM(self._low)
+            or not cnp.PyArray_IS_C_CONTIGUOUS(given)
+            or not cnp.PyArray_ISBEHAVED_RO(given)
+        ):
+            return False
+        for axis in range(cnp.PyArray_NDIM(given)):
+            if cnp.PyArray_DIM(given, axis) != cnp.PyArray_DIM(self._low, axis):
+                return False
+        return True
+
+    cdef bint _are_inside(self, void *source) except -1:
+        cdef Py_ssize_t k
+        if self._kind == cnp.NPY_INT64:
+            for k in range(self._num_items):
+                if not (
+                    (<int64_t *>cnp.PyArray_DATA(self._low))[k]
+                    <= (<int64_t *>source)[k]
+                    <= (<int64_t *>cnp.PyArray_DATA(self._high))[k]
+                ):
+                    return False
+            return True
+        if self._kind == cnp.NPY_FLOAT32:
+            for k in range(self._num_items):
+                if not (
+                    (<float *>cnp.PyArray_DATA(self._low))[k]
+                    <= (<float *>source)[k]
+                    <= (<float *>cnp.PyArray_DATA(self._high))[k]
+                ):
+                    return False
+            return True
+        if self._kind == cnp.NPY_FLOAT64:
+            for k in range(self._num_items):
+                if not (
+                    (<double *>cnp.PyArray_DATA(self._low))[k]
+                    <= (<double *>source)[k]
+                    <= (<double *>cnp.PyArray_DATA(self._high))[k]
+                ):
+                    return False
+            return True
+        return False
+
+    cdef list rows(self):
+        """Give what each task receives, owned."""
+        cdef Py_ssize_t k
+        cdef int64_t *integers
+        if self._has_integers:
+            integers = <int64_t *>cnp.PyArray_DATA(self.array)
+            return [integers[k] for k in range(self._count)]
+        copies = self.array.copy()
+        return [copies[k, ...] for k in range(self._count)]
+
+
+cdef class UsualSteps:
+    """Steps all samplers of a vector at once, as long as all that happens is usual.
+
+    While it is *armed*, nothing but these steps has happened to the vector, and it keeps account of
+    them by itself; whoever else uses the vector takes the account in first and disarms it.
+
+    Args:
+        rows: the step buffer's rows.
+        actions: checks actions.
+        entries: of the episode log.
+        lock: of the vector, which lets one thread in.
+        called: float64 [1]: when the last call came, in seconds.
+        next_free: chooses the row of a step that is handed out as it is; None: all are copied.
+        lend: gives the arrays of such a row.
+        hand_over: goes on in Python with a step that is out: as ``hand_over(as_batch)``.
+        tell_unusual: called as ``tell_unusual(row, lent, sampler_ids)`` where something more than
+            arrays belongs to the steps of these; it makes the batch.
+    """
+
+    cdef RowArrays _rows
+    cdef Actions _actions
+    cdef list _entries
+    cdef object _try_lock
+    cdef object _unlock
+    cdef double *_called
+    cdef object _held
+    cdef object _next_free_batch
+    cdef object _next_free_list
+    cdef object _lend
+    cdef object _hand_over
+    cdef object _tell_unusual
+    cdef object _sampler_ids
+    cdef long _fork
+    cdef readonly bint is_armed
+    cdef readonly bint is_running  # tasks of this process are at the step that is out
+    cdef readonly int64_t step_number
+    cdef readonly int64_t ticket
+    cdef int64_t _num_steps
+    cdef int64_t _steps_left
+    cdef double _until_s
+
+    def __init__(
+        self, RowArrays rows, Actions actions, list entries, lock, called, next_free_batch,
+        next_free_list, lend, hand_over, tell_unusual
+    ):
+        if rows.num_samplers != actions._count:
+            raise ValueError(f"{rows.num_samplers} samplers, and {actions._count} actions")
+        self._rows, self._actions, self._entries = rows, actions, entries
+        self._try_lock, self._unlock = lock.acquire, lock.release
+        self._called = <double *>_words(called, 1, 8)
+        self._held = called
+        self._next_free_batch, self._next_free_list = next_free_batch, next_free_list
+        self._lend = lend
+        self._hand_over, self._tell_unusual = hand_over, tell_unusual
+        self._sampler_ids = np.arange(rows.num_samplers)
+        self._fork = num_forks
+
+    @property
+    def actions(self):
+        """The actions of the last step, as an array of their own."""
+        return self._actions.array.copy()
+
+    def arm(self, int64_t step_number, int64_t steps_left, double until_s):
+        """Begin to step.
+
+        Args:
+            step_number: of the last step.
+            steps_left: so many steps at most.
+            until_s: no longer than until then, in seconds of ``time.monotonic``.
+        """
+        self.step_number, self._steps_left, self._until_s = step_number, steps_left, until_s
+        self._num_steps = 0
+        self.is_armed = True
+
+    def disarm(self):
+        """Step no more until it is armed again; how many steps were made since."""
+        self.is_armed = False
+        num_steps, self._num_steps = self._num_steps, 0
+        return num_steps
+
+    def step(self, actions, bint as_batch):
+        """Step all samplers.
+
+        Returns:
+            a StepBatch, or a list of RLStepResults; None where nothing was done, because it is not
+            armed, an action is wrong, or the time has come to do it in Python.
+        """
+        cdef double now_s
+        if not self.is_armed or self._fork != num_forks or self._steps_left <= 0:
+            return None
+        now_s = monotonic_s()
+        if now_s >= self._until_s or not self._try_lock(False):
+            return None
+        try:
+            if not self.is_armed or not self._actions.take(actions):
+                return None
+            self._called[0] = now_s
+            return self._step(as_batch)
+        finally:
+            self._unlock()
+
+    cdef Py_ssize_t _begin(self, bint as_batch) except -1:
+        """Give the step a number, a row and a ticket; the row."""
+        cdef Py_ssize_t row = 0
+        next_free = self._next_free_batch if as_batch else self._next_free_list
+        if next_free is not None:
+            row = next_free(self.step_number + 1)
+        self._rows._check(row, 0)
+        self.step_number += 1
+        self._steps_left -= 1
+        self.ticket = (self.step_number << ROW_BITS | row) << ROW_SHIFT | as_batch
+        return row
+
+    def batch(self, Py_ssize_t row, lent):
+        """Make a StepBatch of a row, with empty infos."""
+        self._rows._check(row, 0)
+        return self._rows._batch(row, lent, self._sampler_ids)
+
+    cdef object _step(self, bint as_batch):
+        raise NotImplementedError
+
+    cdef object _finish(self, Py_ssize_t row, bint as_batch):
+        """Give what the steps that were written to a row brought."""
+        cdef Py_ssize_t i
+        cdef Py_ssize_t n = self._rows.num_samplers
+        cdef uint8_t *flags = self._rows._flags + row * n
+        cdef list unusual = None
+        cdef list lent = None
+        for i in range(n):
+            if flags[i] & ~EMPTY_INFO:
+                if unusual is None:
+                    unusual = []
+                unusual.append(i)
+        if row != 0:
+            lent = self._lend(row, self.step_number, False)
+        if not as_batch:
+            results = None if unusual is not None else self._rows.results(row, lent)
+            if results is None:
+                return self._hand_over(False)
+            self._count(row)
+            return results
+        if unusual is not None:
+            return self._tell_unusual(row, lent, unusual)
+        self._count(row)
+        return self._rows._batch(row, lent, self._sampler_ids)
+
+    cdef int _count(self, Py_ssize_t row) except -1:
+        self._num_steps += 1
+        self._entries.append(self.entry(row))
+        return 0
+
+    cpdef bytes entry(self, Py_ssize_t row):
+        """Pack a row's actions, ends and rewards: the episode log's entry of a step of all."""
+        cdef Py_ssize_t n = self._rows.num_samplers
+        cdef Py_ssize_t i
+        cdef int64_t *integers = <int64_t *>cnp.PyArray_DATA(self._actions.array)
+        cdef bint are_small = self._actions._has_integers
+        cdef Py_ssize_t actions_bytes = cnp.PyArray_NBYTES(self._actions.array)
+        cdef bytes packed
+        cdef char *place
+        cdef float reward
+        self._rows._check(row, 0)
+        if are_small:
+            for i in range(n):
+                if not 0 <= integers[i] < 256:
+                    are_small = False
+                    break
+        if are_small:
+            actions_bytes = n
+        packed = PyBytes_FromStringAndSize(NULL, actions_bytes + 5 * n)
+        place = PyBytes_AS_STRING(packed)
+        if are_small:
+            for i in range(n):
+                place[i] = <char>integers[i]
+        else:
+            memcpy(place, cnp.PyArray_DATA(self._actions.array), actions_bytes)
+        place += actions_bytes
+        for i in range(n):
+            place[i] = self._rows._flags[row * n + i] & DONE
+        place += n
+        for i in range(n):
+            reward = <float>self._rows._rewards[row * n + i]
+            memcpy(place + 4 * i, &reward, 4)
+        return packed
+
+
+cdef class UsualStepsOfWorkers(UsualSteps):
+    """Usual steps in worker processes, through shared memory."""
+
+    cdef int64_t *_asked
+    cdef int64_t *_answered
+    cdef int64_t *_step_bells
+    cdef int64_t *_asleep
+    cdef char *_shared_actions
+    cdef Py_ssize_t _num_workers
+    cdef Py_ssize_t _line
+    cdef int _polls
+    cdef object _wake
+
+    def share(self, buffer, int polls, wake):
+        """Take in where workers are told what to do.
+
+        Args:
+            buffer: the step buffer's arrays, by name.
+            polls: how often to look before the step is handed over.
+            wake: called with the numbers of the workers that are asleep; whether it could.
+        """
+        n = self._rows.num_samplers
+        bells, asleep = buffer["step_bell"], buffer["asleep"]
+        self._num_workers, self._line = bells.shape
+        if asleep.shape != bells.shape or buffer["action"].nbytes != self._actions.array.nbytes:
+            raise ValueError("the step buffer's arrays do not fit each other")
+        self._asked = <int64_t *>_words(buffer["asked"], n, 8)
+        self._answered = <int64_t *>_words(buffer["answered"], n, 8)
+        self._step_bells = <int64_t *>_words(bells, 1, 8)
+        self._asleep = <int64_t *>_words(asleep, 1, 8)
+        self._shared_actions = <char *>cnp.PyArray_DATA(<cnp.ndarray>buffer["action"])
+        self._polls, self._wake = polls, wake
+        self._held = (self._held, buffer)
+
+    cdef object _step(self, bint as_batch):
+        cdef Py_ssize_t i
+        cdef Py_ssize_t w
+        cdef Py_ssize_t row = self._begin(as_batch)
+        cdef int64_t *bell
+        cdef list asleep = None
+        memcpy(
+            self._shared_actions,
+            cnp.PyArray_DATA(self._actions.array),
+            cnp.PyArray_NBYTES(self._actions.array),
+        )
+        for i in range(self._rows.num_samplers):
+            store_word(&self._asked[i], self.ticket)
+        for w in range(self._num_workers):
+            bell = self._step_bells + w * self._line
+            store_word(bell, bell[0] + 1)
+        full_fence()  # between the bells and the look at who is asleep
+        for w in range(self._num_workers):
+            if load_word(self._asleep + w * self._line):
+                if asleep is None:
+                    asleep = []
+                asleep.append(w)
+        if asleep is not None:
+            try:
+                if not self._wake(asleep):
+                    return self._hand_over(as_batch)
+            except BaseException:  # Ctrl-C: the step is made, and what it gives is dropped
+                self._hand_over(as_batch)
+                raise
+        if not self._poll():
+            return self._hand_over(as_batch)
+        return self._finish(row, as_batch)
+
+    cdef bint _poll(self):
+        cdef int polls = self._polls
+        cdef bint is_done
+        with nogil:
+            while True:
+                is_done = self._have_answered()
+                if is_done or polls <= 0:
+                    break
+                polls -= 1
+                sched_yield()
+        return is_done
+
+    cdef bint _have_answered(self) noexcept nogil:
+        cdef Py_ssize_t i
+        for i in range(self._rows.num_samplers):
+            if load_word(&self._answered[i]) != self.ticket:
+                return False
+        return True
+
+
+cdef class UsualStepsHere(UsualSteps):
+    """Usual steps of tasks in this process."""
+
+    cdef dict _hosts
+    cdef list _ids
+    cdef object _unusual
+    cdef object _cut_off
+
+    def use(self, hosts, unusual, cut_off):
+        """Take in whom to step.
+
+        Args:
+            hosts: by sampler id.
+            unusual: as for :func:`run_steps`; the row is that of the ticket.
+            cut_off: called when Ctrl-C passes through a step.
+        """
+        self._hosts, self._unusual, self._cut_off = hosts, unusual, cut_off
+        self._ids = list(range(self._rows.num_samplers))
+
+    cdef object _step(self, bint as_batch):
+        cdef Py_ssize_t row = self._begin(as_batch)
+        cdef list actions = self._actions.rows()
+        self.is_running = True
+        try:
+            _run(self._hosts, self._rows, row, as_batch, self._ids, actions, self._unusual)
+        except BaseException:
+            self.is_running = False
+            self._cut_off(as_batch)
+            raise
+        self.is_running = False
+        if not self.is_armed:  # a task used the vector
+            return self._hand_over(as_batch)
+        return self._finish(row, as_batch)

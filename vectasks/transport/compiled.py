@@ -1,0 +1,24 @@
+"""The compiled core, where it was built and is wanted; everything works without it, more slowly."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+#: The module ``vectasks.transport._core``, or None.
+core: Any = None
+#: Why it is None.
+why_not: str = ""
+
+if os.environ.get("VECTASKS_PURE", "0") not in ("", "0"):
+    why_not = "VECTASKS_PURE is set"
+else:
+    try:
+        from vectasks.transport import _core as core
+    except Exception as error:  # not built, or built for another Python or numpy
+        why_not = f"{type(error).__name__}: {error}"
+
+
+def describe() -> str:
+    """Say in a few words which implementation of the usual step runs."""
+    return "compiled" if core is not None else f"Python ({why_not})"

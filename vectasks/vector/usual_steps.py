@@ -1,0 +1,226 @@
+"""Steps by the compiled core, for as long as nothing but such steps happens to a vector.
+
+::
+
+    a step in Python, after which all is quiet   ── arm ──────> the core may step
+    step(), step_batch()                         ── step ─────> the core, again and again
+    any other call                               ── settle ───> what it did is taken in
+    a step that is late, failed or ended         <─ hand_over ─ the core: Python goes on with it
+
+So the core needs to know nothing of states, errors or restarts, and a usual step runs no Python in
+this process but the tasks' own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from vectasks.batch import StepBatch
+from vectasks.monitoring.board import Board
+from vectasks.replay.episode_log import EpisodeLog
+from vectasks.task import RLStepResult
+from vectasks.transport.base import StepTransport
+from vectasks.vector.calls import Calls
+from vectasks.vector.exclusive import Guard
+from vectasks.vector.results import Counts
+from vectasks.vector.stepping import Stepping
+
+
+def no_usual_step(actions: Any, as_batch: bool) -> Any:
+    """Step nobody: the core cannot."""
+    return None
+
+
+class StepHooks(NamedTuple):
+    """What the compiled core is given of a vector.
+
+    Attributes:
+        entries: of the episode log; it appends one for each step.
+        called: float64 [1]: when the last call came.
+        lock: lets one thread in.
+        hand_over: goes on in Python with a step that is out.
+        tell_unusual: makes the batch where more than arrays belongs to some steps.
+        cut_off: called when Ctrl-C passes through a step of tasks in this process.
+    """
+
+    entries: list[Any]
+    called: Any
+    lock: Any
+    hand_over: Callable[[bool], Any]
+    tell_unusual: Callable[[int, Any, list[int]], StepBatch]
+    cut_off: Callable[[bool], None]
+
+
+class UsualSteps:
+    """Arms the compiled core, and takes in what it did.
+
+    Args:
+        stepping: the way of a step in Python.
+        calls: says what is allowed.
+        transport: carries the steps.
+        log: of the episodes.
+        counts: of steps and episodes.
+        board: is told of calls.
+        guard: of the vector.
+        auto_resample: whether samplers go on by themselves when a task is done.
+    """
+
+    def __init__(
+        self,
+        stepping: Stepping,
+        calls: Calls,
+        transport: StepTransport,
+        log: EpisodeLog,
+        counts: Counts,
+        board: Board,
+        guard: Guard,
+        *,
+        auto_resample: bool,
+    ) -> None:
+        self._stepping = stepping
+        self._calls = calls
+        self._states = calls.states
+        self._transport = transport
+        self._log = log
+        self._counts = counts
+        self._board = board
+        self._guard = guard
+        self._ids: list[int] = list(range(log.num_samplers))
+        self._is_open = False  # the step that is out was written down as such
+        #: Steps all samplers if the core can; gives None where nothing was done.
+        self.step: Callable[[Any, bool], Any] = no_usual_step
+        self._core: Any = None
+        if auto_resample:
+            self._core = transport.usual_steps(
+                stepping.action_batches,
+                StepHooks(
+                    log.entries,
+                    board.called,
+                    guard.lock,
+                    self._hand_over,
+                    self._tell_unusual,
+                    self._cut_off,
+                ),
+            )
+        if self._core is not None:
+            self.step = self._core.step
+            log.pack_actions_as(self._core.actions)
+            guard.before_each_call = self.settle
+
+    def arm(self) -> None:
+        """Let the core step from now on, if all is quiet."""
+        if self._core is None or not self._states.is_quiet or self._calls.supervisor.owed:
+            return
+        steps_left = min(self._log.num_usual_steps, self._transport.begin_untimed())
+        if steps_left > 0:
+            results = self._transport.results
+            assert results is not None
+            self._core.arm(results.step_number, steps_left, self._board.tell_next_s)
+
+    def settle(self) -> None:
+        """Take in what the core did, and have it do no more until it is armed again."""
+        core = self._core
+        if core is None or not core.is_armed:
+            return
+        num_steps = core.disarm()
+        results = self._transport.results
+        assert results is not None
+        results.catch_up(core.step_number, core.ticket)
+        self._account(num_steps)
+        if core.is_running:  # a task uses the vector in the midst of its step
+            self._open()
+
+    def _account(self, num_steps: int) -> None:
+        num_samplers = len(self._ids)
+        self._counts.steps += num_steps * num_samplers
+        self._states.steps_sent += num_steps * num_samplers
+        self._calls.requests.moves += num_steps
+
+    def close(self) -> None:
+        """Let go of the memory."""
+        self._guard.before_each_call = None
+        self._core = None
+        self.step = no_usual_step
+
+    # -- from the core ----------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        """Write down that the step is out."""
+        self._is_open = True
+        self._calls.requests.open_steps(self._ids, self._core.actions)
+
+    def _hand_over(self, as_batch: bool) -> StepBatch | list[RLStepResult]:
+        """Go on in Python with a step that is out."""
+        with self._in_python("step_batch" if as_batch else "step"):
+            return self._finish(as_batch)
+
+    def _finish(self, as_batch: bool) -> StepBatch | list[RLStepResult]:
+        if not self._is_open:
+            self._open()
+        self._is_open = False
+        self._states.begin_step(self._ids)
+        if as_batch:
+            result: Any = self._stepping.finish_batch(self._ids)
+        else:
+            result = self._stepping.wait_step(self._calls.read_timeout)
+        self.arm()
+        return result
+
+    def _tell_unusual(self, row: int, lent: Any, sampler_ids: list[int]) -> StepBatch:
+        """Make the batch of a row where more than arrays belongs to the steps of these samplers."""
+        with self._in_python("step_batch"):
+            transport, core = self._transport, self._core
+            extras = None if self._is_open else transport.take_plain_extras(sampler_ids)
+            if extras is None:
+                batch: Any = self._finish(as_batch=True)
+                return batch
+            batch = core.batch(row, lent)
+            for i, extra in extras.items():
+                if extra.info is not None:
+                    batch.infos[i] = dict(extra.info)
+            for i in batch.exhausted.nonzero()[0].tolist():
+                self._states.exhaust(i)
+            ended = batch.done.nonzero()[0].tolist()
+            self._account(1)
+            self._counts.episodes += len(ended)
+            self._log.stepped(core.entry(row), ended)
+            self.arm()
+            return batch
+
+    def _cut_off(self, as_batch: bool) -> None:
+        """Take in and drop a step of tasks in this process: Ctrl-C passes through it."""
+        with self._in_python("step_batch" if as_batch else "step"):
+            if not self._is_open:
+                self._open()
+            self._is_open = False
+            self._stepping.drop(self._ids)
+
+    def _in_python(self, name: str) -> _InPython:
+        return _InPython(self._guard, name)
+
+
+class _InPython:
+    """Used as ``with``: a call of the vector, into which the core brought a step that is out.
+
+    Ctrl-C in its first moment waits until the step is taken in: otherwise it would be lost.
+    """
+
+    def __init__(self, guard: Guard, name: str) -> None:
+        self._guard = guard
+        self._name = name
+        self._interrupt: KeyboardInterrupt | None = None
+
+    def __enter__(self) -> None:
+        while True:
+            try:
+                self._guard.enter(self._name)
+            except KeyboardInterrupt as interrupt:
+                self._interrupt = interrupt
+            else:
+                return
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._guard.leave()
+        if self._interrupt is not None and kind is None:
+            raise self._interrupt
