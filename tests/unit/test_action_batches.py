@@ -17,9 +17,11 @@ from vectasks.spaces import action_batches
     [[2, 0, 1], (2, 0, 1), *(np.array([2, 0, 1], kind) for kind in ("i8", ">i8", "u1", "i4"))],
 )
 def test_integers_are_taken_together(actions: Any, check: bool) -> None:
-    rows = action_batches(Discrete(3), check).integers(actions, 3)
-    assert rows == [2, 0, 1]
-    assert all(type(row) is int for row in rows)
+    array = action_batches(Discrete(3), check).array(actions, 3)
+    assert array is not None
+    assert array.dtype == np.int64
+    assert array.tolist() == [2, 0, 1]
+    assert array is not actions
 
 
 @pytest.mark.parametrize("check", [True, False])
@@ -41,11 +43,16 @@ def test_integers_are_taken_together(actions: Any, check: bool) -> None:
     ],
 )
 def test_all_else_is_not(actions: Any, check: bool) -> None:
-    assert action_batches(Discrete(3), check).integers(actions, 3) is None
+    assert action_batches(Discrete(3), check).array(actions, 3) is None
 
 
 @pytest.mark.parametrize("actions", [[3, 0, 1], [0, -1, 0]])
 def test_integers_outside_the_space_are_taken_if_nobody_checks(actions: list[int]) -> None:
-    assert action_batches(Discrete(3), True).integers(actions, 3) is None
-    assert action_batches(Discrete(3), False).integers(actions, 3) == actions
-    assert action_batches(Discrete(3, start=-1), True).integers([-1, 0, 1], 3) == [-1, 0, 1]
+    assert action_batches(Discrete(3), True).array(actions, 3) is None
+    assert taken(Discrete(3), False, actions) == actions
+    assert taken(Discrete(3, start=-1), True, [-1, 0, 1]) == [-1, 0, 1]
+
+
+def taken(space: Discrete, check: bool, actions: Any) -> Any:
+    array = action_batches(space, check).array(actions, 3)
+    return None if array is None else array.tolist()

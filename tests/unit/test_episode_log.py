@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
-from vectasks.batch import PlainStep
 from vectasks.host.task_host import HostPlan, HostReady
 from vectasks.protocol import Command, StepOutcome
 from vectasks.replay.episode_log import EpisodeLog, EpisodeRecorder
@@ -31,14 +31,39 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
 _way = ""
 
 
+def packed(actions: Sequence[int], reward: Any, ended: tuple[int, ...] = ()) -> bytes:
+    """A step of all, as the compiled core packs it."""
+    array = np.array(actions, np.int64)
+    small = ((array >= 0) & (array < 256)).all()
+    flags = np.isin(np.arange(len(array)), ended)
+    kind = np.uint8 if small else np.int64
+    return array.astype(kind).tobytes() + flags.tobytes() + np.float32(reward).tobytes()
+
+
+def log_of(num_samplers: int, **options: Any) -> EpisodeLog:
+    log = EpisodeLog([PLAN] * num_samplers, **options)
+    log.pack_actions_as(np.zeros(num_samplers, np.int64))
+    return log
+
+
+def weighed(max_bytes: int) -> int:
+    """As much memory for steps that are packed: these take less."""
+    return max_bytes // 4 if _way == "together" else max_bytes
+
+
 def step(journal: EpisodeLog, action: int, ended: tuple[int, ...] = ()) -> None:
     reward = np.full(2, action, np.float32)
     if _way == "together":
-        ends = dict.fromkeys(ended, (True, False, False))
-        journal.stepped((action, action), PlainStep(None, reward, {}, ends))
+        journal.stepped(packed((action, action), reward, ended), ended)
         return
     journal.steps(IDS, np.full(2, action))
     journal.batch_came(IDS, reward, np.isin(IDS, ended).tobytes(), [{}, {}], lambda: None)
+
+
+def came(journal: EpisodeLog, actions: Any, observation: Any) -> None:
+    journal.steps(IDS, actions)
+    reward = np.zeros(2, np.float32)
+    journal.batch_came(IDS, reward, bytes(2), [{}, {}], lambda: observation)
 
 
 def steps(journal: EpisodeLog, count: int, episode: int, **options: Any) -> None:
@@ -48,12 +73,12 @@ def steps(journal: EpisodeLog, count: int, episode: int, **options: Any) -> None
 
 
 def test_independent_episodes_need_no_more_than_themselves() -> None:
-    journal = EpisodeLog([PLAN] * 2)
+    journal = log_of(2)
     for i in IDS:
         journal.ready(i, INDEPENDENT)
     for k in range(50_003):
         step(journal, k, (0, 1) if k % 100 == 99 else ())
-    assert len(journal._entries) < 10_000
+    assert len(journal.entries) < 10_000
     recording = journal.recording(1)
     assert recording.actions == [50_000, 50_001, 50_002]
     assert recording.passed == [Passed(Command.NEXT_TASK, None, 500)]
@@ -61,12 +86,12 @@ def test_independent_episodes_need_no_more_than_themselves() -> None:
 
 
 def test_dependent_episodes_are_kept_until_memory_is_used_up() -> None:
-    journal = EpisodeLog([PLAN] * 2, max_bytes=3_000_000)
+    journal = log_of(2, max_bytes=weighed(3_000_000))
     steps(journal, 5_000, episode=500)
     assert len(journal.recording(0).calls) == 5_000
     assert journal.recording(0).gap is None
     steps(journal, 15_003, episode=500)
-    assert len(journal._entries) < 20_000
+    assert len(journal.entries) < 20_000
     recording = journal.recording(0)
     assert recording.actions == [15_000, 15_001, 15_002]
     assert recording.gap == "the actions of earlier episodes"
@@ -79,7 +104,7 @@ def test_dependent_episodes_are_kept_until_memory_is_used_up() -> None:
 
 
 def test_a_new_episode_of_its_own_closes_the_gap() -> None:
-    journal = EpisodeLog([PLAN] * 2, max_bytes=1_000_000)
+    journal = log_of(2, max_bytes=weighed(1_000_000))
     journal.ready(0, INDEPENDENT)
     steps(journal, 12_000, episode=12_000)
     step(journal, 7)
@@ -94,7 +119,7 @@ def test_a_new_episode_of_its_own_closes_the_gap() -> None:
 
 
 def test_a_seed_counts_only_if_the_next_task_follows_at_once() -> None:
-    journal = EpisodeLog([PLAN] * 2)
+    journal = log_of(2)
     step(journal, 1)
     journal.asked(0, Command.SEED, 5)
     journal.asked(0, Command.RESET, None)
@@ -108,7 +133,7 @@ def test_a_seed_counts_only_if_the_next_task_follows_at_once() -> None:
 
 
 def test_equal_commands_are_counted_not_listed() -> None:
-    journal = EpisodeLog([PLAN] * 2)
+    journal = log_of(2)
     journal.ready(0, INDEPENDENT)
     for _ in range(300):
         journal.asked(0, Command.NEXT_TASK, {"force": True})
@@ -117,7 +142,7 @@ def test_equal_commands_are_counted_not_listed() -> None:
 
 
 def test_made_anew_forgets_what_was_and_ignores_what_was_out() -> None:
-    journal = EpisodeLog([PLAN] * 2)
+    journal = log_of(2)
     step(journal, 1)
     journal.steps(IDS, np.array([2, 2]))
     journal.made(0, PLAN._replace(seed=4))
@@ -137,7 +162,7 @@ def test_made_anew_forgets_what_was_and_ignores_what_was_out() -> None:
 
 
 def test_failed_commands_are_marked() -> None:
-    journal = EpisodeLog([PLAN] * 2)
+    journal = log_of(2)
     step(journal, 1)
     journal.steps([0], [2])
     journal.failed([0])
@@ -153,25 +178,25 @@ def test_failed_commands_are_marked() -> None:
 
 @pytest.mark.parametrize("reward", [[1.0, 2.0], 1e300])
 def test_rewards_of_any_form(reward: Any) -> None:
-    journal = EpisodeLog([PLAN] * 2)
+    journal = log_of(2)
     journal.steps([0], [2])
     journal.answers_came([0], {0: RLStepResult(None, reward, False, None)})
     assert journal.recording(0).calls[0].reward == (reward if reward != 1e300 else np.inf)
 
 
 def test_actions_of_several_kinds_are_weighed() -> None:
-    journal = EpisodeLog([PLAN] * 2, max_bytes=8_000_000)
+    journal = log_of(2, max_bytes=8_000_000)
     for _ in range(5_000):  # 40 MB
-        journal.stepped([1, np.zeros(1_000)], PlainStep(None, np.zeros(2, np.float32), {}, {}))
+        came(journal, [1, np.zeros(1_000)], np.zeros((2, 1)))
     assert journal.recording(0).gap == "the beginning of the episode"
 
 
 def test_observations_of_a_recorder_are_weighed() -> None:
-    journal = EpisodeLog([PLAN] * 2, max_bytes=8_000_000)
-    observation, reward = np.zeros((2, 1_000)), np.zeros(2, np.float32)
+    journal = log_of(2, max_bytes=8_000_000)
+    observation = np.zeros((2, 1_000))
     with EpisodeRecorder(journal, IDS, observations=True, max_episodes=None):
         for _ in range(5_000):  # 80 MB
-            journal.stepped((1, 1), PlainStep(observation, reward, {}, {}))
+            came(journal, (1, 1), observation)
     recording = journal.recording(0)
     assert recording.gap == "the beginning of the episode"
     assert recording.calls[-1].observation.shape == (1_000,)
@@ -179,11 +204,11 @@ def test_observations_of_a_recorder_are_weighed() -> None:
 
 def test_steps_with_integers_of_any_size_are_read_as_they_were() -> None:
     actions = [(0, 255), (256, 1), (-1, 3), (7, 2**40), (5, 6)]
-    journal = EpisodeLog([PLAN] * 2)
+    journal = log_of(2)
     for k, pair in enumerate(actions):
         reward = np.array([k + 0.5, -k], np.float32)
-        ends = {1: (True, False, False)} if k == 3 else {}
-        journal.stepped(pair, PlainStep(None, reward, {}, ends))
+        ended = (1,) if k == 3 else ()
+        journal.stepped(packed(pair, reward, ended), ended)
     for i, rewards in ((0, [0.5, 1.5, 2.5, 3.5, 4.5]), (1, [0.0, -1.0, -2.0, -3.0, -4.0])):
         calls = journal.recording(i).calls
         assert [(call.data, call.reward) for call in calls] == list(
@@ -193,20 +218,10 @@ def test_steps_with_integers_of_any_size_are_read_as_they_were() -> None:
         assert all(type(call.data) is int for call in calls)
 
 
-def test_a_recorder_sees_the_observations_of_steps_with_small_integers() -> None:
-    journal = EpisodeLog([PLAN] * 2)
-    observation, reward = np.array([[1.0], [2.0]]), np.zeros(2, np.float32)
-    with EpisodeRecorder(journal, [1], observations=True, max_episodes=None) as recorder:
-        journal.stepped((1, 1), PlainStep(observation, reward, {}, {1: (True, False, False)}))
-    (recording,) = recorder.recordings
-    assert recording.calls[-1].observation == [2.0]
-    assert recording.calls[-1].done
-
-
 def test_small_integers_are_weighed() -> None:
-    journal = EpisodeLog([PLAN] * 1_000, max_bytes=1_000_000)
-    step = PlainStep(None, np.zeros(1_000, np.float32), {}, {})
+    journal = log_of(1_000, max_bytes=1_000_000)
+    entry = packed((1,) * 1_000, np.zeros(1_000))
     for _ in range(5_000):  # 30 MB
-        journal.stepped((1,) * 1_000, step)
+        journal.stepped(entry, ())
     assert journal.recording(0).gap == "the beginning of the episode"
-    assert len(journal._entries) < 4_500
+    assert len(journal.entries) < 4_500

@@ -58,6 +58,7 @@ class StubGroup:
         self.infos: dict[int, Any] = {}
         self.failing: set[int] = set()
         self.before: Callable[[int], None] = lambda sampler_id: None
+        self.hosts: dict[int, Any] = {}
 
     def end_steps(self) -> None:
         pass
@@ -299,24 +300,22 @@ def test_who_shares_its_core_polls_no_more(
     monkeypatch: pytest.MonkeyPatch, shares_core: bool
 ) -> None:
     monkeypatch.setattr(worker_lane, "polls_before_blocking", lambda num_workers: 1_000_000_000)
-    polls: list[bool] = []
-    monkeypatch.setattr(
-        worker_lane,
-        "yields_promptly",
-        lambda: polls.append(True) or time.sleep(0) or not shares_core,
-    )
+    prompt_s = 0.0 if shares_core else 1e9  # so long may it take until the core is given back
+    monkeypatch.setattr(worker_lane, "PROMPT_S", prompt_s)
+    monkeypatch.setattr(cores, "PROMPT_S", prompt_s)
     pair = Pair()
     if shares_core:
         until(lambda: pair.signals.is_asleep(0))
-        assert len(polls) == 1
-    else:
-        until(lambda: len(polls) > 100)
-        assert not pair.signals.is_asleep(0)
     pair.ask([0], [1])
     assert len(pair.answers([0])) == 1
+    assert shares_core or not pair.signals.is_asleep(0)
     pair.send("now it sleeps, where it can" if shares_core else "it polls still")
     until(lambda: bool(pair.messages))
-    monkeypatch.setattr(worker_lane, "yields_promptly", lambda: False)
+    assert shares_core or not pair.signals.is_asleep(0)
+    monkeypatch.setattr(worker_lane, "polls_before_blocking", lambda num_workers: 0)
+    monkeypatch.setattr(pair.worker, "_polls", 0)
+    pair.ask([0], [1])
+    assert len(pair.answers([0])) == 1
     pair.close()
 
 

@@ -164,6 +164,8 @@ class EpisodeLog:
         self.entries.append(entry)
         for i in ended:
             self._ended(i)
+        if len(self.entries) >= self._next_look:
+            self._tidy_up()
 
     @property
     def num_usual_steps(self) -> int:

@@ -532,8 +532,8 @@ cdef int _run(
         for k in range(len(ids)):
             i, action = ids[k], actions[k]
             rows._check(row, i)
-            host = hosts[i]
-            if host.is_plain is not True:
+            host = hosts.get(i)
+            if host is None or host.is_plain is not True:
                 unusual(i, action, UNMADE, None)
             else:
                 try:
