@@ -1,8 +1,12 @@
 """What pip needs to know; the settings of the tools are in pyproject.toml."""
 
-from pathlib import Path
+from __future__ import annotations
 
-from setuptools import find_packages, setup
+import sys
+from pathlib import Path
+from typing import Any
+
+from setuptools import Extension, find_packages, setup
 
 HERE = Path(__file__).parent
 
@@ -47,6 +51,27 @@ EXTRAS["dev"] = [
     "ruff",
 ]
 
+
+def compiled_core() -> list[Any]:
+    """The usual step, compiled; where it cannot be, all of it runs in Python, more slowly."""
+    try:
+        import numpy
+        from Cython.Build import cythonize
+
+        core = Extension(
+            "vectasks.transport._core",
+            ["vectasks/transport/_core.pyx"],
+            include_dirs=[numpy.get_include()],
+            define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
+            optional=True,
+        )
+        extensions: list[Any] = cythonize([core], quiet=True)
+    except Exception as error:  # no Cython, or one that is too old
+        sys.stderr.write(f"vectasks: steps will run in Python, uncompiled: {error}\n")
+        return []
+    return extensions
+
+
 setup(
     name="vectasks",
     version=VERSION["__version__"],
@@ -67,7 +92,10 @@ setup(
         "Typing :: Typed",
     ],
     packages=find_packages(include=["vectasks", "vectasks.*"]),
-    package_data={"vectasks": ["py.typed", "evaluation/report.html.jinja"]},
+    package_data={
+        "vectasks": ["py.typed", "evaluation/report.html.jinja", "transport/_core.py[ix]"]
+    },
+    ext_modules=compiled_core(),
     python_requires=">=3.10",
     install_requires=[
         "click>=8.1",

@@ -172,13 +172,12 @@ class Task(abc.ABC, Generic[EnvT]):
             )
         return self._counted(self._step(action))
 
-    def _counted(self, result: Any) -> RLStepResult:
-        """Count a step that gave ``result``; the compiled core does the same for usual ones."""
-        if type(result) is not RLStepResult:
-            try:
-                result = RLStepResult(*result)
-            except TypeError:
-                raise no_step_result(f"{type(self).__name__}._step", result) from None
+    def _counted(self, given: Any) -> RLStepResult:
+        """Count a step that gave ``given``; the compiled core does the same for usual ones."""
+        try:
+            result = given if type(given) is RLStepResult else RLStepResult(*given)
+        except TypeError:
+            raise no_step_result(f"{type(self).__name__}._step", given) from None
         self._num_steps_taken += 1
         reward = result.reward
         if type(reward) is float:

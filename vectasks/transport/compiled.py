@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from typing import Any
 
@@ -14,7 +15,7 @@ if os.environ.get("VECTASKS_PURE", "0") not in ("", "0"):
     why_not = "VECTASKS_PURE is set"
 else:
     try:
-        from vectasks.transport import _core as core
+        core = importlib.import_module("vectasks.transport._core")
     except Exception as error:  # not built, or built for another Python or numpy
         why_not = f"{type(error).__name__}: {error}"
 

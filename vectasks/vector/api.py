@@ -46,7 +46,7 @@ class BaseVectorSampledTasks(Closable):
     """
 
     _holds = "sampler"
-    _usual_step = staticmethod(no_usual_step)
+    _usual_step: Callable[[Any, bool], Any] = staticmethod(no_usual_step)
 
     def __init__(
         self,

@@ -16,10 +16,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from vectasks.batch import StepBatch
 from vectasks.monitoring.board import Board
 from vectasks.replay.episode_log import EpisodeLog
-from vectasks.task import RLStepResult
 from vectasks.transport.base import StepTransport
 from vectasks.vector.calls import Calls
 from vectasks.vector.exclusive import Guard
@@ -48,7 +46,7 @@ class StepHooks(NamedTuple):
     called: Any
     lock: Any
     hand_over: Callable[[bool], Any]
-    tell_unusual: Callable[[int, Any, list[int]], StepBatch]
+    tell_unusual: Callable[[int, Any, list[int]], Any]
     cut_off: Callable[[bool], None]
 
 
@@ -150,31 +148,31 @@ class UsualSteps:
         self._is_open = True
         self._calls.requests.open_steps(self._ids, self._core.actions)
 
-    def _hand_over(self, as_batch: bool) -> StepBatch | list[RLStepResult]:
+    def _hand_over(self, as_batch: bool) -> Any:
         """Go on in Python with a step that is out."""
         with self._in_python("step_batch" if as_batch else "step"):
             return self._finish(as_batch)
 
-    def _finish(self, as_batch: bool) -> StepBatch | list[RLStepResult]:
+    def _finish(self, as_batch: bool) -> Any:
         if not self._is_open:
             self._open()
         self._is_open = False
         self._states.begin_step(self._ids)
+        result: Any
         if as_batch:
-            result: Any = self._stepping.finish_batch(self._ids)
+            result = self._stepping.finish_batch(self._ids)
         else:
             result = self._stepping.wait_step(self._calls.read_timeout)
         self.arm()
         return result
 
-    def _tell_unusual(self, row: int, lent: Any, sampler_ids: list[int]) -> StepBatch:
+    def _tell_unusual(self, row: int, lent: Any, sampler_ids: list[int]) -> Any:
         """Make the batch of a row where more than arrays belongs to the steps of these samplers."""
         with self._in_python("step_batch"):
             transport, core = self._transport, self._core
             extras = None if self._is_open else transport.take_plain_extras(sampler_ids)
             if extras is None:
-                batch: Any = self._finish(as_batch=True)
-                return batch
+                return self._finish(as_batch=True)
             batch = core.batch(row, lent)
             for i, extra in extras.items():
                 if extra.info is not None:

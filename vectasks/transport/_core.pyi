@@ -1,0 +1,105 @@
+"""Types of the compiled core; what each does is said in ``_core.pyx``."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from vectasks.batch import StepBatch
+from vectasks.task import RLStepResult
+
+UNMADE: object
+
+_Unusual = Callable[[int, Any, Any, BaseException | None], None]
+
+class RowArrays:
+    num_rows: int
+    num_samplers: int
+    def __init__(
+        self,
+        flags: NDArray[Any],
+        rewards: NDArray[Any],
+        leaf_arrays: Sequence[NDArray[Any]],
+        tree: Any,
+        forms: Sequence[type | None],
+    ) -> None: ...
+    def put(self, row: int, sampler: int, as_batch: bool, result: Any) -> bool: ...
+    def batch(
+        self, row: int, lent: list[NDArray[Any]] | None, sampler_ids: NDArray[Any]
+    ) -> StepBatch: ...
+    def results(self, row: int, lent: list[NDArray[Any]] | None) -> list[RLStepResult] | None: ...
+
+def run_steps(
+    hosts: dict[int, Any],
+    rows: RowArrays,
+    row: int,
+    as_batch: bool,
+    ids: list[int],
+    actions: list[Any],
+    unusual: _Unusual,
+) -> None: ...
+
+class WorkerSteps:
+    ticket: int
+    def __init__(
+        self,
+        buffer: Any,
+        worker: int,
+        sampler_ids: Sequence[int],
+        has_integers: bool,
+        last: NDArray[Any],
+        hosts: dict[int, Any],
+        writer_at: Callable[[int], Any],
+        unusual: _Unusual,
+        extras: list[Any],
+        send: Callable[[], None],
+        ring: Callable[[], None],
+    ) -> None: ...
+    def poll(self, seen_steps: int, seen_messages: int, polls: int, prompt_s: float) -> bool: ...
+    def serve(self) -> bool: ...
+
+class Actions:
+    array: NDArray[Any]
+    def __init__(
+        self,
+        count: int,
+        has_integers: bool,
+        array_of: Callable[[Any, int], NDArray[Any] | None],
+        low: NDArray[Any],
+        high: NDArray[Any],
+        is_checked: bool,
+    ) -> None: ...
+
+class UsualSteps:
+    is_armed: bool
+    is_running: bool
+    step_number: int
+    ticket: int
+    def __init__(
+        self,
+        rows: RowArrays,
+        actions: Actions,
+        entries: list[Any],
+        lock: Any,
+        called: NDArray[Any],
+        next_free_batch: Callable[[int], int] | None,
+        next_free_list: Callable[[int], int] | None,
+        lend: Callable[[int, int, bool], list[NDArray[Any]]],
+        hand_over: Callable[[bool], Any],
+        tell_unusual: Callable[[int, Any, list[int]], StepBatch],
+    ) -> None: ...
+    @property
+    def actions(self) -> NDArray[Any]: ...
+    def arm(self, step_number: int, steps_left: int, until_s: float) -> None: ...
+    def disarm(self) -> int: ...
+    def step(self, actions: Any, as_batch: bool) -> StepBatch | list[RLStepResult] | None: ...
+    def batch(self, row: int, lent: list[NDArray[Any]] | None) -> StepBatch: ...
+    def entry(self, row: int) -> bytes: ...
+
+class UsualStepsOfWorkers(UsualSteps):
+    def share(self, buffer: Any, polls: int, wake: Callable[[Sequence[int]], bool]) -> None: ...
+
+class UsualStepsHere(UsualSteps):
+    def use(
+        self, hosts: dict[int, Any], unusual: _Unusual, cut_off: Callable[[bool], None]
+    ) -> None: ...
