@@ -63,9 +63,10 @@ def compiled_core() -> list[Any]:
             ["vectasks/transport/_core.pyx"],
             include_dirs=[numpy.get_include()],
             define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
-            optional=True,
         )
         extensions: list[Any] = cythonize([core], quiet=True)
+        for extension in extensions:
+            extension.optional = True  # no compiler is no error
     except Exception as error:  # no Cython, or one that is too old
         sys.stderr.write(f"vectasks: steps will run in Python, uncompiled: {error}\n")
         return []
