@@ -54,6 +54,7 @@ class RowSteps:
                 list(ids),
                 list(actions),
                 functools.partial(self.write_unusual, writer),
+                self.keep_info,
             )
             return
         step = self._group.timed_step if timed else self._group.step
@@ -94,6 +95,11 @@ class RowSteps:
             self._write(writer, sampler_id, group.step(sampler_id, action, place))
         else:
             self._write(writer, sampler_id, group.outcome_of(sampler_id, result, place))
+
+    def keep_info(self, sampler_id: int, info: Any) -> None:
+        """Keep the info of a step that the compiled core wrote."""
+        extra = Extra(sampler_id, info)
+        self._keep(own(extra, with_objects=True) if self._owned else extra)
 
     def _write(self, writer: SlabWriter, i: int, outcome: Outcome) -> None:
         try:

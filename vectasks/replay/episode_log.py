@@ -154,18 +154,10 @@ class EpisodeLog:
         """Say what actions are in entries that the compiled core packs: an array of this form."""
         self._packed_actions = actions
 
-    def stepped(self, entry: bytes, ended: Iterable[int]) -> None:
-        """All samplers were asked to step, and did, as the compiled core packed it.
-
-        Args:
-            entry: actions, a byte each that tells of an end, and rewards as float32.
-            ended: whose episodes ended.
-        """
-        self.entries.append(entry)
-        for i in ended:
+    def ended(self, ids: Iterable[int]) -> None:
+        """Write down whose episodes ended with the step that the compiled core wrote down last."""
+        for i in ids:
             self._ended(i)
-        if len(self.entries) >= self._next_look:
-            self._tidy_up()
 
     @property
     def num_usual_steps(self) -> int:
@@ -176,6 +168,7 @@ class EpisodeLog:
         if not isinstance(entry, bytes):
             return entry
         n, form = len(self._all), self._packed_actions
+        # Actions, a byte each that tells of an end, and rewards as float32.
         size = len(entry) - 5 * n
         # Small integers are packed into a byte each.
         dtype = np.dtype(np.uint8) if size < form.nbytes else form.dtype

@@ -27,7 +27,9 @@ class RowArrays:
     def batch(
         self, row: int, lent: list[NDArray[Any]] | None, sampler_ids: NDArray[Any]
     ) -> StepBatch: ...
-    def results(self, row: int, lent: list[NDArray[Any]] | None) -> list[RLStepResult] | None: ...
+    def results(
+        self, row: int, lent: list[NDArray[Any]] | None, infos: dict[int, Any]
+    ) -> list[RLStepResult] | None: ...
 
 def run_steps(
     hosts: dict[int, Any],
@@ -37,6 +39,7 @@ def run_steps(
     ids: list[int],
     actions: list[Any],
     unusual: _Unusual,
+    keep_info: Callable[[int, Any], None] | dict[int, Any],
 ) -> None: ...
 
 class WorkerSteps:
@@ -51,6 +54,7 @@ class WorkerSteps:
         hosts: dict[int, Any],
         writer_at: Callable[[int], Any],
         unusual: _Unusual,
+        keep_info: Callable[[int, Any], None],
         extras: list[Any],
         send: Callable[[], None],
         ring: Callable[[], None],
@@ -74,6 +78,7 @@ class UsualSteps:
     is_armed: bool
     is_running: bool
     step_number: int
+    num_steps: int
     ticket: int
     def __init__(
         self,
@@ -85,15 +90,18 @@ class UsualSteps:
         next_free_batch: Callable[[int], int] | None,
         next_free_list: Callable[[int], int] | None,
         lend: Callable[[int, int, bool], list[NDArray[Any]]],
-        hand_over: Callable[[bool], Any],
-        tell_unusual: Callable[[int, Any, list[int]], StepBatch],
+        hand_over: Callable[[bool, dict[int, Any]], Any],
+        read_unusual: Callable[[int, Any, list[int], dict[int, Any], bool], Any],
     ) -> None: ...
     @property
     def actions(self) -> NDArray[Any]: ...
     def arm(self, step_number: int, steps_left: int, until_s: float) -> None: ...
     def disarm(self) -> int: ...
     def step(self, actions: Any, as_batch: bool) -> StepBatch | list[RLStepResult] | None: ...
-    def batch(self, row: int, lent: list[NDArray[Any]] | None) -> StepBatch: ...
+    def results(
+        self, row: int, lent: list[NDArray[Any]] | None, infos: dict[int, Any], as_batch: bool
+    ) -> Any: ...
+    def count(self, row: int) -> None: ...
     def entry(self, row: int) -> bytes: ...
 
 class UsualStepsOfWorkers(UsualSteps):

@@ -14,6 +14,7 @@ from collections import OrderedDict
 import numpy as np
 
 from vectasks.batch import StepBatch
+from vectasks.spaces import own
 from vectasks.task import RLStepResult, Task
 
 cimport numpy as cnp
@@ -103,6 +104,11 @@ cdef enum:
     ROW_SHIFT = 3
     ROW_BITS = 22
 
+    # What a step's result is.
+    UNUSUAL = 0
+    USUAL = 1
+    WITH_INFO = 2
+
     # What carries a leaf in an observation.
     NO_FORM = -1
     ARRAY = 0
@@ -128,6 +134,9 @@ cdef inline bint _is_method(object method, object owner, PyObject *function):
         and PyMethod_GET_FUNCTION(<PyObject *>method) == function
         and PyMethod_GET_SELF(<PyObject *>method) == <PyObject *>owner
     )
+
+
+_IMMUTABLE = frozenset({int, float, bool, str, bytes, type(None)})
 
 
 cdef object _step_task(object task, object action):
@@ -205,7 +214,7 @@ cdef class RowArrays:
     cdef list _shapes
     cdef object _held
     cdef object _tree
-    cdef bint _is_plain  # nested in dicts and tuples only
+    cdef bint _gives_results  # of step(), in the forms in which they came
 
     def __cinit__(self, flags, rewards, leaf_arrays, tree, forms):
         cdef cnp.ndarray array
@@ -240,7 +249,9 @@ cdef class RowArrays:
             self._places[number].item_bytes = cnp.PyArray_STRIDE(array, 1)
             self._places[number].form = _form_of(forms[number], array.dtype, shape[2:])
         self._tree = tree
-        self._is_plain = _is_plain(tree)
+        self._gives_results = _is_plain(tree) and all(
+            self._places[number].form != NO_FORM for number in range(self._num_leaves)
+        )
         self._held = (flags, rewards)
 
     def __dealloc__(self):
@@ -253,30 +264,30 @@ cdef class RowArrays:
 
     # -- into them ---------------------------------------------------------------------------
 
-    cdef bint _put(
+    cdef int _put(
         self, Py_ssize_t row, Py_ssize_t sampler, bint as_batch, object result
     ) except -1:
-        """Write a step's result if it is usual; whether it is."""
+        """Write a step's result if it is usual: USUAL, or WITH_INFO where its info is not empty."""
         if type(result) is not RLStepResult and not (
             type(result) is tuple and PyTuple_GET_SIZE(result) == 4
         ):
-            return False
+            return UNUSUAL
         cdef object reward = <object>PyTuple_GET_ITEM(result, 1)
         cdef object info = <object>PyTuple_GET_ITEM(result, 3)
         if <object>PyTuple_GET_ITEM(result, 2) is not False or type(reward) is not float:
-            return False
+            return UNUSUAL
         cdef uint8_t flags = 0
         if info is not None:
-            if type(info) is not dict or PyDict_Size(info) != 0:
-                return False
-            flags = EMPTY_INFO
+            if type(info) is not dict:
+                return UNUSUAL
+            flags = EMPTY_INFO if PyDict_Size(info) == 0 else EXTRA
         if not self._put_part(
             self._tree, row, sampler, as_batch, <object>PyTuple_GET_ITEM(result, 0)
         ):
-            return False
+            return UNUSUAL
         self._rewards[row * self.num_samplers + sampler] = reward
         self._flags[row * self.num_samplers + sampler] = flags
-        return True
+        return WITH_INFO if flags == EXTRA else USUAL
 
     cdef bint _put_part(
         self, object tree, Py_ssize_t row, Py_ssize_t sampler, bint as_batch, object part
@@ -445,15 +456,16 @@ cdef class RowArrays:
         memcpy(cnp.PyArray_DATA(array), source, place.item_bytes)
         return array
 
-    def results(self, Py_ssize_t row, list lent):
-        """Read a row of steps made for ``step()`` as a list of RLStepResults, if all are usual.
+    def results(self, Py_ssize_t row, list lent, dict infos):
+        """Read a row of steps made for ``step()`` as a list of RLStepResults, if it can be.
 
         Args:
             row: which.
             lent: the arrays of the row, where parts of them may be handed out; None: copy them.
+            infos: those that are not empty, by sampler id.
 
         Returns:
-            the list; None: one is not usual, or has no place here.
+            the list; None: the forms in which observations came are not known here.
         """
         cdef Py_ssize_t n = self.num_samplers
         cdef Py_ssize_t i, number
@@ -461,15 +473,9 @@ cdef class RowArrays:
         cdef list values
         cdef list results = []
         self._check(row, 0)
-        if not self._is_plain:
+        if not self._gives_results:
             return None
-        for number in range(self._num_leaves):
-            if self._places[number].form == NO_FORM:
-                return None
         flags = self._flags + row * n
-        for i in range(n):
-            if flags[i] & ~EMPTY_INFO:
-                return None
         for i in range(n):
             values = []
             for number in range(self._num_leaves):
@@ -483,8 +489,8 @@ cdef class RowArrays:
                     (
                         self._build(self._tree, values),
                         self._rewards[row * n + i],
-                        False,
-                        {} if flags[i] else None,
+                        (flags[i] & DONE) != 0,
+                        infos[i] if i in infos else ({} if flags[i] & EMPTY_INFO else None),
                     ),
                 )
             )
@@ -496,9 +502,9 @@ cdef class RowArrays:
         return self._batch(row, lent, sampler_ids)
 
     def put(self, Py_ssize_t row, Py_ssize_t sampler, bint as_batch, result):
-        """Write a step's result into a row if it is usual; whether it is."""
+        """Write a step's result into a row if it is usual, but for its info; whether it is."""
         self._check(row, sampler)
-        return self._put(row, sampler, as_batch, result)
+        return self._put(row, sampler, as_batch, result) != UNUSUAL
 
 
 cdef bint _is_plain(object tree) except -1:
@@ -521,10 +527,18 @@ cdef int _form_of(object form, object dtype, tuple shape) except -2:
 # -- steps ---------------------------------------------------------------------------------------
 
 cdef int _run(
-    dict hosts, RowArrays rows, Py_ssize_t row, bint as_batch, list ids, list actions, object unusual
+    dict hosts,
+    RowArrays rows,
+    Py_ssize_t row,
+    bint as_batch,
+    list ids,
+    list actions,
+    object unusual,
+    object keep_info,
 ) except -1:
     """Step hosts one after another, and write what is usual; as :func:`run_steps`."""
     cdef Py_ssize_t k
+    cdef int kind
     cdef Py_ssize_t num_done = 0
     if len(ids) != len(actions):
         raise ValueError(f"{len(ids)} samplers got {len(actions)} actions")
@@ -543,8 +557,15 @@ cdef int _run(
                 except BaseException as error:
                     unusual(i, action, None, error)
                 else:
-                    if not rows._put(row, i, as_batch, result):
+                    kind = rows._put(row, i, as_batch, result)
+                    if kind == UNUSUAL:
                         unusual(i, action, result, None)
+                    elif kind == WITH_INFO:
+                        info = <object>PyTuple_GET_ITEM(result, 3)
+                        if type(keep_info) is dict:
+                            (<dict>keep_info)[i] = _owned_info(<dict>info)
+                        else:
+                            keep_info(i, info)
             num_done += 1
     except BaseException as error:
         for cut in ids[num_done:]:
@@ -553,8 +574,23 @@ cdef int _run(
     return 0
 
 
+def _owned_info(dict info):
+    """Copy an info, so that the task may go on to write into its own."""
+    for value in info.values():
+        if type(value) not in _IMMUTABLE and not isinstance(value, np.generic):
+            return own(info, True)
+    return info.copy()
+
+
 def run_steps(
-    dict hosts, RowArrays rows, Py_ssize_t row, bint as_batch, list ids, list actions, unusual
+    dict hosts,
+    RowArrays rows,
+    Py_ssize_t row,
+    bint as_batch,
+    list ids,
+    list actions,
+    unusual,
+    keep_info,
 ):
     """Step hosts one after another, and write what is usual into a row.
 
@@ -568,8 +604,10 @@ def run_steps(
         unusual: called as ``unusual(sampler_id, action, result, error)`` with what is not usual:
             what the task gave or raised, or ``UNMADE`` where the host makes the step itself. Where
             Ctrl-C passes through, it gets that for each step that was not made.
+        keep_info: called with the sampler id and the info of a step that is usual beside it; or a
+            dict, which gets copies of these.
     """
-    _run(hosts, rows, row, as_batch, ids, actions, unusual)
+    _run(hosts, rows, row, as_batch, ids, actions, unusual, keep_info)
 
 
 cdef void *_words(array, Py_ssize_t count, int item_bytes) except NULL:
@@ -595,8 +633,8 @@ cdef class WorkerSteps:
         last: int64 [samplers]: the tickets that were answered last.
         hosts: by sampler id.
         writer_at: gives the row writer of a ticket.
-        unusual: as for :func:`run_steps`; the ticket is ``ticket``.
-        extras: gets what ``unusual`` leaves to be sent before the steps are announced.
+        unusual, keep_info: as for :func:`run_steps`; the ticket is ``ticket``.
+        extras: gets what these leave to be sent before the steps are announced.
         send: sends that.
         ring: wakes the parent up.
     """
@@ -616,6 +654,7 @@ cdef class WorkerSteps:
     cdef list _extras
     cdef object _writer_at
     cdef object _unusual
+    cdef object _keep_info
     cdef object _send
     cdef object _ring
     cdef object _held
@@ -623,7 +662,7 @@ cdef class WorkerSteps:
 
     def __init__(
         self, buffer, worker, sampler_ids, bint has_integers, last, hosts, writer_at, unusual,
-        extras, send, ring
+        keep_info, extras, send, ring
     ):
         n = self._num_samplers = len(buffer["asked"])
         self._step_bell = <int64_t *>_words(buffer["step_bell"][worker], 1, 8)
@@ -640,7 +679,8 @@ cdef class WorkerSteps:
         self._ids = list(sampler_ids)
         if any(not 0 <= i < n for i in self._ids):
             raise IndexError(f"samplers {self._ids} are not all among {n}")
-        self._hosts, self._writer_at, self._unusual = hosts, writer_at, unusual
+        self._hosts, self._writer_at = hosts, writer_at
+        self._unusual, self._keep_info = unusual, keep_info
         self._extras, self._send, self._ring = extras, send, ring
         self._held = (buffer, last)
 
@@ -690,15 +730,27 @@ cdef class WorkerSteps:
         cdef list actions = self._actions_of(ids)
         self.ticket = ticket
         if not ticket & ONE_BY_ONE:
-            _run(self._hosts, rows, row, ticket & AS_BATCH, ids, actions, self._unusual)
+            self._run(rows, row, ids, actions)
             self._announce(ids)
             return True
         for k in range(len(ids)):
             one = [ids[k]]
-            _run(self._hosts, rows, row, ticket & AS_BATCH, one, [actions[k]], self._unusual)
+            self._run(rows, row, one, [actions[k]])
             self._answered_at[<Py_ssize_t>ids[k]] = monotonic_s()
             self._announce(one)
         return True
+
+    cdef int _run(self, RowArrays rows, Py_ssize_t row, list ids, list actions) except -1:
+        return _run(
+            self._hosts,
+            rows,
+            row,
+            self.ticket & AS_BATCH,
+            ids,
+            actions,
+            self._unusual,
+            self._keep_info,
+        )
 
     cdef list _actions_of(self, list ids):
         cdef int64_t *integers
@@ -875,9 +927,11 @@ cdef class UsualSteps:
         called: float64 [1]: when the last call came, in seconds.
         next_free: chooses the row of a step that is handed out as it is; None: all are copied.
         lend: gives the arrays of such a row.
-        hand_over: goes on in Python with a step that is out: as ``hand_over(as_batch)``.
-        tell_unusual: called as ``tell_unusual(row, lent, sampler_ids)`` where something more than
-            arrays belongs to the steps of these; it makes the batch.
+        hand_over: goes on in Python with a step that is out: called as
+            ``hand_over(as_batch, infos)``.
+        read_unusual: called as ``read_unusual(row, lent, sampler_ids, infos, as_batch)`` where
+            something more than arrays belongs to the steps of these; it gives the results. Infos
+            are what tasks of this process gave, by sampler id.
     """
 
     cdef RowArrays _rows
@@ -891,20 +945,20 @@ cdef class UsualSteps:
     cdef object _next_free_list
     cdef object _lend
     cdef object _hand_over
-    cdef object _tell_unusual
+    cdef object _read_unusual
     cdef object _sampler_ids
     cdef long _fork
     cdef readonly bint is_armed
-    cdef readonly bint is_running  # tasks of this process are at the step that is out
+    cdef readonly bint is_running  # a step is out, and Python code runs
     cdef readonly int64_t step_number
     cdef readonly int64_t ticket
-    cdef int64_t _num_steps
+    cdef readonly int64_t num_steps  # since it was armed
     cdef int64_t _steps_left
     cdef double _until_s
 
     def __init__(
         self, RowArrays rows, Actions actions, list entries, lock, called, next_free_batch,
-        next_free_list, lend, hand_over, tell_unusual
+        next_free_list, lend, hand_over, read_unusual
     ):
         if rows.num_samplers != actions._count:
             raise ValueError(f"{rows.num_samplers} samplers, and {actions._count} actions")
@@ -914,7 +968,7 @@ cdef class UsualSteps:
         self._held = called
         self._next_free_batch, self._next_free_list = next_free_batch, next_free_list
         self._lend = lend
-        self._hand_over, self._tell_unusual = hand_over, tell_unusual
+        self._hand_over, self._read_unusual = hand_over, read_unusual
         self._sampler_ids = np.arange(rows.num_samplers)
         self._fork = num_forks
 
@@ -932,13 +986,13 @@ cdef class UsualSteps:
             until_s: no longer than until then, in seconds of ``time.monotonic``.
         """
         self.step_number, self._steps_left, self._until_s = step_number, steps_left, until_s
-        self._num_steps = 0
+        self.num_steps = 0
         self.is_armed = True
 
     def disarm(self):
         """Step no more until it is armed again; how many steps were made since."""
         self.is_armed = False
-        num_steps, self._num_steps = self._num_steps, 0
+        num_steps, self.num_steps = self.num_steps, 0
         return num_steps
 
     def step(self, actions, bint as_batch):
@@ -949,13 +1003,19 @@ cdef class UsualSteps:
             armed, an action is wrong, or the time has come to do it in Python.
         """
         cdef double now_s
-        if not self.is_armed or self._fork != num_forks or self._steps_left <= 0:
+        if (
+            not self.is_armed
+            or self.is_running  # a task, or a handler of a signal, comes back to the vector
+            or self._fork != num_forks
+            or self._steps_left <= 0
+            or not (as_batch or self._rows._gives_results)
+        ):
             return None
         now_s = monotonic_s()
         if now_s >= self._until_s or not self._try_lock(False):
             return None
         try:
-            if not self.is_armed or not self._actions.take(actions):
+            if not self.is_armed or self.is_running or not self._actions.take(actions):
                 return None
             self._called[0] = now_s
             return self._step(as_batch)
@@ -974,43 +1034,58 @@ cdef class UsualSteps:
         self.ticket = (self.step_number << ROW_BITS | row) << ROW_SHIFT | as_batch
         return row
 
-    def batch(self, Py_ssize_t row, lent):
-        """Make a StepBatch of a row, with empty infos."""
-        self._rows._check(row, 0)
-        return self._rows._batch(row, lent, self._sampler_ids)
-
     cdef object _step(self, bint as_batch):
         raise NotImplementedError
 
-    cdef object _finish(self, Py_ssize_t row, bint as_batch):
+    cdef object _finish(self, Py_ssize_t row, bint as_batch, dict infos):
         """Give what the steps that were written to a row brought."""
         cdef Py_ssize_t i
         cdef Py_ssize_t n = self._rows.num_samplers
         cdef uint8_t *flags = self._rows._flags + row * n
         cdef list unusual = None
         cdef list lent = None
+        if not self.is_armed:  # somebody used the vector meanwhile
+            return self._hand_over(as_batch, infos)
         for i in range(n):
-            if flags[i] & ~EMPTY_INFO:
+            if flags[i] & ~EMPTY_INFO and i not in infos:
                 if unusual is None:
                     unusual = []
                 unusual.append(i)
         if row != 0:
-            lent = self._lend(row, self.step_number, False)
-        if not as_batch:
-            results = None if unusual is not None else self._rows.results(row, lent)
-            if results is None:
-                return self._hand_over(False)
-            self._count(row)
-            return results
+            try:
+                lent = self._lend(row, self.step_number, False)
+            except BaseException:  # Ctrl-C: the step is made, and what it gave is dropped
+                self._hand_over(as_batch, infos)
+                raise
         if unusual is not None:
-            return self._tell_unusual(row, lent, unusual)
-        self._count(row)
-        return self._rows._batch(row, lent, self._sampler_ids)
+            return self._read_unusual(row, lent, unusual, infos, as_batch)
+        self.count(row)
+        return self.results(row, lent, infos, as_batch)
 
-    cdef int _count(self, Py_ssize_t row) except -1:
-        self._num_steps += 1
+    cpdef count(self, Py_ssize_t row):
+        """Count a step that was written to a row, and write it down."""
+        self.num_steps += 1
         self._entries.append(self.entry(row))
-        return 0
+
+    cpdef results(self, Py_ssize_t row, list lent, dict infos, bint as_batch):
+        """Make a StepBatch or a list of RLStepResults of a row.
+
+        Args:
+            row: which.
+            lent: its arrays, where they may be handed out; None: copy them.
+            infos: those that are not empty, by sampler id.
+            as_batch: which of both.
+        """
+        cdef list filled
+        if not as_batch:
+            return self._rows.results(row, lent, infos)
+        self._rows._check(row, 0)
+        batch = self._rows._batch(row, lent, self._sampler_ids)
+        if infos:
+            filled = <list>batch.infos
+            for i, info in infos.items():
+                filled[<Py_ssize_t>i] = info
+        return batch
 
     cpdef bytes entry(self, Py_ssize_t row):
         """Pack a row's actions, ends and rewards: the episode log's entry of a step of all."""
@@ -1104,15 +1179,20 @@ cdef class UsualStepsOfWorkers(UsualSteps):
                     asleep = []
                 asleep.append(w)
         if asleep is not None:
+            self.is_running = True
             try:
                 if not self._wake(asleep):
-                    return self._hand_over(as_batch)
+                    asleep = None
             except BaseException:  # Ctrl-C: the step is made, and what it gives is dropped
-                self._hand_over(as_batch)
+                self.is_running = False
+                self._hand_over(as_batch, {})
                 raise
+            self.is_running = False
+            if asleep is None:  # one is gone
+                return self._hand_over(as_batch, {})
         if not self._poll():
-            return self._hand_over(as_batch)
-        return self._finish(row, as_batch)
+            return self._hand_over(as_batch, {})
+        return self._finish(row, as_batch, {})
 
     cdef bint _poll(self):
         cdef int polls = self._polls
@@ -1156,14 +1236,13 @@ cdef class UsualStepsHere(UsualSteps):
     cdef object _step(self, bint as_batch):
         cdef Py_ssize_t row = self._begin(as_batch)
         cdef list actions = self._actions.rows()
+        cdef dict infos = {}
         self.is_running = True
         try:
-            _run(self._hosts, self._rows, row, as_batch, self._ids, actions, self._unusual)
+            _run(self._hosts, self._rows, row, as_batch, self._ids, actions, self._unusual, infos)
         except BaseException:
             self.is_running = False
             self._cut_off(as_batch)
             raise
         self.is_running = False
-        if not self.is_armed:  # a task used the vector
-            return self._hand_over(as_batch)
-        return self._finish(row, as_batch)
+        return self._finish(row, as_batch, infos)

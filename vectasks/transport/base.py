@@ -157,6 +157,17 @@ class StepTransport(abc.ABC):
         assert self.results is not None
         return self.results.take_plain_extras(ids)
 
+    def keep_infos(self, infos: Mapping[int, Any]) -> None:
+        """Keep infos, by sampler id, of the step that is out: tasks of this process gave them."""
+        assert self.results is not None
+        for i, info in infos.items():
+            self.results.keep(Extra(i, info))
+
+    def flags_at(self, row: int) -> bytes:
+        """Give each sampler's flags in a row."""
+        assert self.results is not None
+        return self.results.flags_in(row)
+
     # -- where workers write what their steps gave, and may die after that -------------------------
 
     def has_written(self, sampler_id: int) -> bool:

@@ -20,6 +20,11 @@ else:
         why_not = f"{type(error).__name__}: {error}"
 
 
+def kind() -> str:
+    """Name what makes usual steps: ``"compiled"`` or ``"python"``."""
+    return "python" if core is None else "compiled"
+
+
 def describe() -> str:
-    """Say in a few words which implementation of the usual step runs."""
-    return "compiled" if core is not None else f"Python ({why_not})"
+    """Say in a few words what makes usual steps, and why."""
+    return "compiled" if core is not None else f"in Python, which is slower ({why_not})"

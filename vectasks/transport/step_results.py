@@ -177,7 +177,7 @@ class StepResults:
             next_free if self._lists_are_lent else None,
             self._rows.lend,
             hooks.hand_over,
-            hooks.tell_unusual,
+            hooks.read_unusual,
         )
 
     def catch_up(self, step_number: int, ticket: int) -> None:
@@ -258,7 +258,7 @@ class StepResults:
         ticket = self.common or self._ticket_of(ids)
         if ticket:
             # Other samplers' flags in this row may be old, or be written just now.
-            flags = self._flags_in(row_of(ticket))
+            flags = self.flags_in(row_of(ticket))
             if not flags.strip(_NOTHING_SPECIAL):
                 return []
             ids = [i for i in ids if flags[i] & EXTRA and i not in self._extras]
@@ -281,7 +281,7 @@ class StepResults:
         ticket = int(tickets[ids[0]]) if ids else 0
         return ticket if all(tickets[i] == ticket for i in ids) else 0
 
-    def _flags_in(self, row: int) -> bytes:
+    def flags_in(self, row: int) -> bytes:
         """Each sampler's flags in a row, which say whether its step was more than usual."""
         if row < NUM_ROWS:
             return self._flags[row].tobytes()

@@ -19,6 +19,7 @@ from vectasks.protocol import Command, Failure, SamplerState, VectorState
 from vectasks.replay.episode_log import EpisodeRecorder
 from vectasks.replay.recording import Recording, Recordings
 from vectasks.task import RLStepResult
+from vectasks.transport import compiled
 from vectasks.vector.arguments import checked_name, command_named, one_each
 from vectasks.vector.exclusive import Guard, also_named, exclusive
 from vectasks.vector.options import VectorOptions
@@ -113,7 +114,7 @@ class BaseVectorSampledTasks(Closable):
 
     def _take_in_news(self) -> None:
         if not self.is_closed and self._guard.is_owner:
-            self._core.usual_steps.settle()
+            self._core.usual_steps.settle_if_free()
             self._core.requests.take_in_news()
 
     @property
@@ -146,7 +147,8 @@ class BaseVectorSampledTasks(Closable):
         """Counts since the start and, with ``timing=True``, where the time goes.
 
         Returns:
-            ``steps`` of samplers, ``episodes`` ended, worker ``restarts``. With timing also, of the
+            ``steps`` of samplers, ``episodes`` ended, worker ``restarts``, and whether the ``core``
+            is ``"compiled"`` or ``"python"``. With timing also, of the
             time since the first of the last 1024 steps that were timed: ``steps_per_s``, of all
             steps; ``latency_s``, for each sampler id the ``p50``, ``p95`` and ``p99`` of a timed
             step in its worker; ``time_s``, the seconds of that ``window`` in which this process was
@@ -157,11 +159,11 @@ class BaseVectorSampledTasks(Closable):
             memory) and by ``pipe``; ``off_slab``, names of observation leaves that have no array.
         """
         core = self._core
-        core.usual_steps.settle()
         counts = {
-            "steps": core.counts.steps,
+            "steps": core.counts.steps + core.usual_steps.num_steps,
             "episodes": core.counts.episodes,
             "restarts": core.supervisor.num_restarts,
+            "core": compiled.kind(),
         }
         if not core.options.timing:
             return counts
@@ -544,7 +546,7 @@ class BaseVectorSampledTasks(Closable):
             ids = checked_ids("record_episodes", samplers, everyone, "samplers")
         if max_episodes is not None:
             max_episodes = whole_number("max_episodes", max_episodes)
-        self._core.usual_steps.settle()
+        self._core.usual_steps.settle_if_free()
         return EpisodeRecorder(self._core.log, ids, observations, max_episodes)
 
     # -- seeing -------------------------------------------------------------------------------

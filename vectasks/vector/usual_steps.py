@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from vectasks.monitoring.board import Board
 from vectasks.replay.episode_log import EpisodeLog
 from vectasks.transport.base import StepTransport
+from vectasks.transport.step_buffer import DONE, EXHAUSTED
 from vectasks.vector.calls import Calls
 from vectasks.vector.exclusive import Guard
 from vectasks.vector.results import Counts
@@ -38,15 +39,15 @@ class StepHooks(NamedTuple):
         called: float64 [1]: when the last call came.
         lock: lets one thread in.
         hand_over: goes on in Python with a step that is out.
-        tell_unusual: makes the batch where more than arrays belongs to some steps.
+        read_unusual: gives the results where more than arrays belongs to some steps.
         cut_off: called when Ctrl-C passes through a step of tasks in this process.
     """
 
     entries: list[Any]
     called: Any
     lock: Any
-    hand_over: Callable[[bool], Any]
-    tell_unusual: Callable[[int, Any, list[int]], Any]
+    hand_over: Callable[[bool, dict[int, Any]], Any]
+    read_unusual: Callable[[int, Any, list[int], dict[int, Any], bool], Any]
     cut_off: Callable[[bool], None]
 
 
@@ -97,7 +98,7 @@ class UsualSteps:
                     board.called,
                     guard.lock,
                     self._hand_over,
-                    self._tell_unusual,
+                    self._read_unusual,
                     self._cut_off,
                 ),
             )
@@ -129,6 +130,19 @@ class UsualSteps:
         if core.is_running:  # a task uses the vector in the midst of its step
             self._open()
 
+    @property
+    def num_steps(self) -> int:
+        """How many steps of samplers the core made that are not taken in yet."""
+        return 0 if self._core is None else self._core.num_steps * len(self._ids)
+
+    def settle_if_free(self) -> None:
+        """Take in what the core did, unless another thread is at a step."""
+        if self._guard.lock.acquire(False):
+            try:
+                self.settle()
+            finally:
+                self._guard.lock.release()
+
     def _account(self, num_steps: int) -> None:
         num_samplers = len(self._ids)
         self._counts.steps += num_steps * num_samplers
@@ -148,71 +162,76 @@ class UsualSteps:
         self._is_open = True
         self._calls.requests.open_steps(self._ids, self._core.actions)
 
-    def _hand_over(self, as_batch: bool) -> Any:
+    def _hand_over(self, as_batch: bool, infos: dict[int, Any]) -> Any:
         """Go on in Python with a step that is out."""
-        with self._in_python("step_batch" if as_batch else "step"):
-            return self._finish(as_batch)
+        with _Resumed(self._guard):
+            return self._finish(as_batch, infos)
 
-    def _finish(self, as_batch: bool) -> Any:
+    def _finish(self, as_batch: bool, infos: dict[int, Any]) -> Any:
+        self.settle()
         if not self._is_open:
             self._open()
         self._is_open = False
         self._states.begin_step(self._ids)
-        result: Any
+        self._transport.keep_infos(infos)
         if as_batch:
-            result = self._stepping.finish_batch(self._ids)
+            results: Any = self._stepping.finish_batch(self._ids)
         else:
-            result = self._stepping.wait_step(self._calls.read_timeout)
+            results = self._stepping.wait_step(self._calls.read_timeout)
         self.arm()
-        return result
+        return results
 
-    def _tell_unusual(self, row: int, lent: Any, sampler_ids: list[int]) -> Any:
-        """Make the batch of a row where more than arrays belongs to the steps of these samplers."""
-        with self._in_python("step_batch"):
-            transport, core = self._transport, self._core
-            extras = None if self._is_open else transport.take_plain_extras(sampler_ids)
+    def _read_unusual(
+        self, row: int, lent: Any, sampler_ids: list[int], infos: dict[int, Any], as_batch: bool
+    ) -> Any:
+        """Give the results of a row where more than arrays belongs to the steps of these."""
+        with _Resumed(self._guard):
+            extras = self._transport.take_plain_extras(sampler_ids)
             if extras is None:
-                return self._finish(as_batch=True)
-            batch = core.batch(row, lent)
+                return self._finish(as_batch, infos)
             for i, extra in extras.items():
                 if extra.info is not None:
-                    batch.infos[i] = dict(extra.info)
-            for i in batch.exhausted.nonzero()[0].tolist():
-                self._states.exhaust(i)
-            ended = batch.done.nonzero()[0].tolist()
-            self._account(1)
-            self._counts.episodes += len(ended)
-            self._log.stepped(core.entry(row), ended)
-            self.arm()
-            return batch
+                    infos[i] = dict(extra.info)
+            core, flags = self._core, self._transport.flags_at(row)
+            results = core.results(row, lent, infos, as_batch)
+            core.count(row)
+            ended = [i for i in sampler_ids if flags[i] & DONE]
+            if ended:
+                self._counts.episodes += len(ended)
+                self._log.ended(ended)
+                exhausted = [i for i in ended if flags[i] & EXHAUSTED]
+                if exhausted:
+                    self.settle()
+                for i in exhausted:
+                    self._states.exhaust(i)
+                    if not as_batch:
+                        results[i] = results[i]._replace(observation=None)
+            return results
 
     def _cut_off(self, as_batch: bool) -> None:
         """Take in and drop a step of tasks in this process: Ctrl-C passes through it."""
-        with self._in_python("step_batch" if as_batch else "step"):
+        with _Resumed(self._guard):
+            self.settle()
             if not self._is_open:
                 self._open()
             self._is_open = False
             self._stepping.drop(self._ids)
 
-    def _in_python(self, name: str) -> _InPython:
-        return _InPython(self._guard, name)
 
-
-class _InPython:
-    """Used as ``with``: a call of the vector, into which the core brought a step that is out.
+class _Resumed:
+    """Used as ``with``: the compiled core goes on in Python with a step that is out.
 
     Ctrl-C in its first moment waits until the step is taken in: otherwise it would be lost.
     """
 
-    def __init__(self, guard: Guard, name: str) -> None:
+    def __init__(self, guard: Guard) -> None:
         self._guard = guard
-        self._name = name
         self._interrupt: KeyboardInterrupt | None = None
 
     def __enter__(self) -> None:
         while True:
             try:
-                self._guard.enter(self._name)
+                self._guard.resume()
             except KeyboardInterrupt as interrupt:
                 self._interrupt = interrupt
             else:

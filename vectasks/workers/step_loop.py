@@ -93,6 +93,7 @@ class WorkerLane:
                 group.hosts,
                 self.desks.at,
                 self._write_unusual,
+                self._rows.keep_info,
                 self._extras,
                 self._send_extras,
                 channel.ring,
