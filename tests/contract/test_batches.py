@@ -22,6 +22,7 @@ from vectasks.testing.toys import (
     TextTask,
     ToyTask,
 )
+from vectasks.transport import compiled
 
 
 class WideTask(ToyTask):
@@ -240,7 +241,7 @@ def test_counts(make: Any) -> None:
         tasks.step_batch([0] * 4)
     tasks.send([0] * 2, samplers=[0, 1])
     tasks.recv()
-    assert tasks.stats() == {"steps": 18, "episodes": 4, "restarts": 0}
+    assert tasks.stats() == {"steps": 18, "episodes": 4, "restarts": 0, "core": compiled.kind()}
 
 
 # -- who owns the arrays ---------------------------------------------------------------------------

@@ -103,7 +103,7 @@ def test_bytes_by_lane_and_leaves_off_the_slab(processes: Any) -> None:
 
 def test_without_timing_there_are_counts_only(make: Any, tmp_path: Path) -> None:
     tasks = make()
-    assert set(tasks.stats()) == {"steps", "episodes", "restarts"}
+    assert set(tasks.stats()) == {"steps", "episodes", "restarts", "core"}
     with pytest.raises(InvalidArgument, match="timing=True"):
         tasks.trace(tmp_path / "trace.json")
     assert not (tmp_path / "trace.json").exists()

@@ -80,6 +80,10 @@ cdef extern from *:
     long num_forks
     void count_forks()
 
+cdef extern from "marshal.h":
+    object PyMarshal_WriteObjectToString(object value, int version)
+    object PyMarshal_ReadObjectFromString(char *data, Py_ssize_t size)
+
 cdef extern from "Python.h":
     int PyMethod_Check(PyObject *)
     PyObject *PyMethod_GET_FUNCTION(PyObject *)
@@ -136,7 +140,10 @@ cdef inline bint _is_method(object method, object owner, PyObject *function):
     )
 
 
+# An info of nothing but these, by names, goes through shared memory without pickle.
 _IMMUTABLE = frozenset({int, float, bool, str, bytes, type(None)})
+_MARSHALLED = -1  # in the place of how many parts out-of-band data has
+_VERSION = 4  # of marshal's format
 
 
 cdef object _step_task(object task, object action):
@@ -564,6 +571,9 @@ cdef int _run(
                         info = <object>PyTuple_GET_ITEM(result, 3)
                         if type(keep_info) is dict:
                             (<dict>keep_info)[i] = _owned_info(<dict>info)
+                        elif type(keep_info) is WorkerSteps:
+                            if not (<WorkerSteps>keep_info)._infos.write(i, <dict>info):
+                                (<WorkerSteps>keep_info)._keep_info(i, info)
                         else:
                             keep_info(i, info)
             num_done += 1
@@ -574,10 +584,73 @@ cdef int _run(
     return 0
 
 
+cdef bint _is_simple(dict info) except -1:
+    for name, value in info.items():
+        if type(name) is not str or type(value) not in _IMMUTABLE:
+            return False
+    return True
+
+
+cdef class OutOfBand:
+    """Infos in the place of out-of-band data: for each sampler, its size and marshal's bytes.
+
+    Args:
+        num_parts: int64 [samplers]; -1 tells that it is an info.
+        data: uint8 [samplers, bytes].
+    """
+
+    cdef int64_t *_num_parts
+    cdef char *_data
+    cdef Py_ssize_t _num_samplers
+    cdef Py_ssize_t _most_bytes
+    cdef object _held
+    cdef readonly int64_t num_bytes  # of what was read
+
+    def __init__(self, num_parts, data):
+        self._num_samplers, self._most_bytes = data.shape
+        self._num_parts = <int64_t *>_words(num_parts, self._num_samplers, 8)
+        self._data = <char *>_words(data, 0, 1)
+        self._held = (num_parts, data)
+
+    cpdef bint write(self, Py_ssize_t sampler, dict info) except -1:
+        """Write an info if it is simple and not too large; whether it is."""
+        cdef bytes packed
+        cdef int64_t size
+        cdef char *place
+        if not 0 <= sampler < self._num_samplers:
+            raise IndexError(f"there is no sampler {sampler}")
+        if not _is_simple(info):
+            return False
+        packed = PyMarshal_WriteObjectToString(info, _VERSION)
+        size = len(packed)
+        if size + 8 > self._most_bytes:
+            return False
+        place = self._data + sampler * self._most_bytes
+        memcpy(place, &size, 8)
+        memcpy(place + 8, PyBytes_AS_STRING(packed), size)
+        self._num_parts[sampler] = _MARSHALLED
+        return True
+
+    cpdef object read(self, Py_ssize_t sampler):
+        """Read the info that was written for a sampler; None: none was."""
+        cdef int64_t size
+        cdef char *place
+        if not 0 <= sampler < self._num_samplers:
+            raise IndexError(f"there is no sampler {sampler}")
+        if self._num_parts[sampler] != _MARSHALLED:
+            return None
+        place = self._data + sampler * self._most_bytes
+        memcpy(&size, place, 8)
+        if not 0 <= size <= self._most_bytes - 8:
+            raise ValueError(f"the info of sampler {sampler} is said to have {size} bytes")
+        self.num_bytes += size + 8
+        return PyMarshal_ReadObjectFromString(place + 8, size)
+
+
 def _owned_info(dict info):
     """Copy an info, so that the task may go on to write into its own."""
     for value in info.values():
-        if type(value) not in _IMMUTABLE and not isinstance(value, np.generic):
+        if type(value) not in _IMMUTABLE and not isinstance(value, (np.number, np.bool_)):
             return own(info, True)
     return info.copy()
 
@@ -655,6 +728,7 @@ cdef class WorkerSteps:
     cdef object _writer_at
     cdef object _unusual
     cdef object _keep_info
+    cdef OutOfBand _infos
     cdef object _send
     cdef object _ring
     cdef object _held
@@ -681,6 +755,7 @@ cdef class WorkerSteps:
             raise IndexError(f"samplers {self._ids} are not all among {n}")
         self._hosts, self._writer_at = hosts, writer_at
         self._unusual, self._keep_info = unusual, keep_info
+        self._infos = OutOfBand(buffer["note_parts"], buffer["note"])
         self._extras, self._send, self._ring = extras, send, ring
         self._held = (buffer, last)
 
@@ -749,7 +824,7 @@ cdef class WorkerSteps:
             ids,
             actions,
             self._unusual,
-            self._keep_info,
+            self,
         )
 
     cdef list _actions_of(self, list ids):
@@ -817,7 +892,7 @@ cdef class Actions:
         # Others are left to `array_of`.
         self._is_known = self._kind in (cnp.NPY_INT64, cnp.NPY_FLOAT32, cnp.NPY_FLOAT64)
 
-    cdef bint take(self, object actions) except -1:
+    cpdef bint take(self, object actions) except -1:
         """Copy the actions, if each is inside its bounds; whether it is."""
         if type(actions) is list and self._has_integers:
             return self._take_list(<list>actions)
@@ -1047,6 +1122,10 @@ cdef class UsualSteps:
         if not self.is_armed:  # somebody used the vector meanwhile
             return self._hand_over(as_batch, infos)
         for i in range(n):
+            if flags[i] == EXTRA and i not in infos:
+                info = self._info_of(i)
+                if info is not None:
+                    infos[i] = info
             if flags[i] & ~EMPTY_INFO and i not in infos:
                 if unusual is None:
                     unusual = []
@@ -1061,6 +1140,10 @@ cdef class UsualSteps:
             return self._read_unusual(row, lent, unusual, infos, as_batch)
         self.count(row)
         return self.results(row, lent, infos, as_batch)
+
+    cdef object _info_of(self, Py_ssize_t sampler):
+        """Read the info of a step that has nothing else unusual; None: it is elsewhere."""
+        return None
 
     cpdef count(self, Py_ssize_t row):
         """Count a step that was written to a row, and write it down."""
@@ -1134,6 +1217,12 @@ cdef class UsualStepsOfWorkers(UsualSteps):
     cdef Py_ssize_t _line
     cdef int _polls
     cdef object _wake
+    cdef OutOfBand _infos
+
+    @property
+    def num_info_bytes(self):
+        """Bytes of the infos that were read."""
+        return self._infos.num_bytes
 
     def share(self, buffer, int polls, wake):
         """Take in where workers are told what to do.
@@ -1154,6 +1243,7 @@ cdef class UsualStepsOfWorkers(UsualSteps):
         self._asleep = <int64_t *>_words(asleep, 1, 8)
         self._shared_actions = <char *>cnp.PyArray_DATA(<cnp.ndarray>buffer["action"])
         self._polls, self._wake = polls, wake
+        self._infos = OutOfBand(buffer["note_parts"], buffer["note"])
         self._held = (self._held, buffer)
 
     cdef object _step(self, bint as_batch):
@@ -1193,6 +1283,9 @@ cdef class UsualStepsOfWorkers(UsualSteps):
         if not self._poll():
             return self._hand_over(as_batch, {})
         return self._finish(row, as_batch, {})
+
+    cdef object _info_of(self, Py_ssize_t sampler):
+        return self._infos.read(sampler)
 
     cdef bint _poll(self):
         cdef int polls = self._polls

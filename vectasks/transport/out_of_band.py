@@ -4,11 +4,14 @@ Most environments give an info in every step. Written here it costs two small pi
 channel it would cost two system calls as well, and wake the parent before the step is done. Images
 in infos are copied in and out, where the channel would move them piece by piece through a socket.
 
-A note is the sizes of its parts, then the parts: a pickle, and its large buffers.
+A note is the sizes of its parts, then the parts: a pickle, and its large buffers. The compiled core
+writes an info of plain numbers and texts by ``marshal``, in a fraction of the time: its size, then
+that.
 """
 
 from __future__ import annotations
 
+import marshal
 import pickle
 from typing import Any
 
@@ -18,6 +21,7 @@ from vectasks.transport.step_buffer import Extra, Slab
 from vectasks.transport.step_protocol import words
 
 _SIZE_BYTES = 8
+_MARSHALLED = -1  # in the place of how many parts there are
 
 
 class Notes:
@@ -63,6 +67,10 @@ class Notes:
         if not num_parts:
             return None
         place = sampler_id * self._most_bytes
+        if num_parts == _MARSHALLED:
+            begin, size = place + _SIZE_BYTES, self._sizes[place // _SIZE_BYTES]
+            self.num_bytes += _SIZE_BYTES + size
+            return Extra(sampler_id, marshal.loads(self._bytes[begin : begin + size]))
         begin = place + _SIZE_BYTES * num_parts
         parts = []
         for size in self._sizes[place // _SIZE_BYTES : begin // _SIZE_BYTES]:

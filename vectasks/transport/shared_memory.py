@@ -160,6 +160,7 @@ class SharedMemoryTransport(StepTransport):
         self._worker_of = {i: worker for worker in workers for i in worker.sampler_ids}
         self._exchange = exchange
         self._answers = exchange.answers
+        self._usual_steps: Any = None
         self._actions_sent: dict[int, Any] = {}  # of the last step that went by message
         self._has_action_rows = results.layout.action is not None
         self._own_cores = [own_core(number, len(workers)) for number in range(len(workers))]
@@ -264,6 +265,7 @@ class SharedMemoryTransport(StepTransport):
         steps = results.usual_steps(core and core.UsualStepsOfWorkers, batches, hooks)
         if steps is not None:
             steps.share(results.slab, self._polls, self._wake)
+            self._usual_steps = steps
         return steps
 
     def _wake(self, numbers: Sequence[int]) -> bool:
@@ -385,9 +387,12 @@ class SharedMemoryTransport(StepTransport):
         step_bytes = sum(
             math.prod(shape) * dtype.itemsize for shape, dtype in arrays if dtype is not None
         )
-        return {"slab": num_steps * step_bytes, "notes": self._results.notes.num_bytes}
+        note_bytes = self._results.notes.num_bytes
+        if self._usual_steps is not None:
+            note_bytes += self._usual_steps.num_info_bytes
+        return {"slab": num_steps * step_bytes, "notes": note_bytes}
 
     def close(self) -> None:
         """Let go of all arrays on the memory: its mapping goes with the last of them."""
         super().close()
-        del self._results, self.signals
+        del self._results, self.signals, self._usual_steps
