@@ -191,10 +191,6 @@ class SlabWriter:
         self._can_be_in_place = all(leaf.dtype is not None for leaf in layout.leaves) and (
             as_batch or all(form is np.ndarray for form in layout.forms)
         )
-        # Of the one leaf, if it usually is an array; otherwise what no array has.
-        is_array = not layout.containers and layout.forms[0] is np.ndarray
-        self.usual_dtype: Any = layout.leaves[0].dtype if is_array else None
-        self.usual_shape: tuple[int, ...] | None = layout.leaves[0].shape if is_array else None
         self.move_to(row)
 
     def move_to(self, row: int) -> None:
@@ -207,10 +203,6 @@ class SlabWriter:
         self._views: dict[int, list[Any]] = {
             i: [None if array is None else array[row, i, ...] for array in slab.leaf_arrays]
             for i in self._sampler_ids
-        }
-        #: By sampler: the view of the first leaf, which :func:`run_steps` writes by itself.
-        self.usual_views: dict[int, Any] = {
-            i: views[0] for i, views in self._views.items() if views
         }
         #: By sampler: the arrays that a task may write its observation into, nested as the space.
         self.places: dict[int, Any] = {
@@ -235,12 +227,6 @@ class SlabWriter:
             for view in self._views[sampler_id]:
                 if view is not None:
                     view[...] = 0
-        elif (
-            type(observation) is np.ndarray
-            and observation.dtype == self.usual_dtype
-            and observation.shape == self.usual_shape
-        ):
-            self.usual_views[sampler_id][...] = observation
         elif observation is not IN_PLACE:
             views, layout = self._views[sampler_id], self._layout
             if is_built_of(observation, layout.containers):
