@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 from vectasks.batch import StepBatch
 from vectasks.task import RLStepResult
 
+RESULTS: int
+BATCH: int
+INTO_ROWS: int
 UNMADE: object
 
 _Unusual = Callable[[int, Any, Any, BaseException | None], None]
@@ -24,6 +27,7 @@ class RowArrays:
         forms: Sequence[type | None],
     ) -> None: ...
     def put(self, row: int, sampler: int, as_batch: bool, result: Any) -> bool: ...
+    def flags_of(self, row: int) -> bytes: ...
     def batch(
         self, row: int, lent: list[NDArray[Any]] | None, sampler_ids: NDArray[Any]
     ) -> StepBatch: ...
@@ -91,19 +95,27 @@ class UsualSteps:
         next_free_batch: Callable[[int], int] | None,
         next_free_list: Callable[[int], int] | None,
         lend: Callable[[int, int, bool], list[NDArray[Any]]],
-        hand_over: Callable[[bool, dict[int, Any]], Any],
-        read_unusual: Callable[[int, Any, list[int], dict[int, Any], bool], Any],
+        hand_over: Callable[[int, dict[int, Any]], Any],
+        read_unusual: Callable[[RowArrays, int, Any, list[int], dict[int, Any], int], Any],
     ) -> None: ...
     @property
     def actions(self) -> NDArray[Any]: ...
     def arm(self, step_number: int, steps_left: int, until_s: float) -> None: ...
     def disarm(self) -> int: ...
     def step(self, actions: Any, as_batch: bool) -> StepBatch | list[RLStepResult] | None: ...
+    def step_into(
+        self, actions: Any, rows: RowArrays, index: int, row: int
+    ) -> dict[int, dict[str, Any]] | None: ...
     def results(
-        self, row: int, lent: list[NDArray[Any]] | None, infos: dict[int, Any], as_batch: bool
+        self,
+        rows: RowArrays,
+        index: int,
+        lent: list[NDArray[Any]] | None,
+        infos: dict[int, Any],
+        form: int,
     ) -> Any: ...
-    def count(self, row: int) -> None: ...
-    def entry(self, row: int) -> bytes: ...
+    def count(self, rows: RowArrays, index: int) -> None: ...
+    def entry(self, rows: RowArrays, index: int) -> bytes: ...
 
 class OutOfBand:
     num_bytes: int
@@ -117,5 +129,5 @@ class UsualStepsOfWorkers(UsualSteps):
 
 class UsualStepsHere(UsualSteps):
     def use(
-        self, hosts: dict[int, Any], unusual: _Unusual, cut_off: Callable[[bool], None]
+        self, hosts: dict[int, Any], unusual: _Unusual, cut_off: Callable[[], None]
     ) -> None: ...

@@ -108,6 +108,11 @@ cdef enum:
     ROW_SHIFT = 3
     ROW_BITS = 22
 
+    # What is made of a step of all.
+    _RESULTS = 0
+    _BATCH = 1
+    _INTO_ROWS = 2
+
     # What a step's result is.
     UNUSUAL = 0
     USUAL = 1
@@ -118,6 +123,8 @@ cdef enum:
     ARRAY = 0
     INT = 1
     FLOAT = 2
+
+RESULTS, BATCH, INTO_ROWS = _RESULTS, _BATCH, _INTO_ROWS
 
 #: Stands for the result of a step that was not made yet.
 UNMADE = object()
@@ -502,6 +509,13 @@ cdef class RowArrays:
                 )
             )
         return results
+
+    def flags_of(self, Py_ssize_t row):
+        """Give each sampler's flags in a row, as bytes."""
+        self._check(row, 0)
+        return PyBytes_FromStringAndSize(
+            <char *>self._flags + row * self.num_samplers, self.num_samplers
+        )
 
     def batch(self, Py_ssize_t row, list lent, sampler_ids):
         """Make a StepBatch of a whole row; as ``_batch``."""
@@ -1003,10 +1017,9 @@ cdef class UsualSteps:
         next_free: chooses the row of a step that is handed out as it is; None: all are copied.
         lend: gives the arrays of such a row.
         hand_over: goes on in Python with a step that is out: called as
-            ``hand_over(as_batch, infos)``.
-        read_unusual: called as ``read_unusual(row, lent, sampler_ids, infos, as_batch)`` where
-            something more than arrays belongs to the steps of these; it gives the results. Infos
-            are what tasks of this process gave, by sampler id.
+            ``hand_over(form, infos)``.
+        read_unusual: called as ``read_unusual(rows, index, lent, sampler_ids, infos, form)`` where
+            something more than arrays belongs to the steps of these; it gives the results.
     """
 
     cdef RowArrays _rows
@@ -1077,50 +1090,80 @@ cdef class UsualSteps:
             a StepBatch, or a list of RLStepResults; None where nothing was done, because it is not
             armed, an action is wrong, or the time has come to do it in Python.
         """
+        if not (as_batch or self._rows._gives_results):
+            return None
+        if not self._enter(actions):
+            return None
+        try:
+            next_free = self._next_free_batch if as_batch else self._next_free_list
+            row = 0 if next_free is None else next_free(self.step_number + 1)
+            return self._step(self._rows, row, row, _BATCH if as_batch else _RESULTS)
+        finally:
+            self._unlock()
+
+    def step_into(self, actions, RowArrays rows, Py_ssize_t index, Py_ssize_t row):
+        """Step all samplers, and have what comes of it written to rollout rows.
+
+        Args:
+            actions: one each.
+            rows: the rollout rows.
+            index: the row's among them.
+            row: its number, by which workers find it.
+
+        Returns:
+            the infos that are not empty, by sampler id; None as for :meth:`step`.
+        """
+        if rows.num_samplers != self._rows.num_samplers or not self._enter(actions):
+            return None
+        try:
+            return self._step(rows, index, row, _INTO_ROWS)
+        finally:
+            self._unlock()
+
+    cdef bint _enter(self, actions) except -1:
+        """Begin a call, if all is quiet and the actions are right; whether it is."""
         cdef double now_s
         if (
             not self.is_armed
             or self.is_running  # a task, or a handler of a signal, comes back to the vector
             or self._fork != num_forks
             or self._steps_left <= 0
-            or not (as_batch or self._rows._gives_results)
         ):
-            return None
+            return False
         now_s = monotonic_s()
         if now_s >= self._until_s or not self._try_lock(False):
-            return None
+            return False
         try:
-            if not self.is_armed or self.is_running or not self._actions.take(actions):
-                return None
-            self._called[0] = now_s
-            return self._step(as_batch)
-        finally:
+            if self.is_armed and not self.is_running and self._actions.take(actions):
+                self._called[0] = now_s
+                return True
+        except BaseException:
             self._unlock()
+            raise
+        self._unlock()
+        return False
 
-    cdef Py_ssize_t _begin(self, bint as_batch) except -1:
-        """Give the step a number, a row and a ticket; the row."""
-        cdef Py_ssize_t row = 0
-        next_free = self._next_free_batch if as_batch else self._next_free_list
-        if next_free is not None:
-            row = next_free(self.step_number + 1)
-        self._rows._check(row, 0)
+    cdef int _begin(self, RowArrays rows, Py_ssize_t index, Py_ssize_t row, int form) except -1:
+        """Give the step a number and a ticket."""
+        rows._check(index, 0)
         self.step_number += 1
         self._steps_left -= 1
-        self.ticket = (self.step_number << ROW_BITS | row) << ROW_SHIFT | as_batch
-        return row
+        self.ticket = (self.step_number << ROW_BITS | row) << ROW_SHIFT
+        self.ticket |= 0 if form == _RESULTS else AS_BATCH
+        return 0
 
-    cdef object _step(self, bint as_batch):
+    cdef object _step(self, RowArrays rows, Py_ssize_t index, Py_ssize_t row, int form):
         raise NotImplementedError
 
-    cdef object _finish(self, Py_ssize_t row, bint as_batch, dict infos):
+    cdef object _finish(self, RowArrays rows, Py_ssize_t index, int form, dict infos):
         """Give what the steps that were written to a row brought."""
         cdef Py_ssize_t i
-        cdef Py_ssize_t n = self._rows.num_samplers
-        cdef uint8_t *flags = self._rows._flags + row * n
+        cdef Py_ssize_t n = rows.num_samplers
+        cdef uint8_t *flags = rows._flags + index * n
         cdef list unusual = None
         cdef list lent = None
         if not self.is_armed:  # somebody used the vector meanwhile
-            return self._hand_over(as_batch, infos)
+            return self._hand_over(form, infos)
         for i in range(n):
             if flags[i] == EXTRA and i not in infos:
                 info = self._info_of(i)
@@ -1130,49 +1173,52 @@ cdef class UsualSteps:
                 if unusual is None:
                     unusual = []
                 unusual.append(i)
-        if row != 0:
+        if form != _INTO_ROWS and index != 0:
             try:
-                lent = self._lend(row, self.step_number, False)
+                lent = self._lend(index, self.step_number, False)
             except BaseException:  # Ctrl-C: the step is made, and what it gave is dropped
-                self._hand_over(as_batch, infos)
+                self._hand_over(form, infos)
                 raise
         if unusual is not None:
-            return self._read_unusual(row, lent, unusual, infos, as_batch)
-        self.count(row)
-        return self.results(row, lent, infos, as_batch)
+            return self._read_unusual(rows, index, lent, unusual, infos, form)
+        self.count(rows, index)
+        return self.results(rows, index, lent, infos, form)
 
     cdef object _info_of(self, Py_ssize_t sampler):
         """Read the info of a step that has nothing else unusual; None: it is elsewhere."""
         return None
 
-    cpdef count(self, Py_ssize_t row):
+    cpdef count(self, RowArrays rows, Py_ssize_t index):
         """Count a step that was written to a row, and write it down."""
         self.num_steps += 1
-        self._entries.append(self.entry(row))
+        self._entries.append(self.entry(rows, index))
 
-    cpdef results(self, Py_ssize_t row, list lent, dict infos, bint as_batch):
-        """Make a StepBatch or a list of RLStepResults of a row.
+    cpdef results(self, RowArrays rows, Py_ssize_t index, list lent, dict infos, int form):
+        """Make of a row what a step gives in one of the forms.
 
         Args:
-            row: which.
+            rows: the rows.
+            index: which of them.
             lent: its arrays, where they may be handed out; None: copy them.
             infos: those that are not empty, by sampler id.
-            as_batch: which of both.
+            form: RESULTS: a list of RLStepResults; BATCH: a StepBatch; INTO_ROWS: the infos.
         """
         cdef list filled
-        if not as_batch:
-            return self._rows.results(row, lent, infos)
-        self._rows._check(row, 0)
-        batch = self._rows._batch(row, lent, self._sampler_ids)
+        if form == _INTO_ROWS:
+            return infos
+        if form == _RESULTS:
+            return rows.results(index, lent, infos)
+        rows._check(index, 0)
+        batch = rows._batch(index, lent, self._sampler_ids)
         if infos:
             filled = <list>batch.infos
             for i, info in infos.items():
                 filled[<Py_ssize_t>i] = info
         return batch
 
-    cpdef bytes entry(self, Py_ssize_t row):
+    cpdef bytes entry(self, RowArrays rows, Py_ssize_t index):
         """Pack a row's actions, ends and rewards: the episode log's entry of a step of all."""
-        cdef Py_ssize_t n = self._rows.num_samplers
+        cdef Py_ssize_t n = rows.num_samplers
         cdef Py_ssize_t i
         cdef int64_t *integers = <int64_t *>cnp.PyArray_DATA(self._actions.array)
         cdef bint are_small = self._actions._has_integers
@@ -1180,7 +1226,7 @@ cdef class UsualSteps:
         cdef bytes packed
         cdef char *place
         cdef float reward
-        self._rows._check(row, 0)
+        rows._check(index, 0)
         if are_small:
             for i in range(n):
                 if not 0 <= integers[i] < 256:
@@ -1197,10 +1243,10 @@ cdef class UsualSteps:
             memcpy(place, cnp.PyArray_DATA(self._actions.array), actions_bytes)
         place += actions_bytes
         for i in range(n):
-            place[i] = self._rows._flags[row * n + i] & DONE
+            place[i] = rows._flags[index * n + i] & DONE
         place += n
         for i in range(n):
-            reward = <float>self._rows._rewards[row * n + i]
+            reward = <float>rows._rewards[index * n + i]
             memcpy(place + 4 * i, &reward, 4)
         return packed
 
@@ -1246,12 +1292,12 @@ cdef class UsualStepsOfWorkers(UsualSteps):
         self._infos = OutOfBand(buffer["note_parts"], buffer["note"])
         self._held = (self._held, buffer)
 
-    cdef object _step(self, bint as_batch):
+    cdef object _step(self, RowArrays rows, Py_ssize_t index, Py_ssize_t row, int form):
         cdef Py_ssize_t i
         cdef Py_ssize_t w
-        cdef Py_ssize_t row = self._begin(as_batch)
         cdef int64_t *bell
         cdef list asleep = None
+        self._begin(rows, index, row, form)
         memcpy(
             self._shared_actions,
             cnp.PyArray_DATA(self._actions.array),
@@ -1275,14 +1321,14 @@ cdef class UsualStepsOfWorkers(UsualSteps):
                     asleep = None
             except BaseException:  # Ctrl-C: the step is made, and what it gives is dropped
                 self.is_running = False
-                self._hand_over(as_batch, {})
+                self._hand_over(form, {})
                 raise
             self.is_running = False
             if asleep is None:  # one is gone
-                return self._hand_over(as_batch, {})
+                return self._hand_over(form, {})
         if not self._poll():
-            return self._hand_over(as_batch, {})
-        return self._finish(row, as_batch, {})
+            return self._hand_over(form, {})
+        return self._finish(rows, index, form, {})
 
     cdef object _info_of(self, Py_ssize_t sampler):
         return self._infos.read(sampler)
@@ -1326,16 +1372,18 @@ cdef class UsualStepsHere(UsualSteps):
         self._hosts, self._unusual, self._cut_off = hosts, unusual, cut_off
         self._ids = list(range(self._rows.num_samplers))
 
-    cdef object _step(self, bint as_batch):
-        cdef Py_ssize_t row = self._begin(as_batch)
+    cdef object _step(self, RowArrays rows, Py_ssize_t index, Py_ssize_t row, int form):
         cdef list actions = self._actions.rows()
         cdef dict infos = {}
+        self._begin(rows, index, row, form)
         self.is_running = True
         try:
-            _run(self._hosts, self._rows, row, as_batch, self._ids, actions, self._unusual, infos)
+            _run(
+                self._hosts, rows, index, form != _RESULTS, self._ids, actions, self._unusual, infos
+            )
         except BaseException:
             self.is_running = False
-            self._cut_off(as_batch)
+            self._cut_off()
             raise
         self.is_running = False
-        return self._finish(row, as_batch, infos)
+        return self._finish(rows, index, form, infos)

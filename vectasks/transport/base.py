@@ -163,11 +163,6 @@ class StepTransport(abc.ABC):
         for i, info in infos.items():
             self.results.keep(Extra(i, info))
 
-    def flags_at(self, row: int) -> bytes:
-        """Give each sampler's flags in a row."""
-        assert self.results is not None
-        return self.results.flags_in(row)
-
     # -- where workers write what their steps gave, and may die after that -------------------------
 
     def has_written(self, sampler_id: int) -> bool:

@@ -180,12 +180,12 @@ class StepResults:
             hooks.read_unusual,
         )
 
-    def catch_up(self, step_number: int, ticket: int) -> None:
-        """Take in that steps of all samplers were made, of which this ticket's was the last."""
+    def catch_up(self, step_number: int, ticket: int, rows: Block | None) -> None:
+        """Take in that steps of all samplers were made; the last one's ticket, and its rows."""
         if ticket:
             self.step_number, self.common = step_number, ticket
             self._set_tickets[:] = ticket
-            self.blocks.in_use = None
+            self.blocks.in_use = rows
 
     def add_block(self, num_rows: int, memory: SharedMemory | None) -> Block:
         """Further rows, in the shared memory if there is one; the workers are not told here.
@@ -258,7 +258,7 @@ class StepResults:
         ticket = self.common or self._ticket_of(ids)
         if ticket:
             # Other samplers' flags in this row may be old, or be written just now.
-            flags = self.flags_in(row_of(ticket))
+            flags = self._flags_in(row_of(ticket))
             if not flags.strip(_NOTHING_SPECIAL):
                 return []
             ids = [i for i in ids if flags[i] & EXTRA and i not in self._extras]
@@ -281,7 +281,7 @@ class StepResults:
         ticket = int(tickets[ids[0]]) if ids else 0
         return ticket if all(tickets[i] == ticket for i in ids) else 0
 
-    def flags_in(self, row: int) -> bytes:
+    def _flags_in(self, row: int) -> bytes:
         """Each sampler's flags in a row, which say whether its step was more than usual."""
         if row < NUM_ROWS:
             return self._flags[row].tobytes()

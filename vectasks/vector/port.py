@@ -6,8 +6,6 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from vectasks.errors import (
     InvalidArgument,
     LayoutError,
@@ -21,12 +19,11 @@ from vectasks.protocol import Command
 from vectasks.replay.recording import Recordings
 from vectasks.transport.base import StepTransport
 from vectasks.transport.rollout_rows import Block
-from vectasks.transport.step_buffer import DONE
 from vectasks.transport.step_results import StepForm
 from vectasks.vector.calls import Calls
 from vectasks.vector.exclusive import Guard, exclusive
-from vectasks.vector.results import Results
 from vectasks.vector.stepping import Spaces, Stepping
+from vectasks.vector.usual_steps import UsualSteps
 
 logger: logging.Logger = logging.getLogger("vectasks")
 
@@ -44,9 +41,9 @@ class StepPort:
         stepping: the way of a step.
         calls: says what is allowed.
         transport: carries the steps.
-        results: counts them.
         spaces: of the samplers.
         guard: of the vector.
+        usual_steps: by the compiled core.
         auto_resample: whether samplers go on by themselves when a task is done.
     """
 
@@ -55,9 +52,9 @@ class StepPort:
         stepping: Stepping,
         calls: Calls,
         transport: StepTransport,
-        results: Results,
         spaces: Spaces,
         guard: Guard,
+        usual_steps: UsualSteps,
         *,
         auto_resample: bool,
     ) -> None:
@@ -65,8 +62,8 @@ class StepPort:
         self._calls = calls
         self._states = calls.states
         self._transport = transport
-        self._results = results
         self._guard = guard
+        self._usual_steps = usual_steps
         self._auto_resample = auto_resample
         #: The action space of every sampler, paused or not.
         self.action_spaces: Sequence[Any] = spaces.action
@@ -81,6 +78,7 @@ class StepPort:
     @property
     def moves(self) -> int:
         """Count whatever may have changed a task."""
+        self._usual_steps.settle()
         return self._calls.requests.moves
 
     @exclusive("add_rows")
@@ -99,7 +97,6 @@ class StepPort:
             )
         return self._transport.add_rows(num_rows, self._calls.requests.living)
 
-    @exclusive("step_into")
     def step_into(self, actions: Any, rows: Block, index: int) -> dict[int, dict[str, Any]]:
         """Step all samplers, and have what comes of it written to one of the rows.
 
@@ -109,9 +106,18 @@ class StepPort:
         Raises:
             SamplerUnavailable: one is paused.
         """
+        infos: dict[int, dict[str, Any]] | None = self._usual_steps.step_into(actions, rows, index)
+        return self._step_into_in_python(actions, rows, index) if infos is None else infos
+
+    @exclusive("collect")
+    def _step_into_in_python(
+        self, actions: Any, rows: Block, index: int
+    ) -> dict[int, dict[str, Any]]:
         self._require_every_sampler()
         ids = self._stepping.begin(actions, StepForm(as_batch=True, rows=(rows, index)))
-        return self._finish_into(ids, rows, index)
+        infos = self._stepping.finish_into(ids, rows, index)
+        self._usual_steps.arm()
+        return infos
 
     @exclusive("send_into")
     def send_into(self, ids: Sequence[int], actions: Any, rows: Block, index: int) -> None:
@@ -133,7 +139,7 @@ class StepPort:
                 f"collect: the step of samplers {list(ids)} is not out any more; the policy must "
                 "leave it to collect() to wait for steps."
             )
-        return self._finish_into(ids, rows, index)
+        return self._stepping.finish_into(ids, rows, index)
 
     @exclusive("drop_steps")
     def drop_steps(self, error: BaseException) -> None:
@@ -160,7 +166,7 @@ class StepPort:
             if isinstance(error, (LayoutError, RemoteError, WorkerDied)):
                 error.recordings = Recordings({**error.recordings, **other.recordings})
         finally:
-            self._let_go_of_rows()
+            self._stepping.let_go_of_rows()
 
     def _require_every_sampler(self) -> None:
         """Refuse to step while anything is out, or a sampler is paused."""
@@ -171,27 +177,3 @@ class StepPort:
                 f"collect: samplers {sorted(paused)} are paused, and a rollout buffer has a column "
                 "for each; call resume_all() first."
             )
-
-    def _finish_into(
-        self, ids: Sequence[int], rows: Block, index: int
-    ) -> dict[int, dict[str, Any]]:
-        self._transport.wait(ids, len(ids), self._calls.read_timeout)
-        self._states.end_step(ids)
-        infos, failed = self._transport.take_rows(ids)
-        self._let_go_of_rows()
-        slab = rows.slab
-        columns: Any = slice(None) if len(ids) == len(self.action_spaces) else ids
-        self._stepping.finish_rows(ids, failed, slab["flags"][index, columns])
-        self._results.count_rows(
-            ids,
-            slab["reward"][index, columns].astype(np.float32),
-            (slab["flags"][index, columns] & DONE) != 0,
-            [infos.get(i, {}) for i in ids],
-            lambda: slab.nest([None if a is None else a[index, columns] for a in slab.leaf_arrays]),
-        )
-        return infos
-
-    def _let_go_of_rows(self) -> None:
-        """Hold the rows no longer that steps were written to, once none of them is out."""
-        if self._transport.results is not None and self._states.uncollected is None:
-            self._transport.results.blocks.in_use = None

@@ -158,9 +158,9 @@ class Core:
             self.stepping,
             self.calls,
             transport,
-            self.results,
             self.spaces,
             self.guard,
+            self.usual_steps,
             auto_resample=self.options.auto_resample_when_done,
         )
         self.live_view.tell()

@@ -21,6 +21,8 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from vectasks._util.checks import checked_ids, checked_seed, is_whole_number
 from vectasks.batch import StepBatch
 from vectasks.errors import (
@@ -35,7 +37,8 @@ from vectasks.spaces import ActionBatches, dispatch_rows, prepare_action, split_
 from vectasks.task import RLStepResult
 from vectasks.transport.base import StepTransport
 from vectasks.transport.given_batch import check_given
-from vectasks.transport.step_buffer import EXHAUSTED
+from vectasks.transport.rollout_rows import Block
+from vectasks.transport.step_buffer import DONE, EXHAUSTED
 from vectasks.transport.step_results import StepForm, StepResults
 from vectasks.vector.arguments import checked_keywords, checked_name, name_and_data
 from vectasks.vector.calls import Calls
@@ -250,18 +253,33 @@ class Stepping:
         )
         return batch
 
-    def finish_rows(self, ids: Sequence[int], failed: dict[int, Any], flags: Any) -> None:
-        """Settle a step that was written to rollout rows; raise the error of one that failed.
-
-        Args:
-            ids: whose.
-            failed: all outcomes, if one of them failed.
-            flags: theirs, as the rows hold them.
-        """
+    def finish_into(self, ids: Sequence[int], rows: Block, index: int) -> dict[int, dict[str, Any]]:
+        """Wait for steps that are written to a rollout row; the infos that are not empty, by id."""
+        self._transport.wait(ids, len(ids), self._calls.read_timeout)
+        self._states.end_step(ids)
+        infos, failed = self._transport.take_rows(ids)
+        self.let_go_of_rows()
+        slab = rows.slab
+        whole = len(ids) == len(self._spaces.action)
+        columns: Any = slice(None) if whole else ids
+        flags = slab["flags"][index, columns]
         if failed:
             self._settle_batch(ids, failed)
             self._counted(ids, failed)
         self._settle_rows(ids, flags & EXHAUSTED)
+        self._results.count_rows(
+            ids,
+            slab["reward"][index, columns].astype(np.float32),
+            (flags & DONE) != 0,
+            [infos.get(i, {}) for i in ids],
+            lambda: slab.nest([None if a is None else a[index, columns] for a in slab.leaf_arrays]),
+        )
+        return infos
+
+    def let_go_of_rows(self) -> None:
+        """Hold the rows no longer that steps were written to, once none of them is out."""
+        if self._transport.results is not None and self._states.uncollected is None:
+            self._transport.results.blocks.in_use = None
 
     def _settle_rows(self, ids: Sequence[int], exhausted: Any) -> None:
         """Write down that steps came in as rows, and whose was the last."""

@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 from vectasks.monitoring.board import Board
 from vectasks.replay.episode_log import EpisodeLog
 from vectasks.transport.base import StepTransport
+from vectasks.transport.compiled import core
+from vectasks.transport.rollout_rows import Block as RolloutRows
 from vectasks.transport.step_buffer import DONE, EXHAUSTED
 from vectasks.vector.calls import Calls
 from vectasks.vector.exclusive import Guard
@@ -46,9 +48,9 @@ class StepHooks(NamedTuple):
     entries: list[Any]
     called: Any
     lock: Any
-    hand_over: Callable[[bool, dict[int, Any]], Any]
-    read_unusual: Callable[[int, Any, list[int], dict[int, Any], bool], Any]
-    cut_off: Callable[[bool], None]
+    hand_over: Callable[[int, dict[int, Any]], Any]
+    read_unusual: Callable[[Any, int, Any, list[int], dict[int, Any], int], Any]
+    cut_off: Callable[[], None]
 
 
 class UsualSteps:
@@ -87,11 +89,13 @@ class UsualSteps:
         self._guard = guard
         self._ids: list[int] = list(range(log.num_samplers))
         self._is_open = False  # the step that is out was written down as such
+        self._rows: RolloutRows | None = None  # of the step that is out, if it is written there
+        self._index = 0
         #: Steps all samplers if the core can; gives None where nothing was done.
         self.step: Callable[[Any, bool], Any] = no_usual_step
-        self._core: Any = None
+        self._steps: Any = None
         if auto_resample:
-            self._core = transport.usual_steps(
+            self._steps = transport.usual_steps(
                 stepping.action_batches,
                 StepHooks(
                     log.entries,
@@ -102,38 +106,49 @@ class UsualSteps:
                     self._cut_off,
                 ),
             )
-        if self._core is not None:
-            self.step = self._core.step
-            log.pack_actions_as(self._core.actions)
+        if self._steps is not None:
+            self.step = self._steps.step
+            log.pack_actions_as(self._steps.actions)
             guard.before_each_call = self.settle
+
+    def step_into(self, actions: Any, rows: RolloutRows, index: int) -> Any:
+        """Step all samplers into a rollout row if the core can; the infos, or None."""
+        if self._steps is None or rows.slab.compiled is None:
+            return None
+        self._rows, self._index = rows, index
+        try:
+            row = rows.place.first_row + index
+            return self._steps.step_into(actions, rows.slab.compiled, index, row)
+        finally:
+            self._rows = None
 
     def arm(self) -> None:
         """Let the core step from now on, if all is quiet."""
-        if self._core is None or not self._states.is_quiet or self._calls.supervisor.owed:
+        if self._steps is None or not self._states.is_quiet or self._calls.supervisor.owed:
             return
         steps_left = min(self._log.num_usual_steps, self._transport.begin_untimed())
         if steps_left > 0:
             results = self._transport.results
             assert results is not None
-            self._core.arm(results.step_number, steps_left, self._board.tell_next_s)
+            self._steps.arm(results.step_number, steps_left, self._board.tell_next_s)
 
     def settle(self) -> None:
         """Take in what the core did, and have it do no more until it is armed again."""
-        core = self._core
-        if core is None or not core.is_armed:
+        steps = self._steps
+        if steps is None or not steps.is_armed:
             return
-        num_steps = core.disarm()
-        results = self._transport.results
-        assert results is not None
-        results.catch_up(core.step_number, core.ticket)
-        self._account(num_steps)
-        if core.is_running:  # a task uses the vector in the midst of its step
+        num_steps = steps.disarm() * len(self._ids)
+        self._catch_up()
+        self._counts.steps += num_steps
+        self._states.steps_sent += num_steps
+        self._calls.requests.moves += num_steps
+        if steps.is_running:  # a task uses the vector in the midst of its step
             self._open()
 
     @property
     def num_steps(self) -> int:
         """How many steps of samplers the core made that are not taken in yet."""
-        return 0 if self._core is None else self._core.num_steps * len(self._ids)
+        return 0 if self._steps is None else self._steps.num_steps * len(self._ids)
 
     def settle_if_free(self) -> None:
         """Take in what the core did, unless another thread is at a step."""
@@ -143,16 +158,15 @@ class UsualSteps:
             finally:
                 self._guard.lock.release()
 
-    def _account(self, num_steps: int) -> None:
-        num_samplers = len(self._ids)
-        self._counts.steps += num_steps * num_samplers
-        self._states.steps_sent += num_steps * num_samplers
-        self._calls.requests.moves += num_steps
+    def _catch_up(self) -> None:
+        results = self._transport.results
+        assert results is not None
+        results.catch_up(self._steps.step_number, self._steps.ticket, self._rows)
 
     def close(self) -> None:
         """Let go of the memory."""
         self._guard.before_each_call = None
-        self._core = None
+        self._steps = None
         self.step = no_usual_step
 
     # -- from the core ----------------------------------------------------------------------------
@@ -160,55 +174,64 @@ class UsualSteps:
     def _open(self) -> None:
         """Write down that the step is out."""
         self._is_open = True
-        self._calls.requests.open_steps(self._ids, self._core.actions)
+        self._calls.requests.open_steps(self._ids, self._steps.actions)
 
-    def _hand_over(self, as_batch: bool, infos: dict[int, Any]) -> Any:
+    def _hand_over(self, form: int, infos: dict[int, Any]) -> Any:
         """Go on in Python with a step that is out."""
         with _Resumed(self._guard):
-            return self._finish(as_batch, infos)
+            return self._finish(form, infos)
 
-    def _finish(self, as_batch: bool, infos: dict[int, Any]) -> Any:
+    def _finish(self, form: int, infos: dict[int, Any]) -> Any:
         self.settle()
         if not self._is_open:
             self._open()
         self._is_open = False
         self._states.begin_step(self._ids)
         self._transport.keep_infos(infos)
-        if as_batch:
-            results: Any = self._stepping.finish_batch(self._ids)
+        results: Any
+        if form == core.INTO_ROWS:
+            assert self._rows is not None
+            results = self._stepping.finish_into(self._ids, self._rows, self._index)
+        elif form == core.BATCH:
+            results = self._stepping.finish_batch(self._ids)
         else:
             results = self._stepping.wait_step(self._calls.read_timeout)
         self.arm()
         return results
 
     def _read_unusual(
-        self, row: int, lent: Any, sampler_ids: list[int], infos: dict[int, Any], as_batch: bool
+        self,
+        rows: Any,
+        index: int,
+        lent: Any,
+        sampler_ids: list[int],
+        infos: dict[int, Any],
+        form: int,
     ) -> Any:
         """Give the results of a row where more than arrays belongs to the steps of these."""
         with _Resumed(self._guard):
+            self._catch_up()
             extras = self._transport.take_plain_extras(sampler_ids)
             if extras is None:
-                return self._finish(as_batch, infos)
+                return self._finish(form, infos)
             for i, extra in extras.items():
                 if extra.info is not None:
                     infos[i] = dict(extra.info)
-            core, flags = self._core, self._transport.flags_at(row)
-            results = core.results(row, lent, infos, as_batch)
-            core.count(row)
+            results = self._steps.results(rows, index, lent, infos, form)
+            self._steps.count(rows, index)
+            flags = rows.flags_of(index)
             ended = [i for i in sampler_ids if flags[i] & DONE]
-            if ended:
-                self._counts.episodes += len(ended)
-                self._log.ended(ended)
-                exhausted = [i for i in ended if flags[i] & EXHAUSTED]
-                if exhausted:
+            self._counts.episodes += len(ended)
+            self._log.ended(ended)
+            for i in ended:
+                if flags[i] & EXHAUSTED:
                     self.settle()
-                for i in exhausted:
                     self._states.exhaust(i)
-                    if not as_batch:
+                    if form == core.RESULTS:
                         results[i] = results[i]._replace(observation=None)
             return results
 
-    def _cut_off(self, as_batch: bool) -> None:
+    def _cut_off(self) -> None:
         """Take in and drop a step of tasks in this process: Ctrl-C passes through it."""
         with _Resumed(self._guard):
             self.settle()
