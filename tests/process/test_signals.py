@@ -392,7 +392,7 @@ def test_ctrl_c_writes_a_step_of_the_twin_down_once(
         tasks.step_batch([1] * 3)
         if where == "after":
             monkeypatch.setattr(tasks._core.log, "_next_look", 0)
-            monkeypatch.setattr(tasks._core.log, "_tidy_up", interrupted)
+            monkeypatch.setattr(tasks._core.log, "tidy_up", interrupted)
         else:
             monkeypatch.setattr(tasks._core.transport.results, "plain_step", interrupted)
         with pytest.raises(KeyboardInterrupt):

@@ -29,13 +29,17 @@ KINDS = [np.dtype(kind) for kind in ("u1", "i8", "f4", "f8", "?")]
 
 def box(shape: tuple[int, ...], dtype: np.dtype[Any]) -> spaces.Space[Any]:
     if dtype.kind == "b":
-        return spaces.MultiBinary(shape or (1,))
+        return spaces.MultiBinary([max(1, side) for side in shape] or [1])
     low, high = (0, 255) if dtype == np.uint8 else (-1000, 1000)
     return spaces.Box(low, high, shape, dtype.type)
 
 
 leaf_spaces = st.one_of(
-    st.builds(box, hnp.array_shapes(max_dims=3, max_side=4), st.sampled_from(KINDS)),
+    st.builds(
+        box,
+        hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4),
+        st.sampled_from(KINDS),
+    ),
     st.builds(spaces.Discrete, st.integers(1, 9)),
 )
 observation_spaces = st.recursive(

@@ -40,6 +40,14 @@ def packed(actions: Sequence[int], reward: Any, ended: tuple[int, ...] = ()) -> 
     return array.astype(kind).tobytes() + flags.tobytes() + np.float32(reward).tobytes()
 
 
+def wrote(journal: EpisodeLog, entry: bytes, ended: tuple[int, ...] = ()) -> None:
+    """What the core does, and then what is done in Python now and then."""
+    journal.entries.append(entry)
+    journal.ended(ended)
+    if journal.num_usual_steps <= 0:
+        journal.tidy_up()
+
+
 def log_of(num_samplers: int, **options: Any) -> EpisodeLog:
     log = EpisodeLog([PLAN] * num_samplers, **options)
     log.pack_actions_as(np.zeros(num_samplers, np.int64))
@@ -54,7 +62,7 @@ def weighed(max_bytes: int) -> int:
 def step(journal: EpisodeLog, action: int, ended: tuple[int, ...] = ()) -> None:
     reward = np.full(2, action, np.float32)
     if _way == "together":
-        journal.stepped(packed((action, action), reward, ended), ended)
+        wrote(journal, packed((action, action), reward, ended), ended)
         return
     journal.steps(IDS, np.full(2, action))
     journal.batch_came(IDS, reward, np.isin(IDS, ended).tobytes(), [{}, {}], lambda: None)
@@ -208,7 +216,7 @@ def test_steps_with_integers_of_any_size_are_read_as_they_were() -> None:
     for k, pair in enumerate(actions):
         reward = np.array([k + 0.5, -k], np.float32)
         ended = (1,) if k == 3 else ()
-        journal.stepped(packed(pair, reward, ended), ended)
+        wrote(journal, packed(pair, reward, ended), ended)
     for i, rewards in ((0, [0.5, 1.5, 2.5, 3.5, 4.5]), (1, [0.0, -1.0, -2.0, -3.0, -4.0])):
         calls = journal.recording(i).calls
         assert [(call.data, call.reward) for call in calls] == list(
@@ -222,6 +230,6 @@ def test_small_integers_are_weighed() -> None:
     journal = log_of(1_000, max_bytes=1_000_000)
     entry = packed((1,) * 1_000, np.zeros(1_000))
     for _ in range(5_000):  # 30 MB
-        journal.stepped(entry, ())
+        wrote(journal, entry)
     assert journal.recording(0).gap == "the beginning of the episode"
     assert len(journal.entries) < 4_500

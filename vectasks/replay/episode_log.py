@@ -148,7 +148,7 @@ class EpisodeLog:
                 if flags[k] and _is_end(infos[k]):
                     self._ended(i)
         if len(self.entries) >= self._next_look:
-            self._tidy_up()
+            self.tidy_up()
 
     def pack_actions_as(self, actions: NDArray[Any]) -> None:
         """Say what actions are in entries that the compiled core packs: an array of this form."""
@@ -204,7 +204,7 @@ class EpisodeLog:
                 if flags[k] and _is_end(results[k][3]):
                     self._ended(i)
         if len(self.entries) >= self._next_look:
-            self._tidy_up()
+            self.tidy_up()
 
     def _is_seeded(self, sampler_id: int) -> bool:
         """Whether a sampler was seeded and did not step since, which may have used the seed up."""
@@ -307,7 +307,7 @@ class EpisodeLog:
     def _end(self) -> int:
         return self._dropped + len(self.entries)
 
-    def _tidy_up(self) -> None:
+    def tidy_up(self) -> None:
         """Drop what no sampler's replay needs; and what one does, where memory is used up."""
         self._num_bytes += sum(map(_size_bytes, self.entries[self._num_weighed :]))
         self._num_weighed = len(self.entries)

@@ -238,6 +238,8 @@ cdef class RowArrays:
         if self._places == NULL:
             raise MemoryError
         self.num_rows, self.num_samplers = flags.shape
+        if self.num_rows == 0 or self.num_samplers == 0:
+            raise ValueError(f"flags: expected rows and samplers, got {list(flags.shape)}")
         for name, array, dtype in (("flags", flags, np.uint8), ("rewards", rewards, np.float64)):
             if (
                 (<object>array).shape != (self.num_rows, self.num_samplers)
@@ -259,8 +261,11 @@ cdef class RowArrays:
             self._dtypes.append(array.dtype)
             self._shapes.append(shape[2:])
             self._places[number].first = <char *>cnp.PyArray_DATA(array)
-            self._places[number].row_bytes = cnp.PyArray_STRIDE(array, 0)
-            self._places[number].item_bytes = cnp.PyArray_STRIDE(array, 1)
+            # Not its strides: those of an array without items are of one that has some.
+            self._places[number].row_bytes = cnp.PyArray_NBYTES(array) // self.num_rows
+            self._places[number].item_bytes = (
+                self._places[number].row_bytes // self.num_samplers
+            )
             self._places[number].form = _form_of(forms[number], array.dtype, shape[2:])
         self._tree = tree
         self._gives_results = _is_plain(tree) and all(

@@ -446,8 +446,12 @@ class StepResults:
         """Hand out all outcomes of these samplers by id, if one failed; none otherwise."""
         return dict(zip(ids, self.outcomes(ids), strict=True)) if self.failures(ids) else {}
 
-    def put(self, sampler_id: int, outcome: Outcome) -> None:
-        """Write an outcome that came another way into the step's row, for a batch."""
+    def put(self, sampler_id: int, outcome: Outcome) -> Failure | None:
+        """Write an outcome that came another way into the step's row, for a batch.
+
+        Returns:
+            why it cannot be in a batch, or what it failed with.
+        """
         writer = self.desks.at(self.tickets[sampler_id] | AS_BATCH)
         extra: Extra | None
         if isinstance(outcome, Failure):
@@ -458,3 +462,4 @@ class StepResults:
             except LayoutError as error:
                 extra = writer.fail(sampler_id, Failure.of(error))
         self.keep(extra)
+        return None if extra is None else extra.failure

@@ -94,18 +94,10 @@ class Guard:
             raise AlreadyPending(
                 f"{name}: another thread is using this vector; one thread at a time may."
             )
-        self._hold()
-        if self.before_each_call is not None:
-            self.before_each_call()
-
-    def resume(self) -> None:
-        """Begin again in Python what the compiled core began; :meth:`leave` ends it."""
-        self.lock.acquire()
-        self._hold()
-
-    def _hold(self) -> None:
         if self._holds_ctrl_c:
             ctrl_c.hold()
+        if self.before_each_call is not None:
+            self.before_each_call()
 
     def leave(self) -> None:
         """End what :meth:`enter` began."""

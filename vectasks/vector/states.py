@@ -98,6 +98,11 @@ class SamplerStates:
         """Whether a request is out."""
         return bool(self._requests)
 
+    @property
+    def stepping(self) -> list[int]:
+        """Whose step is out that is no request."""
+        return sorted(self._stepping)
+
     def can_be_seen(self, sampler_id: int) -> bool:
         """Whether it has a task that can be rendered, paused or not."""
         return (

@@ -311,15 +311,19 @@ class Stepping:
         if out is not None:
             check_given(out, rows.layout, len(self._states.unpaused))
         if self._auto_resample:
-            ids = self.begin(actions, BATCH_TO_HAND_OUT if out is None else BATCH)
-            return self.finish_batch(ids, out, copy)
+            try:
+                ids = self.begin(actions, BATCH_TO_HAND_OUT if out is None else BATCH)
+                return self.finish_batch(ids, out, copy)
+            except KeyboardInterrupt:
+                if self._transport.is_immediate:  # no step stays out
+                    self.drop(self._states.stepping)
+                raise
         ids = self.begin(actions, OUTCOMES)
         outcomes = self.collect(ids, self._calls.read_timeout)  # which counts them
-        for i in ids:
-            rows.put(i, outcomes[i])
-        read = rows.failed_outcomes(ids).items()
-        misfits = {i: outcome for i, outcome in read if type(outcome) is Failure}
+        failures = {i: rows.put(i, outcomes[i]) for i in ids}
+        misfits = {i: failure for i, failure in failures.items() if failure is not None}
         if misfits:
+            rows.forget(ids)
             for i in misfits:
                 self._states.fail(i)
             self._results.raise_failures(ids, Command.STEP, {**outcomes, **misfits})
@@ -335,6 +339,7 @@ class Stepping:
 
     def drop(self, ids: Sequence[int]) -> None:
         """Take in the step that is out, and drop what it gave."""
+        self._states.uncollected = None
         self._take(ids)
 
     @property

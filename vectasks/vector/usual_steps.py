@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from vectasks._util.interrupts import ctrl_c
 from vectasks.monitoring.board import Board
 from vectasks.replay.episode_log import EpisodeLog
 from vectasks.transport.base import StepTransport
@@ -178,7 +179,7 @@ class UsualSteps:
 
     def _hand_over(self, form: int, infos: dict[int, Any]) -> Any:
         """Go on in Python with a step that is out."""
-        with _Resumed(self._guard):
+        with _ControlCHeld():
             return self._finish(form, infos)
 
     def _finish(self, form: int, infos: dict[int, Any]) -> Any:
@@ -209,7 +210,7 @@ class UsualSteps:
         form: int,
     ) -> Any:
         """Give the results of a row where more than arrays belongs to the steps of these."""
-        with _Resumed(self._guard):
+        with _ControlCHeld():
             self._catch_up()
             extras = self._transport.take_plain_extras(sampler_ids)
             if extras is None:
@@ -233,7 +234,7 @@ class UsualSteps:
 
     def _cut_off(self) -> None:
         """Take in and drop a step of tasks in this process: Ctrl-C passes through it."""
-        with _Resumed(self._guard):
+        with _ControlCHeld():
             self.settle()
             if not self._is_open:
                 self._open()
@@ -241,26 +242,25 @@ class UsualSteps:
             self._stepping.drop(self._ids)
 
 
-class _Resumed:
+class _ControlCHeld:
     """Used as ``with``: the compiled core goes on in Python with a step that is out.
 
     Ctrl-C in its first moment waits until the step is taken in: otherwise it would be lost.
     """
 
-    def __init__(self, guard: Guard) -> None:
-        self._guard = guard
+    def __init__(self) -> None:
         self._interrupt: KeyboardInterrupt | None = None
 
     def __enter__(self) -> None:
         while True:
             try:
-                self._guard.resume()
+                ctrl_c.hold()
             except KeyboardInterrupt as interrupt:
                 self._interrupt = interrupt
             else:
                 return
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._guard.leave()
+        ctrl_c.let_go()
         if self._interrupt is not None and kind is None:
             raise self._interrupt
