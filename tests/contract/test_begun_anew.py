@@ -229,14 +229,13 @@ def test_who_is_made_anew_is_waited_for(processes: Any, tmp_path: Path, reach: A
 
 
 def test_a_restart_that_takes_too_long(processes: Any, tmp_path: Path) -> None:
-    tasks, open_gate = made_anew_behind(processes, tmp_path / "gate")
+    processes.toys().close()  # so that a fork server is there, and the first start is quick
+    tasks, open_gate = made_anew_behind(processes, tmp_path / "gate", start_timeout_s=2)
     with tasks:
-        tasks._core.calls._start_timeout_s = 0.1
         with pytest.raises(WaitTimeout, match="start_timeout_s") as caught:
             tasks.step([0] * 4)
         assert caught.value.sampler_ids == (2,)
         thread = open_gate()
-        tasks._core.calls._start_timeout_s = 10
         told = tasks.step([0] * 4)
         thread.join()
         assert "worker_restarted" in told[2].info

@@ -12,8 +12,10 @@ from process_scripts import Script, still_running
 
 from vectasks import SamplerState, SingleProcessVectorSampledTasks, VectorSampledTasks
 from vectasks._util.interrupts import CtrlC
+from vectasks.replay.episode_log import EpisodeLog
 from vectasks.testing import toy_args
 from vectasks.testing.toys import CountingTask, ToySampler, ToyTask
+from vectasks.transport.step_results import StepResults
 
 Start = Callable[[str], Script]
 
@@ -386,15 +388,16 @@ def test_ctrl_c_writes_a_step_of_the_twin_down_once(
         monkeypatch.undo()
         raise KeyboardInterrupt
 
+    # The log tidies up after each step.
+    monkeypatch.setattr("vectasks.replay.episode_log._LOOK_EVERY", 0)
     with SingleProcessVectorSampledTasks(
         ToySampler, toy_args(ToyTask, 3, max_steps=9), should_log=False
     ) as tasks:
         tasks.step_batch([1] * 3)
         if where == "after":
-            monkeypatch.setattr(tasks._core.log, "_next_look", 0)
-            monkeypatch.setattr(tasks._core.log, "_tidy_up", interrupted)
+            monkeypatch.setattr(EpisodeLog, "_tidy_up", interrupted)
         else:
-            monkeypatch.setattr(tasks._core.transport.results, "plain_step", interrupted)
+            monkeypatch.setattr(StepResults, "plain_step", interrupted)
         with pytest.raises(KeyboardInterrupt):
             tasks.step_batch([2] * 3)
         tasks.step_batch([3] * 3)
