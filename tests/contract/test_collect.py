@@ -124,6 +124,7 @@ def _row(nest: Any, t: int) -> Any:
     return nest[t]
 
 
+@pytest.mark.guarantee("rollout-memory")
 @pytest.mark.parametrize("splits", SPLITS)
 def test_workers_write_where_the_user_reads(processes, splits):
     """No copy: what a worker writes is in the buffer's own array, which stays where it is."""
@@ -185,6 +186,7 @@ def test_a_buffer_that_is_let_go_leaves_nothing(processes, splits):
         assert RolloutBuffer(tasks, 1)._block.place.first_row <= rows.first_row
 
 
+@pytest.mark.guarantee("arrays-outlive")
 def test_arrays_outlive_buffer_and_vector(make):
     tasks = make(max_steps=4)
     buffer = RolloutBuffer(tasks, HORIZON)

@@ -23,6 +23,7 @@ Start = Callable[[str], Script]
 # -- the parent ends ------------------------------------------------------------------------------
 
 
+@pytest.mark.guarantee("killed-parent")
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_no_worker_outlives_the_parent(
@@ -87,6 +88,7 @@ def test_workers_of_a_worker_end_too(start: Start) -> None:
 # -- Ctrl-C ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.guarantee("ctrl-c")
 def test_ctrl_c_in_a_step_is_the_parents_alone(start: Start, method: str) -> None:
     script = start(f"""
         with VectorSampledTasks(
@@ -205,6 +207,7 @@ def test_a_second_ctrl_c_ends_a_close_at_once(start: Start) -> None:
     assert still_running(family, 2.0) == []
 
 
+@pytest.mark.guarantee("ctrl-c")
 @pytest.mark.parametrize("transport", ["auto", "pipe"])
 def test_ctrl_c_never_leaves_the_vector_out_of_step(start: Start, transport: str) -> None:
     # It comes at a random moment, in the midst of the parent's own work or while it waits.
@@ -247,6 +250,7 @@ def test_ctrl_c_never_leaves_the_vector_out_of_step(start: Start, transport: str
     assert script.stdout.split() == ["1000", "True"]
 
 
+@pytest.mark.guarantee("ctrl-c")
 @pytest.mark.parametrize("way", ["all", "some", "out"])
 @pytest.mark.parametrize("task", ["CountingTask", "InfoTask"])
 def test_ctrl_c_leaves_no_step_out_in_the_twin(start: Start, task: str, way: str) -> None:
@@ -280,6 +284,7 @@ def test_ctrl_c_leaves_no_step_out_in_the_twin(start: Start, task: str, way: str
     assert script.stdout.split() == ["1000"]
 
 
+@pytest.mark.guarantee("split-rollouts")
 @pytest.mark.parametrize("transport", ["auto", "pipe"])
 def test_ctrl_c_amid_a_rollout_leaves_no_step_out(start: Start, transport: str) -> None:
     # As above, while groups take turns; it may come in the policy, too.
@@ -362,6 +367,7 @@ def test_the_handler_of_ctrl_c_is_the_users(start: Start) -> None:
         signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.guarantee("interrupt-in-process")
 def test_ctrl_c_passes_through_the_twin() -> None:
     class InterruptedTask(ToyTask):
         def move(self, action: Any) -> None:
