@@ -1,14 +1,23 @@
-"""No test may leave anything behind: processes, descriptors, shared-memory names, threads."""
+"""No test may leave anything behind: processes, descriptors, shared-memory names, threads.
+
+Scripts and ways to start a process are what tests of several rooms share.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 from holdings import Holdings
+from process_scripts import START_METHODS, Script
 
 # Tests that a shell started in the background, or nohup, ignore these, and so do their scripts.
 for _signum, _handler in (
@@ -76,3 +85,31 @@ def nothing_left_by_test(
 ) -> Iterator[None]:
     """After each test nothing is left."""
     yield from _watched(request)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[[str], Script]]:
+    """Starts scripts; whatever is left of them after the test is killed."""
+    scripts: list[Script] = []
+    families: list[Any] = []
+
+    def start_script(code: str) -> Script:
+        scripts.append(Script(code, tmp_path))
+        return scripts[-1]
+
+    yield start_script
+    for script in scripts:
+        with contextlib.suppress(psutil.Error):
+            families += script.family()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(script.process.pid, signal.SIGKILL)
+        script.process.wait()
+    for process in families:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+
+
+@pytest.fixture(params=START_METHODS)
+def method(request: pytest.FixtureRequest) -> str:
+    """Every way to start a process."""
+    return request.param

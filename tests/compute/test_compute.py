@@ -117,6 +117,7 @@ def test_ten_items_in_batches_of_three(backend: str) -> None:
     assert [result.value for result in results] == [[0, 2, 4], [6, 8, 10], [12, 14, 16], [18]]
 
 
+@pytest.mark.guarantee("same-computed")
 @pytest.mark.parametrize(
     "data",
     [
@@ -232,6 +233,7 @@ def test_numpys_integers_are_sizes_and_numbers_of_workers(backend: str) -> None:
 # -- errors -----------------------------------------------------------------------------------
 
 
+@pytest.mark.guarantee("computing-errors")
 def test_an_error_is_recorded_and_torn_down(backend: str, tmp_path: Path) -> None:
     manager = TaskManager(marking(tmp_path), backend=backend, num_workers=1)
     handler = manager.submit(["a", "raise", "c"], batch_size=1)
@@ -260,6 +262,7 @@ def test_an_exception_that_is_returned_is_an_error(backend: str) -> None:
     assert (result.value, type(result.error), str(result.error)) == (None, ValueError, "returned")
 
 
+@pytest.mark.guarantee("computing-errors")
 def test_none_is_a_value(backend: str) -> None:
     class Nothing(Task[Any, Any]):
         def do(self, batch: Any) -> Any:
@@ -350,6 +353,7 @@ def test_whatever_comes_first_they_stand_in_order() -> None:
     assert handler.values()[1] == "value 1"
 
 
+@pytest.mark.guarantee("same-computed")
 def test_late_workers_change_no_order(tmp_path: Path) -> None:
     class FirstComesLast(Task[Any, Any]):
         def do(self, batch: Any) -> Any:
@@ -403,6 +407,7 @@ def test_a_mean_of_masked_arrays_is_masked() -> None:
     assert handler.get().mean.tolist() == [2.0, None]
 
 
+@pytest.mark.guarantee("same-computed")
 def test_means_and_sums_are_the_same_on_every_backend() -> None:
     """To the last bit: results are taken in in order of index."""
 
@@ -443,6 +448,7 @@ def test_a_handler_of_ones_own_forgets_what_was_before() -> None:
 # -- arrays -----------------------------------------------------------------------------------
 
 
+@pytest.mark.guarantee("no-copies")
 def test_arrays_are_sliced_without_a_copy() -> None:
     data = np.arange(12.0).reshape(6, 2)
     batches = []

@@ -17,6 +17,7 @@ from vectasks.compute.sharing import ArrayPlace, Parcels, Reader, place_of
 LARGE = (300, 200)  # rows; a batch of it is worth a slot
 
 
+@pytest.mark.guarantee("no-copies")
 def test_a_shared_array_is_read_where_it_is() -> None:
     array = shared_array((8, 3), np.int32)
     assert (array.shape, array.dtype, array.sum()) == ((8, 3), np.int32, 0)
@@ -28,6 +29,7 @@ def test_a_shared_array_is_read_where_it_is() -> None:
     assert not view.flags.writeable
 
 
+@pytest.mark.guarantee("no-copies")
 def test_a_file_is_read_where_it_is(tmp_path: Path) -> None:
     np.save(tmp_path / "data.npy", np.arange(20.0).reshape(10, 2))
     array = np.load(tmp_path / "data.npy", mmap_mode="r")

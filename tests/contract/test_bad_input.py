@@ -50,6 +50,7 @@ def unchanged(tasks: Any) -> None:
 # -- actions --------------------------------------------------------------------------------------
 
 
+@pytest.mark.guarantee("all-or-nothing-sent")
 @pytest.mark.parametrize(
     "actions", [[], [0], [0] * 3, [0] * 5, np.zeros(3, int), np.zeros((5, 1), int), (0,) * 5]
 )

@@ -57,6 +57,7 @@ def test_a_misfit_in_lockstep_leaves_nobody_waiting(make: Any) -> None:
     assert [r.done for r in tasks.step([0] * 4)] == [True] * 4
 
 
+@pytest.mark.guarantee("misshaped-observation")
 @pytest.mark.parametrize(
     ("odd", "message"),
     [
@@ -93,6 +94,7 @@ def test_rewards_of_several_agents_have_no_batch(make: Any, way: str) -> None:
     assert tasks.step([(0, 1)] * 2)[0].reward == [0.5, 1.5]
 
 
+@pytest.mark.guarantee("batch-dtypes")
 def test_casts_within_a_kind_are_made(make: Any) -> None:
     tasks = make(OddTask, max_steps=9, odd=lambda o: o.astype(np.int64))
     tasks.step_batch([0] * 4)

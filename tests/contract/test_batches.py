@@ -69,6 +69,7 @@ def stacked(space: Any, observations: list[Any]) -> Any:
 # -- what a batch is -------------------------------------------------------------------------------
 
 
+@pytest.mark.guarantee("results-in-order")
 def test_a_batch_is_the_results_as_arrays(every_kind: Any) -> None:
     with (
         every_kind.toys(max_steps=[2, 3, 9, 9]) as listed,
@@ -89,6 +90,7 @@ def test_a_batch_is_the_results_as_arrays(every_kind: Any) -> None:
             assert not batch.exhausted.any()
 
 
+@pytest.mark.guarantee("batch-dtypes")
 def test_dtypes_and_shapes(make: Any) -> None:
     tasks = make(NestedTask, count=3)
     actions = [tasks.action_spaces[0].sample() for _ in range(3)]
@@ -132,6 +134,7 @@ def test_frames_come_with_the_infos_of_whom_they_are_asked(make: Any) -> None:
     assert tasks.step_batch([0] * 3).infos == [{}] * 3
 
 
+@pytest.mark.guarantee("truncation")
 def test_terminated_and_truncated(make: Any) -> None:
     tasks = make(RandomWalk, count=4, max_steps=6, limit=2.0)
     seen = set()
@@ -163,6 +166,7 @@ def test_unshaped_leaves_are_lists(make: Any) -> None:
     assert [graph.nodes.shape for graph in graphs] == [(3, 2)] * 2
 
 
+@pytest.mark.guarantee("exhausted-rows")
 def test_exhausted_rows_are_zero(every_kind: Any) -> None:
     with every_kind.toys(max_steps=[1, 9, 1, 9], num_tasks=[1, 1, 2, 1]) as tasks:
         batch = tasks.step_batch([1] * 4)
@@ -184,6 +188,7 @@ def test_exhausted_rows_are_zero(every_kind: Any) -> None:
         assert tasks.step_batch([0] * 4).observation[:, 2].tolist() == [0, 1, 0, 1]
 
 
+@pytest.mark.guarantee("exhausted-rows")
 def test_exhausted_rows_of_nested_and_unshaped_observations(make: Any) -> None:
     tasks = make(TextTask, count=2, max_steps=[1, 9], num_tasks=1)
     batch = tasks.step_batch([0] * 2)
@@ -211,6 +216,7 @@ def test_paused_samplers_are_left_out(every_kind: Any) -> None:
         assert empty.infos == []
 
 
+@pytest.mark.guarantee("results-in-order")
 def test_batches_and_lists_in_turn(every_kind: Any) -> None:
     with every_kind.toys(max_steps=5) as tasks:
         for number in range(1, 13):
@@ -224,6 +230,7 @@ def test_batches_and_lists_in_turn(every_kind: Any) -> None:
             assert got == [[i, number // 5, number % 5] for i in range(4)]
 
 
+@pytest.mark.guarantee("same-transports")
 @pytest.mark.parametrize("transport", ["auto", "slab", "pipe"])
 def test_every_transport_gives_the_same(processes: Any, transport: str) -> None:
     with processes.toys(
@@ -285,6 +292,7 @@ def test_steps_that_give_nothing_but_arrays(every_kind: Any, task_class: Any) ->
         assert tasks.stats()["steps"] == 3 * 4
 
 
+@pytest.mark.guarantee("results-are-yours")
 @pytest.mark.parametrize(
     "task_class", [CountingTask, ReusingTask, WideTask, PlainTask, PlainNestedTask]
 )
@@ -316,6 +324,7 @@ def test_batches_never_alias(every_kind: Any, task_class: Any) -> None:
                 assert not np.shares_memory(one, other)
 
 
+@pytest.mark.guarantee("out")
 def test_out_is_written_into(every_kind: Any) -> None:
     with every_kind.toys(max_steps=3) as tasks, every_kind.toys(max_steps=3) as others:
         out = tasks.step_batch([0] * 4)
@@ -340,6 +349,7 @@ def test_out_for_nested_observations(make: Any) -> None:
     assert all(array is arrays[name] for name, array in arrays_of(got).items())
 
 
+@pytest.mark.guarantee("out")
 @pytest.mark.parametrize("paused", [1, 3])
 def test_out_of_another_size_is_refused_before_anything_is_sent(make: Any, paused: int) -> None:
     tasks = make(max_steps=9)
@@ -352,6 +362,7 @@ def test_out_of_another_size_is_refused_before_anything_is_sent(make: Any, pause
     assert tasks.step_batch([0] * left).observation[:, 2].tolist() == [2] * left
 
 
+@pytest.mark.guarantee("views")
 @pytest.mark.parametrize("task_class", [CountingTask, WideTask])
 def test_views_stay_valid_until_the_second_following_step(every_kind: Any, task_class: Any) -> None:
     with every_kind.toys(task_class, max_steps=100) as tasks:
@@ -365,6 +376,7 @@ def test_views_stay_valid_until_the_second_following_step(every_kind: Any, task_
             previous = batch
 
 
+@pytest.mark.guarantee("views")
 @pytest.mark.parametrize("following", ["step", "step_at", "step_batch", "send"])
 def test_views_survive_one_following_step_of_any_kind(make: Any, following: str) -> None:
     tasks = make(WideTask, max_steps=100)
@@ -381,6 +393,7 @@ def test_views_survive_one_following_step_of_any_kind(make: Any, following: str)
         assert_identical(batch.observation, expected)
 
 
+@pytest.mark.guarantee("views")
 def test_views_are_views(make: Any) -> None:
     tasks = make(WideTask, max_steps=100)
     one = tasks.step_batch([0] * 4, copy=False)
@@ -391,6 +404,7 @@ def test_views_are_views(make: Any) -> None:
     assert not np.shares_memory(copied.observation, one.observation)
 
 
+@pytest.mark.guarantee("arrays-outlive")
 @pytest.mark.parametrize("task_class", [CountingTask, WideTask])
 def test_batches_outlive_the_vector(make: Any, task_class: Any) -> None:
     tasks = make(task_class, max_steps=100)

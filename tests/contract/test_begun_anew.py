@@ -39,6 +39,7 @@ from vectasks.testing.faults import Fault, kill, with_faults
 from vectasks.testing.toys import CountingTask, RandomWalk, ToySampler
 
 
+@pytest.mark.guarantee("restarted-worker", "restart-in-step")
 @pytest.mark.parametrize(
     ("death", "way"),
     [
@@ -121,6 +122,7 @@ def results(tasks: Any, way: str, actions: list[Any]) -> dict[int, Any]:
     }
 
 
+@pytest.mark.guarantee("restart-after-step")
 @pytest.mark.parametrize("transport", ["auto", "pipe"])
 def test_what_was_sent_and_done_before_a_death_is_kept(transport: str) -> None:
     make, args = with_faults(
@@ -144,6 +146,7 @@ def test_what_was_sent_and_done_before_a_death_is_kept(transport: str) -> None:
         assert ["worker_restarted" in r.info for r in following] == [first_was_done, False, False]
 
 
+@pytest.mark.guarantee("restart-in-command", "restart-in-call")
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS.keys())
 def test_a_restart_during_any_command(some_process: Any, command: Any) -> None:
     at, call, reach = command
@@ -170,6 +173,7 @@ def test_a_restart_during_any_command(some_process: Any, command: Any) -> None:
         assert [r.done for r in tasks.step([0] * 4)] == [False] * 4
 
 
+@pytest.mark.guarantee("restart-idle")
 def test_an_idle_death_is_told_by_the_next_step(some_process: Any) -> None:
     tasks, _ = faulty(some_process, [], on_worker_death="restart")
     with tasks:
@@ -214,6 +218,7 @@ NEXT: dict[str, Callable[[Any], Any]] = {
 }
 
 
+@pytest.mark.guarantee("restart-waits")
 @pytest.mark.parametrize("reach", NEXT.values(), ids=NEXT.keys())
 def test_who_is_made_anew_is_waited_for(processes: Any, tmp_path: Path, reach: Any) -> None:
     tasks, open_gate = made_anew_behind(processes, tmp_path / "gate")
@@ -228,15 +233,15 @@ def test_who_is_made_anew_is_waited_for(processes: Any, tmp_path: Path, reach: A
         assert len(tasks.step([0] * 4)) == 4
 
 
+@pytest.mark.guarantee("restart-waits")
 def test_a_restart_that_takes_too_long(processes: Any, tmp_path: Path) -> None:
-    tasks, open_gate = made_anew_behind(processes, tmp_path / "gate")
+    processes.toys().close()  # so that a fork server is there, and the first start is quick
+    tasks, open_gate = made_anew_behind(processes, tmp_path / "gate", start_timeout_s=2)
     with tasks:
-        tasks._core.calls._start_timeout_s = 0.1
         with pytest.raises(WaitTimeout, match="start_timeout_s") as caught:
             tasks.step([0] * 4)
         assert caught.value.sampler_ids == (2,)
         thread = open_gate()
-        tasks._core.calls._start_timeout_s = 10
         told = tasks.step([0] * 4)
         thread.join()
         assert "worker_restarted" in told[2].info
@@ -256,6 +261,7 @@ class Once(ToySampler):
         super().__init__(CountingTask, sampler, max_steps=9)
 
 
+@pytest.mark.guarantee("restart-fails")
 @pytest.mark.parametrize("way", ["step", "step_batch"])
 @pytest.mark.parametrize(("how", "error"), [("raise", SetupError), ("die", WorkerDied)])
 def test_a_restart_that_fails(
@@ -278,6 +284,7 @@ def test_a_restart_that_fails(
         assert set(tasks.sampler_states.values()) == {READY}
 
 
+@pytest.mark.guarantee("restart-in-step")
 def test_many_deaths_at_once(process_kind: Any) -> None:
     faults = [Fault(kill(), sampler=i, call=2) for i in range(4)]
     tasks, _ = faulty(process_kind, faults, on_worker_death="restart")
@@ -288,6 +295,7 @@ def test_many_deaths_at_once(process_kind: Any) -> None:
         assert all("SIGKILL" in r.info["worker_restarted"] for r in results)
 
 
+@pytest.mark.guarantee("restart-in-lockstep")
 def test_a_death_in_lockstep(process_kind: Any) -> None:
     make, args = with_faults(
         ToySampler, toy_args(CountingTask, 4, max_steps=3), [Fault(kill(), sampler=2, call=2)]

@@ -76,6 +76,7 @@ def test_a_class_in_a_function_names_globals_in_its_body(every_kind: Any) -> Non
         assert [space.n for space in tasks.action_spaces] == [7, 7]
 
 
+@pytest.mark.guarantee("arguments-unchanged")
 def test_argument_dicts_are_not_changed(every_kind: Any) -> None:
     def make(**kwargs: Any) -> ToySampler:
         options = dict(kwargs)

@@ -143,10 +143,12 @@ def _plain(info: dict[str, Any]) -> dict[str, Any]:
     return info if "info" not in info else {**info, "info": _plain(info["info"])}
 
 
+@pytest.mark.guarantee("split-rollouts")
 def test_groups_that_take_turns_fill_it_as_lockstep_does(every_lane):
     check_against_lockstep(every_lane, RandomWalk)
 
 
+@pytest.mark.guarantee("split-rollouts")
 @pytest.mark.parametrize(
     "task_class",
     [NestedObservations, ReusingTask, InPlace, OddInfos],
@@ -278,6 +280,7 @@ def check_recordings(error: Any, failed: list[int]) -> None:
         assert outcome.divergence is None
 
 
+@pytest.mark.guarantee("split-rollouts")
 def test_steps_of_several_groups_that_fail(quick_lane):
     options = {"fail_sampler": [0, 1, None, 3], "fail_step": 3, "max_steps": 99}
     with quick_lane.toys(FailingTask, **options) as tasks:
@@ -326,6 +329,7 @@ def _raise(error: BaseException) -> Any:
     raise error
 
 
+@pytest.mark.guarantee("split-rollouts")
 @pytest.mark.parametrize(
     ("wrong", "error"),
     [

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from death_helpers import (
     AT_ONCE_S,
@@ -43,6 +44,7 @@ from vectasks.testing.toys import CountingTask
 # -- however it ends ------------------------------------------------------------------------------
 
 
+@pytest.mark.guarantee("killed", "crashed", "exited", "closed-descriptors")
 @pytest.mark.parametrize("death", DEATHS.values(), ids=DEATHS.keys())
 def test_a_death_is_told_at_once(process_lane: Any, death: Death) -> None:
     tasks, _ = faulty(process_lane, [Fault(death.action, sampler=2, call=2)])
@@ -77,6 +79,7 @@ def test_a_death_is_told_at_once(process_lane: Any, death: Death) -> None:
 # -- whatever it is at ----------------------------------------------------------------------------
 
 
+@pytest.mark.guarantee("dies-in-command")
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS.keys())
 def test_a_death_during_any_command(process_lane: Any, command: Any) -> None:
     at, call, reach = command
@@ -95,6 +98,7 @@ def test_a_death_during_any_command(process_lane: Any, command: Any) -> None:
         assert len(tasks.step([0] * 4)) == 4
 
 
+@pytest.mark.guarantee("dies-in-make")
 @pytest.mark.parametrize("on_death", ["raise", "restart"])
 @pytest.mark.parametrize(("at", "call"), [("make", 1), ("next_task", 1), ("get_observations", 1)])
 def test_a_death_during_construction(process_kind: Any, at: str, call: int, on_death: str) -> None:
@@ -104,6 +108,7 @@ def test_a_death_during_construction(process_kind: Any, at: str, call: int, on_d
     assert caught.value.sampler_ids == mates(process_kind, 2)
 
 
+@pytest.mark.guarantee("dies-in-close")
 @pytest.mark.parametrize("at", ["close", "sampler.close"])
 def test_a_death_while_closing(process_kind: Any, at: str) -> None:
     tasks, make = faulty(process_kind, [Fault(kill(), sampler=2, at=at)])
@@ -114,6 +119,7 @@ def test_a_death_while_closing(process_kind: Any, at: str) -> None:
     assert make.times_fired(0) == 1
 
 
+@pytest.mark.guarantee("dies-idle")
 @pytest.mark.parametrize("reach", IDLE.values(), ids=IDLE.keys())
 def test_a_death_while_nothing_is_asked(some_process: Any, reach: Any) -> None:
     tasks, _ = faulty(some_process, [])
@@ -126,6 +132,7 @@ def test_a_death_while_nothing_is_asked(some_process: Any, reach: Any) -> None:
         assert len(tasks.step([0] * 4)) == 4
 
 
+@pytest.mark.guarantee("dies-idle")
 def test_states_tell_of_a_death_while_nothing_is_asked(process_kind: Any) -> None:
     tasks, _ = faulty(process_kind, [])
     with tasks:
@@ -139,6 +146,7 @@ def test_states_tell_of_a_death_while_nothing_is_asked(process_kind: Any) -> Non
             tasks.step([0] * 4)
 
 
+@pytest.mark.guarantee("dies-beside-slow")
 @pytest.mark.parametrize("transport", ["auto", "pipe"])
 def test_a_death_while_another_sampler_is_slow(
     processes: Any, tmp_path: Path, transport: str
@@ -161,6 +169,7 @@ def test_a_death_while_another_sampler_is_slow(
         }
 
 
+@pytest.mark.guarantee("dies-beside-slow")
 @pytest.mark.parametrize("transport", ["auto", "pipe"])
 def test_recv_tells_of_a_death_without_waiting_for_who_is_slow(
     processes: Any, tmp_path: Path, transport: str
@@ -177,6 +186,7 @@ def test_recv_tells_of_a_death_without_waiting_for_who_is_slow(
         assert tasks.recv().samplers.tolist() == [0]
 
 
+@pytest.mark.guarantee("dies-after-mate")
 def test_a_dead_worker_is_failed_also_where_its_sampler_had_played_all_its_tasks() -> None:
     make, args = with_faults(
         ToySampler,
@@ -197,6 +207,7 @@ class Told(CountingTask):
         return {"steps": self.num_steps_taken()}
 
 
+@pytest.mark.guarantee("dies-after-mate")
 @pytest.mark.parametrize("start_method", ["forkserver", "fork"])
 def test_a_step_that_was_done_before_its_worker_died_keeps_its_info(start_method: str) -> None:
     make, args = with_faults(ToySampler, toy_args(Told, 2, max_steps=9), [Fault(kill(), sampler=1)])
@@ -226,6 +237,7 @@ class ForkingTask(CountingTask):
         return pid
 
 
+@pytest.mark.guarantee("orphan-holds-descriptors")
 @pytest.mark.parametrize("way", ["step", "step_batch", "call"])
 def test_a_death_is_noticed_though_a_child_of_the_task_holds_its_descriptors(
     some_process: Any, tmp_path: Path, way: str
@@ -251,6 +263,7 @@ def then_wait(gate: Path) -> Action:
     return lambda proceed: shut(lambda: hold(proceed))
 
 
+@pytest.mark.guarantee("closed-descriptors")
 def test_who_closes_its_descriptors_steps_on_until_it_is_out_of_reach(process_lane: Any) -> None:
     """Steps through shared memory need none: what they give is told, and then that it is gone."""
     tasks, _ = faulty(process_lane, [Fault(close_descriptors(), sampler=2)])
@@ -272,6 +285,7 @@ def test_who_closes_its_descriptors_steps_on_until_it_is_out_of_reach(process_la
         assert given in ([], [[[i, 0, 1] for i in range(4)]])
 
 
+@pytest.mark.guarantee("closed-descriptors")
 @pytest.mark.parametrize("on_death", ["raise", "restart"])
 def test_who_closes_its_descriptors_and_stays_is_ended(
     some_process: Any, tmp_path: Path, on_death: str
@@ -304,18 +318,24 @@ class LargeTask(CountingTask):
         return bytes(20_000_000)
 
 
+def sockets() -> set[int]:
+    """The descriptors of this process that are sockets."""
+    return {pair.fd for pair in psutil.Process().net_connections("unix")}
+
+
+@pytest.mark.guarantee("dies-in-answer")
 @pytest.mark.parametrize("on_death", ["raise", "restart"])
 def test_a_death_in_the_midst_of_an_answer(some_process: Any, on_death: str) -> None:
+    before = sockets()
     tasks, _ = faulty(some_process, [], LargeTask, on_worker_death=on_death)
+    channels = sockets() - before
     with tasks:
         pid = tasks.call_at(2, "pid")
-        worker = tasks._core.requests.workers[1]
         tasks.read_timeout = 0  # the answer is not taken in
         with pytest.raises(WaitTimeout):
             tasks.call_at(2, "large")
         tasks.read_timeout = 30
-        ((channel, _), _) = worker.descriptors()
-        assert select.select([channel], [], [], 10)[0], "nothing was answered"
+        assert select.select(channels, [], [], 10)[0], "nothing was answered"
         os.kill(pid, signal.SIGKILL)
         wait_for_the_end_of(pid)
         deadline = time.monotonic() + AT_ONCE_S
@@ -336,6 +356,7 @@ class HungryTask(CountingTask):
             self.env.notes["hoard"] = bytearray(1 << 30)
 
 
+@pytest.mark.guarantee("no-memory")
 def test_no_memory_for_good(some_process: Any) -> None:
     with some_process.toys(HungryTask, max_steps=9) as tasks:
         tasks.step([0] * 4)

@@ -66,6 +66,7 @@ def test_a_death_outside_a_step(process_kind: Any) -> None:
         assert tasks.sampler_states[0] is SamplerState.FAILED
 
 
+@pytest.mark.guarantee("restart-limit")
 def test_workers_restart_where_wished(process_kind: Any) -> None:
     options = {"on_worker_death": "restart", "max_restarts": 1, "seed": 3}
     with process_kind.toys(
@@ -123,6 +124,7 @@ def test_a_death_while_starting_is_no_endless_restart(processes: Any) -> None:
 # -- timeouts -------------------------------------------------------------------------------------
 
 
+@pytest.mark.guarantee("slow-task")
 def test_a_late_step_is_collected_by_wait_step(process_kind: Any) -> None:
     with process_kind.toys(
         SlowTask, delay_s=2.5, slow_sampler=3, max_steps=9, vector={"read_timeout": 0.1}
@@ -141,6 +143,7 @@ def test_a_late_step_is_collected_by_wait_step(process_kind: Any) -> None:
         tasks.step([0] * 4)
 
 
+@pytest.mark.guarantee("late-reply")
 def test_the_reply_of_another_command_is_discarded(process_kind: Any) -> None:
     with process_kind.toys(max_steps=9, vector={"read_timeout": 0.2}) as tasks:
         with pytest.raises(WaitTimeout, match="sampler 3"):
@@ -169,6 +172,7 @@ def test_one_deadline_for_all_samplers(processes: Any) -> None:
         assert sorted(caught.value.sampler_ids) == [0, 1, 2, 3]
 
 
+@pytest.mark.guarantee("hanging-task")
 def test_restart_at_replaces_a_busy_worker(processes: Any) -> None:
     with processes.toys(max_steps=9, vector={"read_timeout": 0.3}) as tasks:
         with pytest.raises(WaitTimeout):
@@ -180,6 +184,7 @@ def test_restart_at_replaces_a_busy_worker(processes: Any) -> None:
         ]
 
 
+@pytest.mark.guarantee("hangs-in-close")
 def test_close_is_bounded_while_a_task_hangs(process_kind: Any) -> None:
     tasks = process_kind.toys(
         SlowTask, delay_s=60, vector={"read_timeout": 0.1, "close_grace_s": 0.3}
@@ -191,6 +196,7 @@ def test_close_is_bounded_while_a_task_hangs(process_kind: Any) -> None:
     assert time.monotonic() - began < 5
 
 
+@pytest.mark.guarantee("slow-start")
 def test_start_is_bounded(processes: Any) -> None:
     def make(sampler: int) -> ToySampler:
         if sampler == 1:

@@ -18,6 +18,7 @@ def lists(results: list[Any]) -> list[Any]:
     return [None if r.observation is None else r.observation.tolist() for r in results]
 
 
+@pytest.mark.guarantee("lockstep")
 def test_a_done_sampler_waits(every_kind: Any) -> None:
     with every_kind.toys(max_steps=[2, 9, 9, 9], vector=dict(LOCKSTEP)) as tasks:
         assert tasks.auto_resample_when_done is False
@@ -39,6 +40,7 @@ def test_a_done_sampler_waits(every_kind: Any) -> None:
         assert tasks.call("counts") == [(0, 0, 2), (1, 0, 4), (2, 0, 4), (3, 0, 4)]
 
 
+@pytest.mark.guarantee("lockstep")
 def test_the_last_one_moves_all_on(every_kind: Any) -> None:
     with every_kind.toys(max_steps=[1, 2, 3, 3], vector=dict(LOCKSTEP)) as tasks:
         tasks.step([0] * 4)
@@ -151,6 +153,7 @@ def test_failed_samplers_are_not_waited_for(make: Any) -> None:
     assert tasks.call_at(1, "counts") == (1, 1, 0)
 
 
+@pytest.mark.guarantee("reused-task-arrays")
 def test_a_reused_array_does_not_change_the_kept_result(make: Any) -> None:
     tasks = make(ReusingTask, count=2, max_steps=[1, 2], vector=dict(LOCKSTEP))
     tasks.step([0, 0])

@@ -117,6 +117,7 @@ def test_step_at(tasks: Any) -> None:
     assert result.reward == 2.125
 
 
+@pytest.mark.guarantee("final-observation")
 def test_autoreset_in_the_same_step(tasks: Any) -> None:
     for _ in range(3):
         tasks.step([1] * 4)

@@ -72,6 +72,7 @@ def test_no_method_is_left_out() -> None:
 FIRST = [[i, 0, 1] for i in range(4)]
 
 
+@pytest.mark.guarantee("one-step-out")
 @pytest.mark.parametrize("begin", ["async_step", "step_async", "send"])
 def test_everything_else_is_refused_while_a_step_is_out(every_kind: Any, begin: str) -> None:
     with every_kind.toys(max_steps=9) as vector:
@@ -116,6 +117,7 @@ def test_send_and_recv_misused(make: Any) -> None:
     assert [n for _, _, n in vector.call("counts")] == [1, 1, 0, 1]
 
 
+@pytest.mark.guarantee("one-step-out")
 @pytest.mark.parametrize("begin", ["async_step", "send"])
 def test_close_while_a_step_is_out_is_made_right(
     every_kind: Any, begin: str, tmp_path: Path
@@ -136,6 +138,7 @@ class GatedTask(ToyTask):
         return Path(self.options.gate).read_text()
 
 
+@pytest.mark.guarantee("misuse-refused")
 def test_two_threads_at_once(processes: Any, tmp_path: Path) -> None:
     inside, gate = tmp_path / "inside", tmp_path / "gate"
     os.mkfifo(inside)
@@ -155,6 +158,7 @@ def test_two_threads_at_once(processes: Any, tmp_path: Path) -> None:
         assert [r.observation.tolist() for r in vector.step([0] * 4)] == FIRST
 
 
+@pytest.mark.guarantee("misuse-refused")
 def test_no_method_works_in_a_fork(kind: Any) -> None:
     with kind.toys(max_steps=9) as vector:
         vector.async_step([0] * 4)

@@ -22,6 +22,7 @@ from vectasks.testing import toy_args
 from vectasks.testing.toys import CountingTask, FailingTask, ToySampler
 
 
+@pytest.mark.guarantee("all-or-nothing-sent", "unpicklable-argument")
 def test_an_argument_that_cannot_travel_is_refused_as_a_whole(process_kind: Any) -> None:
     with process_kind.toys(max_steps=9) as tasks:
         arguments: list[Any] = [[1, 1], [1, 1], [1, 1], [threading.Lock(), 1]]
@@ -33,6 +34,7 @@ def test_an_argument_that_cannot_travel_is_refused_as_a_whole(process_kind: Any)
         ]
 
 
+@pytest.mark.guarantee("all-or-nothing-sent", "unpicklable-argument")
 def test_an_action_that_cannot_travel_steps_nobody(process_kind: Any) -> None:
     class AnythingTask(CountingTask):
         actions = None
@@ -53,6 +55,7 @@ class Late:
         raise TimeoutError("too late for a lock")
 
 
+@pytest.mark.guarantee("unpicklable-result")
 @pytest.mark.parametrize("make_value", [threading.Lock, Late])
 def test_a_value_that_cannot_travel_back(process_kind: Any, make_value: Any) -> None:
     class LockTask(CountingTask):
@@ -84,6 +87,7 @@ def test_results_survive_a_failure_in_the_joint_resample(make: Any) -> None:
     assert results[2].observation.tolist() == [2, 1, 0]
 
 
+@pytest.mark.guarantee("late-answers")
 def test_a_late_joint_resample_is_collected_by_wait_step(processes: Any) -> None:
     class SlowSampler(ToySampler):
         def next_task(self, **kwargs: Any) -> Any:
@@ -130,6 +134,7 @@ def test_mates_of_a_dead_worker_are_told_of_their_lost_episodes() -> None:
         assert mate.observation.tolist() == [1, 0, 0]
 
 
+@pytest.mark.guarantee("restart-in-call")
 def test_a_restart_by_another_command_is_told_by_the_next_step(processes: Any) -> None:
     with processes.toys(
         FailingTask,
@@ -186,11 +191,13 @@ def test_one_thread_at_a_time(make: Any) -> None:
     assert tasks.call("num_steps_taken") == [0, 0]
 
 
+@pytest.mark.guarantee("misuse-refused")
 def test_a_vector_does_not_pickle(make: Any) -> None:
     with pytest.raises(TypeError, match="pickle"):
         pickle.dumps(make(count=1))
 
 
+@pytest.mark.guarantee("killed-parent", "parent-killed")
 @pytest.mark.parametrize("method", ["forkserver", "spawn", "fork"])
 def test_children_end_when_their_parent_is_killed(tmp_path: Path, method: str) -> None:
     code = f"""

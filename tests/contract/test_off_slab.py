@@ -79,6 +79,7 @@ def test_pipe_says_nothing(processes: Any, odd: Any) -> None:
     assert ours == []
 
 
+@pytest.mark.guarantee("batch-dtypes")
 @pytest.mark.parametrize("odd", OFF_SPACE[1:3])
 def test_slab_refuses_what_does_not_fit(processes: Any, odd: Any) -> None:
     with (

@@ -253,6 +253,7 @@ def test_after_a_restart_the_new_sampler_is_recorded(processes: Any) -> None:
         assert assert_replays(tasks, 0).actions == [0, 1, 2]
 
 
+@pytest.mark.guarantee("restart-recordings")
 def test_what_a_restart_cut_off_is_kept(process_kind: Any, tmp_path: Path) -> None:
     options = {"how": "kill", "fail_sampler": 1, "fail_step": 3, "max_steps": 9}
     vector = {"on_worker_death": "restart", "seed": 4}

@@ -41,6 +41,7 @@ def reference(task_class: Any, num_steps: int, **options: Any) -> list[Any]:
         return record_trace(tasks, num_steps)
 
 
+@pytest.mark.guarantee("same-traces")
 @pytest.mark.parametrize("resample", [True, False], ids=["autoreset", "lockstep"])
 def test_traces_of_all_toys_are_identical(every_kind: Any, resample: bool) -> None:
     arguments = toy_args(CountingTask, len(TASKS), max_steps=[3, 4, 7, 5, 2, 6, 3])
@@ -53,6 +54,7 @@ def test_traces_of_all_toys_are_identical(every_kind: Any, resample: bool) -> No
         assert_identical(trace, record_trace(twin, 20))
 
 
+@pytest.mark.guarantee("same-traces")
 @pytest.mark.parametrize("transport", ["auto", "slab", "pipe"])
 def test_traces_are_identical_on_every_lane(every_kind: Any, transport: str) -> None:
     vector = {"seed": 3, "observation_transport": transport}
@@ -61,6 +63,7 @@ def test_traces_are_identical_on_every_lane(every_kind: Any, transport: str) -> 
     assert_identical(trace, reference(NestedTask, 12, max_steps=[2, 3, 4, 5], vector={"seed": 3}))
 
 
+@pytest.mark.guarantee("same-traces")
 def test_traces_with_samplers_that_end(every_kind: Any) -> None:
     options: dict[str, Any] = {"max_steps": 3, "num_tasks": [1, 2, 4, 3], "vector": {"seed": 1}}
     with every_kind.toys(RandomWalk, **_copy(options)) as tasks:
@@ -73,6 +76,7 @@ def test_traces_with_samplers_that_end(every_kind: Any) -> None:
 # -- seeds ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.guarantee("first-seed")
 def test_construction_seed_reaches_the_first_task(every_kind: Any) -> None:
     firsts = []
     for seed in (11, 11, [11, 12, 13, 14], [11, 5, 11, 5], None):
@@ -90,6 +94,7 @@ def test_construction_seed_reaches_the_first_task(every_kind: Any) -> None:
     assert not np.array_equal(unseeded[0], one[0])
 
 
+@pytest.mark.guarantee("set-seeds")
 def test_set_seeds_reaches_the_next_tasks(every_kind: Any) -> None:
     with every_kind.toys(RandomWalk) as tasks:
         before = tasks.get_observations()
@@ -107,6 +112,7 @@ def test_set_seeds_reaches_the_next_tasks(every_kind: Any) -> None:
         assert not np.array_equal(tasks.get_observations()[0], by_int[0])
 
 
+@pytest.mark.guarantee("integer-seed")
 def test_an_integer_seed_adds_the_id_not_the_index(every_kind: Any) -> None:
     with every_kind.toys(RandomWalk) as tasks:
         tasks.set_seeds(50)
@@ -121,6 +127,7 @@ def test_an_integer_seed_adds_the_id_not_the_index(every_kind: Any) -> None:
 # -- leaves ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.guarantee("leaves")
 def test_leaves_come_back_as_the_task_gave_them(every_kind: Any) -> None:
     with every_kind.toys(NestedTask) as tasks:
         (observation, *_), *_ = tasks.step(_nested_actions())
@@ -160,6 +167,7 @@ def test_box_actions_arrive_as_arrays_of_the_dtype(every_kind: Any) -> None:
             assert tasks.call("received") == [("ndarray", "float32")] * 4
 
 
+@pytest.mark.guarantee("leaves")
 def test_tensors_stay_tensors(make: Any) -> None:
     torch = pytest.importorskip("torch")
     tasks = make(TorchTask, count=2, max_steps=2)
@@ -178,6 +186,7 @@ def test_several_agents_get_a_reward_each(every_kind: Any) -> None:
     assert last[0].info["__AFTER_TASK_METRICS__"]["reward"] == [2.0, 3.0]
 
 
+@pytest.mark.guarantee("reused-task-arrays")
 def test_reused_arrays_do_not_change_earlier_results(every_kind: Any) -> None:
     with every_kind.toys(ReusingTask, max_steps=2) as tasks:
         start = tasks.get_observations()
@@ -195,6 +204,7 @@ def test_reused_arrays_do_not_change_earlier_results(every_kind: Any) -> None:
         assert third[i].observation.tolist() == [i, 1, 1]
 
 
+@pytest.mark.guarantee("results-are-yours")
 def test_results_are_the_callers_own(every_kind: Any) -> None:
     with every_kind.toys(ReusingTask) as tasks:
         for value in (tasks.get_observations(), [r.observation for r in tasks.step([0] * 4)]):

@@ -35,6 +35,7 @@ def test_actions_go_to_the_samplers_that_are_named(every_kind: Any, order: list[
         assert tasks.call("num_steps_taken") == [int(i in order) for i in range(4)]
 
 
+@pytest.mark.guarantee("pausing-shifts-indices")
 def test_samplers_are_ids_also_while_some_are_paused(make: Any) -> None:
     tasks = make(max_steps=9)
     tasks.pause_at(0)
@@ -44,6 +45,7 @@ def test_samplers_are_ids_also_while_some_are_paused(make: Any) -> None:
     assert tasks.recv().samplers.tolist() == [1, 2, 3]
 
 
+@pytest.mark.guarantee("recv-earliest-ready")
 def test_exactly_so_many_rows_as_asked_for(every_kind: Any) -> None:
     with every_kind.toys(max_steps=9) as tasks:
         tasks.send([0] * 4)
@@ -76,6 +78,7 @@ class NapTask(ToyTask):
         time.sleep(action / 100)
 
 
+@pytest.mark.guarantee("recv-earliest-ready")
 def test_the_earliest_come_first(processes: Any) -> None:
     with processes.toys(NapTask, max_steps=99) as tasks:
         tasks.send([60, 1, 40, 20])
@@ -86,6 +89,7 @@ def test_the_earliest_come_first(processes: Any) -> None:
         assert tasks.recv(2).samplers.tolist() == [0, 3]
 
 
+@pytest.mark.guarantee("recv-earliest-ready")
 def test_the_earliest_sent_come_first_on_every_kind(kind: Any) -> None:
     with kind.toys(max_steps=99) as tasks:
         for order in ([3, 0, 2, 1], [1, 2, 3, 0]):
@@ -106,6 +110,7 @@ def test_mates_in_one_worker_are_given_back_one_by_one(every_kind: Any) -> None:
         assert tasks.recv().samplers.tolist() == [3]
 
 
+@pytest.mark.guarantee("nobody-starves")
 def test_a_slow_sampler_is_not_starved(processes: Any) -> None:
     """Fast samplers are sent again at once; the slow one is given back soon after it is ready."""
     with processes.toys(NapTask, max_steps=9999) as tasks:
@@ -121,6 +126,7 @@ def test_a_slow_sampler_is_not_starved(processes: Any) -> None:
         tasks.recv()
 
 
+@pytest.mark.guarantee("nobody-starves")
 def test_everyone_has_a_turn(processes: Any) -> None:
     with processes.toys(max_steps=9999) as tasks:
         turns = np.zeros(4, int)
@@ -148,6 +154,7 @@ def test_a_batch_right_after_single_steps_is_whole(every_kind: Any) -> None:
             assert batch.observation[:, 2].tolist() == taken.tolist()
 
 
+@pytest.mark.guarantee("late-answers")
 def test_a_timeout_loses_nothing(processes: Any) -> None:
     with processes.toys(NapTask, max_steps=99) as tasks:
         tasks.send([0, 60, 0, 60])
@@ -169,6 +176,7 @@ def test_no_time_at_all(processes: Any) -> None:
         assert tasks.recv().samplers.tolist() == [1]
 
 
+@pytest.mark.guarantee("late-answers")
 def test_a_late_batch_is_collected_by_wait_step(processes: Any) -> None:
     with processes.toys(SlowTask, max_steps=9, delay_s=0.6, vector={"read_timeout": 0.2}) as tasks:
         with pytest.raises(WaitTimeout):
@@ -179,6 +187,7 @@ def test_a_late_batch_is_collected_by_wait_step(processes: Any) -> None:
         assert tasks.step_batch([0] * 4).observation[:, 2].tolist() == [2] * 4
 
 
+@pytest.mark.guarantee("all-or-nothing-sent")
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
@@ -211,6 +220,7 @@ def test_a_wrong_number_of_rows(make: Any, count: int) -> None:
     assert len(tasks.recv().samplers) == 4
 
 
+@pytest.mark.guarantee("one-step-out")
 def test_misuse_while_steps_are_out(make: Any) -> None:
     tasks = make(max_steps=9)
     with pytest.raises(NothingPending):

@@ -28,6 +28,7 @@ def samplers(observations: list[Any]) -> list[int]:
 # -- pausing --------------------------------------------------------------------------------------
 
 
+@pytest.mark.guarantee("pausing-shifts-indices")
 def test_pausing_shifts_indices_down(tasks: Any) -> None:
     assert tasks.pause_at(1) is None
     assert tasks.sampler_ids == [0, 2, 3]
@@ -48,6 +49,7 @@ def test_pausing_shifts_indices_down(tasks: Any) -> None:
         tasks.step_at(2, 0)
 
 
+@pytest.mark.guarantee("pausing-shifts-indices")
 def test_resuming_restores_the_original_order(tasks: Any) -> None:
     for index in (3, 1, 0):
         tasks.pause_at(index)
@@ -173,6 +175,7 @@ def test_next_task_exhausts_without_an_error(make: Any) -> None:
 # -- failed ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.guarantee("failed-sampler")
 @pytest.mark.parametrize("revive", ["next_task_at", "restart_at", "reset_all", "next_task"])
 def test_a_failed_sampler_harms_nobody_and_can_be_revived(make: Any, revive: str) -> None:
     tasks = make(FailingTask, count=3, max_steps=9, fail_sampler=1, fail_step=2)
@@ -271,6 +274,7 @@ def test_del_closes(every_kind: Any, tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 8
 
 
+@pytest.mark.guarantee("all-closed")
 def test_close_reaches_every_task_and_sampler_once(every_kind: Any, tmp_path: Path) -> None:
     tasks = every_kind.toys(max_steps=9, marks=str(tmp_path))
     tasks.pause_at(2)

@@ -77,6 +77,7 @@ PLACES = {
 }
 
 
+@pytest.mark.guarantee("failed-sampler", "raises-in-step", "raises-in-call")
 @pytest.mark.parametrize("place", PLACES.values(), ids=PLACES.keys())
 def test_a_task_that_raises_fails_alone(every_lane: Any, place: Place) -> None:
     fault = Fault(fail(KeyError("the lamp", 3)), sampler=1, at=place.at, call=place.call)
@@ -107,6 +108,7 @@ def assert_the_others_go_on(tasks: Any) -> None:
     tasks.resume_all()
 
 
+@pytest.mark.guarantee("raises-in-step")
 def test_the_others_replies_are_those_of_this_step(every_kind: Any) -> None:
     fault = Fault(fail(), sampler=1, call=2)
     with faulty(every_kind, [fault]) as tasks:
@@ -121,6 +123,7 @@ def test_the_others_replies_are_those_of_this_step(every_kind: Any) -> None:
         assert {i: r.reward for i, r in results.items()} == {0: 0.25, 2: 2.25, 3: 3.25}
 
 
+@pytest.mark.guarantee("several-raise")
 def test_all_who_failed_are_named(every_kind: Any) -> None:
     with faulty(every_kind, [Fault(fail(), sampler=i) for i in (1, 3)]) as tasks:
         with pytest.raises(TaskError, match=r"sampler 1 .*so did sampler 3") as caught:
@@ -142,6 +145,7 @@ REVIVALS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+@pytest.mark.guarantee("failed-sampler", "raises-in-step")
 @pytest.mark.parametrize("revive", REVIVALS.values(), ids=REVIVALS.keys())
 def test_who_failed_can_be_revived(every_kind: Any, revive: Any) -> None:
     with faulty(every_kind, [Fault(fail(), sampler=1)]) as tasks:
@@ -153,6 +157,7 @@ def test_who_failed_can_be_revived(every_kind: Any, revive: Any) -> None:
         assert result.done is False
 
 
+@pytest.mark.guarantee("sensor-raises")
 def test_a_sensor_that_raises_can_be_told_apart(every_kind: Any) -> None:
     class Suite:
         def get_observations(self, *, env: Any, task: Any) -> Any:
@@ -174,6 +179,7 @@ def test_a_sensor_that_raises_can_be_told_apart(every_kind: Any) -> None:
         assert tasks.step([0] * 4)[1].info["__AFTER_TASK_CALLBACK__"] == 1
 
 
+@pytest.mark.guarantee("raises-in-make")
 @pytest.mark.parametrize(
     ("at", "call"), [("make", 1), ("next_task", 1), ("get_observations", 1), ("set_seed", 1)]
 )
@@ -197,6 +203,7 @@ class OnceMade(ToySampler):
         super().__init__(CountingTask, sampler, **options)
 
 
+@pytest.mark.guarantee("raises-in-remake")
 def test_a_sampler_that_cannot_be_made_again(every_kind: Any, tmp_path: Path) -> None:
     args = [{"sampler": i, "home": str(tmp_path)} for i in range(3)]
     with every_kind.make(OnceMade, args) as tasks:
@@ -211,6 +218,7 @@ def test_a_sampler_that_cannot_be_made_again(every_kind: Any, tmp_path: Path) ->
         assert len(tasks.step([0] * 3)) == 3
 
 
+@pytest.mark.guarantee("raises-in-close")
 @pytest.mark.parametrize("error", [KeyError("stuck"), SystemExit(3), asyncio.CancelledError()])
 @pytest.mark.parametrize("at", ["close", "sampler.close"])
 def test_what_closing_raises_is_told_when_all_is_closed(
@@ -340,6 +348,7 @@ if sys.version_info >= (3, 11):
     CASES["a group"] = Case(lambda: group, "two", True)
 
 
+@pytest.mark.guarantee("odd-exception")
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_any_exception_is_told(quick_lane: Any, case: Case) -> None:
     with faulty(quick_lane, [Fault(fail(case.make), sampler=1)]) as tasks:
@@ -361,6 +370,7 @@ def test_any_exception_is_told(quick_lane: Any, case: Case) -> None:
         assert len(tasks.step([0] * 4)) == 4
 
 
+@pytest.mark.guarantee("odd-exception")
 def test_an_exception_that_only_explodes_here(process_kind: Any) -> None:
     with faulty(process_kind, [Fault(fail(ExplodesWhenLoadedHere), sampler=1)]) as tasks:
         with pytest.raises(TaskError, match="ExplodesWhenLoadedHere") as caught:
@@ -368,6 +378,7 @@ def test_an_exception_that_only_explodes_here(process_kind: Any) -> None:
         assert isinstance(caught.value.__cause__, RemoteTraceback)
 
 
+@pytest.mark.guarantee("raises-in-step")
 def test_a_remote_cause_is_in_the_traceback(every_kind: Any) -> None:
     with (
         faulty(every_kind, [Fault(fail(nested), sampler=1)]) as tasks,
@@ -377,6 +388,7 @@ def test_a_remote_cause_is_in_the_traceback(every_kind: Any) -> None:
     assert "no power in the kitchen" in caught.value.remote_traceback
 
 
+@pytest.mark.guarantee("no-memory")
 def test_no_memory_is_an_error_like_others(every_kind: Any) -> None:
     with faulty(every_kind, [Fault(run_out_of_memory(), sampler=1)]) as tasks:
         with pytest.raises(TaskError, match="MemoryError") as caught:
@@ -386,6 +398,7 @@ def test_no_memory_is_an_error_like_others(every_kind: Any) -> None:
         assert len(tasks.step([0] * 4)) == 4
 
 
+@pytest.mark.guarantee("attribute-error")
 def test_an_attribute_that_raises_is_no_missing_one(every_kind: Any) -> None:
     faults = [Fault(fail(AttributeError("deep inside")), sampler=1, at="step")]
     with faulty(every_kind, faults) as tasks:

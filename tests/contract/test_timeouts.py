@@ -292,6 +292,7 @@ def test_start_and_steps_have_limits_of_their_own(processes: Any, tmp_path: Path
         assert [r.observation.tolist() for r in tasks.step([0] * 2)] == [[0, 0, 1], [1, 0, 1]]
 
 
+@pytest.mark.guarantee("late-answers")
 def test_one_deadline_for_a_step_and_its_joint_resample(processes: Any) -> None:
     class SlowSampler(ToySampler):
         def next_task(self, **kwargs: Any) -> Any:

@@ -34,6 +34,7 @@ from vectasks.transport.layout import NOTE_BYTES
 from vectasks.workers import step_loop as worker_lane
 
 
+@pytest.mark.guarantee("unbuildable-result")
 @pytest.mark.parametrize("size_bytes", [1, NOTE_BYTES], ids=["small", "large"])
 @pytest.mark.parametrize("transport", ["auto", "pipe"])
 def test_what_cannot_be_rebuilt_fails_its_request_only(transport: Any, size_bytes: int) -> None:
@@ -125,6 +126,7 @@ def assert_not_found(error: Any) -> None:
     assert "register_pickle_by_value" in str(error)
 
 
+@pytest.mark.guarantee("unbuildable-argument")
 @LANES
 @pytest.mark.parametrize("start_method", PROCESSES)
 def test_what_a_worker_cannot_rebuild_fails_its_command_only(
@@ -171,6 +173,7 @@ def test_what_a_worker_cannot_rebuild_fails_its_command_only(
         assert tasks.call("pid") == pids
 
 
+@pytest.mark.guarantee("unbuildable-setup")
 @pytest.mark.parametrize("what", ["function", "argument", "sensors"])
 @pytest.mark.parametrize("start_method", PROCESSES)
 def test_a_set_up_that_a_worker_cannot_rebuild_is_a_set_up_error(
@@ -192,6 +195,7 @@ def test_a_set_up_that_a_worker_cannot_rebuild_is_a_set_up_error(
     assert ("so did" in str(caught.value)) == (what != "argument")
 
 
+@pytest.mark.guarantee("unbuildable-setup")
 def test_a_set_up_that_cannot_be_rebuilt_leaves_its_mates_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,6 +244,7 @@ def registered(here: Any) -> Iterator[None]:
         del gymnasium.registry[name]
 
 
+@pytest.mark.guarantee("unregistered")
 @pytest.mark.parametrize(
     ("name", "why"),
     [

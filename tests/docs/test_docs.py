@@ -102,6 +102,10 @@ def test_table_of_methods_is_up_to_date(tmp_path):
     _run(ROOT / "docs" / "make_methods.py", "--check", cwd=tmp_path)
 
 
+def test_the_tests_of_guarantees_are_up_to_date(tmp_path):
+    _run(ROOT / "docs" / "make_guarantees.py", "--check", cwd=tmp_path)
+
+
 def test_quick_start_is_fifteen_lines():
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
     assert len(blocks[0].strip().splitlines()) <= 15

@@ -98,6 +98,7 @@ def test_force_runs_what_is_done(run: Any, tmp_path: Path) -> None:
     assert jobs[0].output.read_text() == "other"
 
 
+@pytest.mark.guarantee("failed-record")
 def test_a_worker_that_raises_is_one_failed_record(run: Any, tmp_path: Path) -> None:
     def fail_for_b(job: BatchJob) -> None:
         if job.id == "b":
@@ -112,6 +113,7 @@ def test_a_worker_that_raises_is_one_failed_record(run: Any, tmp_path: Path) -> 
     assert "fail_for_b" in failed.traceback
 
 
+@pytest.mark.guarantee("whole-output")
 def test_a_half_written_output_is_not_there_and_is_made_again(run: Any, tmp_path: Path) -> None:
     jobs = make_jobs(tmp_path, "a")
 
@@ -138,6 +140,7 @@ def test_an_output_of_a_failed_job_does_not_count(run_here: Any, tmp_path: Path)
     assert jobs[0].output.read_text() == "of a"
 
 
+@pytest.mark.guarantee("whole-output")
 def test_a_forced_run_that_fails_keeps_the_older_output(run_here: Any, tmp_path: Path) -> None:
     jobs = make_jobs(tmp_path, "a")
     run_here(jobs)
@@ -168,6 +171,7 @@ def test_an_output_without_a_record_counts_as_done(run_here: Any, tmp_path: Path
     assert jobs[0].output.read_text() == "from elsewhere"
 
 
+@pytest.mark.guarantee("failed-record")
 @pytest.mark.parametrize("how", ["os._exit(3)", "os.kill(os.getpid(), 9)", "sys.exit(3)"])
 def test_one_crash_is_one_failed_record(how: str, tmp_path: Path) -> None:
     def crash_for_b(job: BatchJob) -> None:
@@ -327,6 +331,7 @@ def test_numbers_of_numpy_are_numbers(run: Any, tmp_path: Path) -> None:
     assert statuses(run(make_jobs(tmp_path, "a", "b"), max_workers=np.int64(2))) == ["success"] * 2
 
 
+@pytest.mark.guarantee("non-finite")
 def test_nan_and_infinities_are_kept(run: Any, tmp_path: Path) -> None:
     """By the run, its manifest, its run log, and the runs that skip the job."""
     told = {"loss": math.nan, "nested": [{"bound": -math.inf}], "text": "NaN", "array": [1.0, 2.0]}
@@ -365,6 +370,7 @@ IMPOSSIBLE = {
 }
 
 
+@pytest.mark.guarantee("outputs")
 @pytest.mark.parametrize("name", IMPOSSIBLE)
 def test_an_impossible_output_is_one_failed_record(name: str, run: Any, tmp_path: Path) -> None:
     output, expected = IMPOSSIBLE[name]
@@ -393,6 +399,7 @@ def test_a_folder_is_not_made_in_place_of_a_file(run_here: Any, tmp_path: Path) 
     assert left_in(tmp_path / "out") == ["a.txt"]
 
 
+@pytest.mark.guarantee("outputs")
 @pytest.mark.parametrize(
     "name",
     [
@@ -476,6 +483,7 @@ def test_ctrl_c_keeps_what_is_done(run_here: Any, tmp_path: Path) -> None:
     assert statuses(run_here(jobs)) == ["skipped", "success", "success"]
 
 
+@pytest.mark.guarantee("whole-output")
 def test_what_a_killed_run_left_is_removed(run_here: Any, tmp_path: Path) -> None:
     jobs = make_jobs(tmp_path, "a")
     jobs[0].output.parent.mkdir()
@@ -489,6 +497,7 @@ def _begin_script(directory: Path, num_jobs: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, str(SCRIPT), str(directory), str(num_jobs)])
 
 
+@pytest.mark.guarantee("manifest-survives-kill")
 @pytest.mark.slow
 def test_killed_at_random_moments(tmp_path: Path) -> None:
     """Twenty times SIGKILL: the manifest can be read, and no finished job is run again."""

@@ -60,6 +60,7 @@ class DrawingSampler(ToySampler):
 # -- exactly so many --------------------------------------------------------------------------
 
 
+@pytest.mark.guarantee("exact-episodes")
 def test_short_episodes_are_not_preferred(max_processes: int) -> None:
     """Two samplers, episodes of 1 and of 30 steps: half of the episodes are long."""
     report = evaluate(
@@ -76,6 +77,7 @@ def test_short_episodes_are_not_preferred(max_processes: int) -> None:
     assert report.num_failed == 0
 
 
+@pytest.mark.guarantee("exact-episodes")
 def test_the_same_for_any_number_of_processes() -> None:
     arguments = toy_args(CountingTask, 3, max_steps=[3, 1, 5])
     reports = [
@@ -111,6 +113,7 @@ def test_a_sampler_with_fewer_tasks_is_passed_over() -> None:
     assert played(report) == [(0, 0), (1, 0), (2, 0), (1, 1), (2, 1)]
 
 
+@pytest.mark.guarantee("exact-tasks")
 def test_every_task_once(max_processes: int) -> None:
     arguments = toy_args(CountingTask, 2, num_tasks=[2, 3], max_steps=[5, 2])
     report = evaluate(push, ToySampler, arguments, max_processes=max_processes)
@@ -150,6 +153,7 @@ def test_seeds_reach_the_samplers() -> None:
 # -- exactly these ----------------------------------------------------------------------------
 
 
+@pytest.mark.guarantee("exact-tasks")
 def test_these_tasks_each_once(max_processes: int) -> None:
     tasks = [5, 1, 2, 9, 1, 3, 2]
     report = evaluate(
@@ -192,6 +196,7 @@ def test_a_task_that_does_not_exist(max_processes: int) -> None:
 # -- failures ---------------------------------------------------------------------------------
 
 
+@pytest.mark.guarantee("failed-record")
 @pytest.mark.parametrize("how", ["raise", "raise_stubborn", "kill"])
 def test_a_failed_episode_ends_no_evaluation(how: str, tmp_path: Path) -> None:
     """Sampler 0 fails in its episode 1; all other episodes are as they would have been."""
@@ -293,6 +298,7 @@ def test_one_record_and_one_line_an_episode(tmp_path: Path) -> None:
     assert lines[1]["metrics"]["task_info"] == {"sampler": 1, "episode": 0}
 
 
+@pytest.mark.guarantee("resumed-evaluation")
 def test_an_interrupted_evaluation_goes_on(tmp_path: Path) -> None:
     """What was played is not played again, and the rest is what it would have been."""
     arguments = toy_args(CountingTask, 2, max_steps=[2, 3], marks=str(tmp_path))
@@ -362,6 +368,7 @@ def test_more_episodes_of_the_same(tmp_path: Path) -> None:
     assert played(report) == [(0, 0), (1, 0), (2, 0), (3, 0), (0, 1), (1, 1)]
 
 
+@pytest.mark.guarantee("resumed-evaluation")
 def test_another_evaluation_is_not_mixed_in(tmp_path: Path) -> None:
     path = tmp_path / "run.json"
     options: dict[str, Any] = {"max_processes": 0, "manifest_path": path}
@@ -486,6 +493,7 @@ class Stubborn:
         raise RuntimeError("no")
 
 
+@pytest.mark.guarantee("non-finite")
 def test_what_is_no_finite_number_is_kept_and_counted(max_processes: int, tmp_path: Path) -> None:
     """In results, files and statistics, of the first run and of one that goes on alike."""
     path = tmp_path / "run.json"

@@ -117,6 +117,7 @@ def test_provenance_is_what_json_can_hold() -> None:
     assert plain([object()], otherwise=lambda value: "thing") == ["thing"]
 
 
+@pytest.mark.guarantee("non-finite")
 def test_the_json_is_standard_and_loses_nothing() -> None:
     values = {
         "numbers": [math.nan, math.inf, -math.inf, 0.1, -0.0, 2**70, True, None],
@@ -213,6 +214,7 @@ def _whole_records(part: bytes) -> list[str]:
     return ["a", "b"][: max(0, part.count(b"\n") - 1)]
 
 
+@pytest.mark.guarantee("manifest-survives-kill")
 def test_cut_off_at_every_byte(path: Path) -> None:
     """Whatever of the run log is there, it can be read; whole lines count."""
     whole = _write_two(path)
@@ -227,6 +229,7 @@ def test_cut_off_at_every_byte(path: Path) -> None:
                 BatchManifest.load(path)
 
 
+@pytest.mark.guarantee("manifest-survives-kill")
 def test_a_run_goes_on_wherever_it_was_cut_off(path: Path) -> None:
     whole = _write_two(path)
     ends = [at for at, byte in enumerate(whole) if byte == ord("\n")]
@@ -264,6 +267,7 @@ def test_what_another_list_of_jobs_left_is_remembered(path: Path) -> None:
         assert log.history["a"].status is RunStatus.failed
 
 
+@pytest.mark.guarantee("damaged-manifest")
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"total": 3}', b"\0" * 100])
 def test_a_damaged_manifest_is_rebuilt(
     damage: bytes, path: Path, caplog: pytest.LogCaptureFixture
@@ -281,6 +285,7 @@ def test_a_damaged_manifest_is_rebuilt(
     assert BatchManifest.load(path).records == before.records
 
 
+@pytest.mark.guarantee("damaged-manifest")
 def test_a_damaged_manifest_without_a_journal_is_left_alone(path: Path) -> None:
     path.write_bytes(b"{")
     with pytest.raises(ManifestError, match=r"run\.json is no manifest"):
@@ -301,6 +306,7 @@ def test_a_lost_journal_begins_with_what_the_manifest_tells(path: Path) -> None:
         assert log.history["a"].status is RunStatus.failed
 
 
+@pytest.mark.guarantee("damaged-manifest")
 def test_a_damaged_journal_is_named(path: Path) -> None:
     with RunLog(path, ["a"]) as log:
         log.add(record("a"))

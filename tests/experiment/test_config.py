@@ -64,11 +64,13 @@ def golden_configs() -> dict[str, Config]:
     }
 
 
+@pytest.mark.guarantee("identifiers")
 @pytest.mark.parametrize("name", GOLDEN)
 def test_identifiers_have_the_values_that_they_always_had(name):
     assert golden_configs()[name].identifier == GOLDEN[name]
 
 
+@pytest.mark.guarantee("identifiers")
 def test_identifiers_are_the_same_in_another_process():
     script = (
         "import test_config\n"
@@ -85,6 +87,7 @@ def test_identifiers_are_the_same_in_another_process():
     assert done.stdout.split() == [config.identifier for config in golden_configs().values()]
 
 
+@pytest.mark.guarantee("identifiers")
 def test_identifier_ignores_the_order_of_arguments_and_of_keys():
     values = {"number": 1, "real": 2.0, "flag": False, "text": "", "color": Color.BLUE}
     rest = {"path": Path(), "optimizer": Optimizer(lr=1.0), "array": None}
@@ -100,6 +103,7 @@ def test_identifier_ignores_meta_and_tags():
     assert everything(optimizer=noted).identifier == everything().identifier
 
 
+@pytest.mark.guarantee("identifiers")
 def test_identifier_differs_for_any_value():
     changes: list[dict[str, Any]] = [
         {"number": 4},

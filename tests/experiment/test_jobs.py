@@ -70,6 +70,7 @@ def test_two_jobs_feed_a_third(workdir):
     assert concat.job.dependencies == tuple(part.job for part in parts)
 
 
+@pytest.mark.guarantee("done-jobs")
 def test_a_done_job_is_left_alone(workdir, tmp_path):
     seen = []
     for _ in range(2):
@@ -93,6 +94,7 @@ def test_the_same_config_twice_is_one_job(workdir, tmp_path):
     assert count(tmp_path / "executions") == 1
 
 
+@pytest.mark.guarantee("done-jobs")
 def test_what_changed_runs_and_what_did_not_does_not(workdir, tmp_path):
     executions = tmp_path / "executions"
 
@@ -178,6 +180,7 @@ def test_jobs_run_side_by_side(workdir, meeting):
 # -- what fails -------------------------------------------------------------------------------
 
 
+@pytest.mark.guarantee("failed-dependency")
 def test_a_failure_fails_its_dependents_and_the_experiment(workdir, tmp_path):
     executions = tmp_path / "executions"
     with failing() as caught, experiment(workdir, "fails"):
@@ -217,6 +220,7 @@ def test_a_failed_job_is_run_again_unless_it_is_not_wanted(workdir, tmp_path):
     assert run(rerun_failed=False).job.stderr.read_text() == ""
 
 
+@pytest.mark.guarantee("job-time-limit")
 def test_two_timeouts_then_success_are_three_executions(workdir, tmp_path):
     with experiment(workdir, "retries"):
         task = Hangs(executions=tmp_path / "n", times=2).submit(timeout_s=1, max_retries=2)
@@ -245,6 +249,7 @@ class ImpatientLauncher(LocalLauncher):
         return super().start(job, [*command[:at], "-c", source, *command[at + 2 :]])
 
 
+@pytest.mark.guarantee("job-time-limit")
 def test_a_job_that_does_not_unwind_ends_all_the_same(workdir):
     with (
         failing(r"timed out after 1 s and had to be killed"),

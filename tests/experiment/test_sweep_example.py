@@ -12,6 +12,7 @@ import pytest
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "sweep.py"
 
 
+@pytest.mark.guarantee("done-jobs")
 @pytest.mark.slow
 def test_the_sweep_pays_only_for_what_changed(tmp_path):
     def run(*learning_rates: str) -> tuple[str, list[str]]:

@@ -72,6 +72,7 @@ def lock_was_seen(monkeypatch):
     return seen
 
 
+@pytest.mark.guarantee("shared-jobs")
 @pytest.mark.parametrize("first_is", ["alive", "killed"])
 def test_two_experiments_run_a_job_once(start_experiment, held, tmp_path, lock_was_seen, first_is):
     first = start_experiment(HELD)
@@ -89,6 +90,7 @@ def test_two_experiments_run_a_job_once(start_experiment, held, tmp_path, lock_w
     assert first.wait(30) == (0 if first_is == "alive" else -signal.SIGKILL)
 
 
+@pytest.mark.guarantee("shared-jobs")
 def test_an_experiment_takes_on_the_failure_that_it_waited_for(
     start_experiment, held, tmp_path, lock_was_seen
 ):
@@ -116,6 +118,7 @@ def test_a_job_that_died_with_its_experiment_is_run_again(start_experiment, held
     assert count(tmp_path / "n") == 2
 
 
+@pytest.mark.guarantee("job-time-limit")
 def test_a_job_whose_experiment_is_gone_keeps_its_time_limit(start_experiment, held, tmp_path):
     first = start_experiment(HELD, timeout_s=1.0)
     held.begun.read_text()
@@ -142,6 +145,7 @@ class job_unlocked:
         self._lock.release()
 
 
+@pytest.mark.guarantee("stopped-jobs")
 @pytest.mark.parametrize(
     ("signum", "exit_code"),
     [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, -signal.SIGINT)],
@@ -156,6 +160,7 @@ def test_signals_cancel_and_let_clean_up(start_experiment, held, tmp_path, signu
     assert (tmp_path / "cleaned").read_text() == "cleaned up"
 
 
+@pytest.mark.guarantee("stopped-jobs")
 def test_a_job_that_hides_that_it_was_stopped_is_not_done(start_experiment, meeting, tmp_path):
     begun = meeting("begun")
     script = start_experiment('SwallowsStop(begun=here / "begun")')
@@ -166,6 +171,7 @@ def test_a_job_that_hides_that_it_was_stopped_is_not_done(start_experiment, meet
     assert folder_of(task, tmp_path / "work").status().state is JobState.CANCELLED
 
 
+@pytest.mark.guarantee("stopped-jobs")
 def test_a_job_that_does_not_stop_is_killed(start_experiment, meeting, tmp_path):
     meeting("begun")
     source = (
@@ -208,6 +214,7 @@ def test_a_second_interrupt_does_not_wait(workdir_experiment, held, monkeypatch)
 # -- caches -----------------------------------------------------------------------------------
 
 
+@pytest.mark.guarantee("cached-files")
 def test_the_second_call_hits(tmp_path, workdir_experiment):
     table = Table(name="x", made=tmp_path / "made")
     with workdir_experiment():
@@ -222,6 +229,7 @@ def test_the_second_call_hits(tmp_path, workdir_experiment):
     assert path.read_text() == "table of x"
 
 
+@pytest.mark.guarantee("cached-files")
 def test_of_two_processes_at_once_one_makes_it(tmp_path, workdir_experiment, meeting):
     begun, go = [meeting(f"begun{i}") for i in (0, 1)], [meeting(f"go{i}") for i in (0, 1)]
     with workdir_experiment(max_jobs=2):
@@ -239,6 +247,7 @@ def test_of_two_processes_at_once_one_makes_it(tmp_path, workdir_experiment, mee
     assert count(tmp_path / "made") == 1
 
 
+@pytest.mark.guarantee("cached-files")
 def test_what_was_left_half_made_is_made_again(tmp_path, workdir_experiment):
     table = Table(name="x", made=tmp_path / "made", fails=tmp_path / "full")
     with workdir_experiment():

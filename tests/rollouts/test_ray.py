@@ -35,6 +35,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return json.loads((folder / "results").read_text())
 
 
+@pytest.mark.guarantee("nothing-lost", "no-room-on-ray", "lost-node")
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_scenario(told: Any, scenario: str) -> None:
     assert told[scenario] == "ok", told[scenario]

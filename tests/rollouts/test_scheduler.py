@@ -23,6 +23,7 @@ from vectasks.rollouts.scheduler import (
 # -- results --------------------------------------------------------------------------------------
 
 
+@pytest.mark.guarantee("one-status")
 def test_eight_tasks_give_eight_statuses_and_a_second_get_gives_none(run: Any) -> None:
     async def main(scheduler: Scheduler) -> None:
         scheduler.schedule(list(range(8)), 0)
@@ -36,6 +37,7 @@ def test_eight_tasks_give_eight_statuses_and_a_second_get_gives_none(run: Any) -
     run(main)
 
 
+@pytest.mark.guarantee("same-order")
 def test_statuses_and_experiences_are_in_the_same_order(run: Any, tmp_path: Path) -> None:
     async def main(scheduler: Scheduler) -> None:
         scheduler.schedule([("gate", "late"), "quick"], 0)
@@ -84,6 +86,7 @@ def test_concurrent_gets_of_one_batch_share_it(run: Any) -> None:
     run(main)
 
 
+@pytest.mark.guarantee("one-status")
 def test_one_batch_id_scheduled_twice_adds_up(run: Any) -> None:
     async def main(scheduler: Scheduler) -> None:
         scheduler.schedule(["a"] * 3, 0)
@@ -129,6 +132,7 @@ def test_an_unknown_batch_is_told_from_an_emptied_one(run: Any) -> None:
     run(main)
 
 
+@pytest.mark.guarantee("cancelled-get")
 def test_a_get_that_is_cancelled_takes_nothing(run: Any, tmp_path: Path) -> None:
     async def main(scheduler: Scheduler) -> None:
         scheduler.schedule([("gate", "late")], 0)
@@ -148,6 +152,7 @@ def test_a_get_that_is_cancelled_takes_nothing(run: Any, tmp_path: Path) -> None
 # -- repeats and metrics --------------------------------------------------------------------------
 
 
+@pytest.mark.guarantee("one-status")
 def test_repeats_are_split_and_every_run_has_an_id(run: Any) -> None:
     async def main(scheduler: Scheduler) -> None:
         scheduler.schedule([TaskWrapper(i, 0, repeat_times=8) for i in range(4)], 0)
@@ -238,6 +243,7 @@ def test_sort_batch_id() -> None:
     assert sorted(ids, key=sort_batch_id) == [-1, 3, "3-a", "3/eval", 4, "4", 10, "10/x", "a", "b"]
 
 
+@pytest.mark.guarantee("priorities")
 def test_batches_have_priorities_and_tasks_are_first_in_first_out(
     run_in_processes: Any, tmp_path: Path
 ) -> None:

@@ -27,6 +27,7 @@ def names(folder: Path) -> list[str]:
     return [line.removeprefix("at ") for line in lines]
 
 
+@pytest.mark.guarantee("runner-sent-ahead")
 @pytest.mark.parametrize("how", ["raise", "hang", "die"])
 def test_what_was_sent_ahead_survives_a_failure_and_keeps_its_retries(
     run_in_processes: Any, tmp_path: Path, how: str
@@ -101,6 +102,7 @@ class UnbuildableRunner(Runner):
         return experience if task == "a" else Unbuildable()
 
 
+@pytest.mark.guarantee("unpicklable-run")
 def test_a_result_that_cannot_be_built_here_runs_nothing_twice(
     run_in_processes: Any, tmp_path: Path
 ) -> None:
@@ -117,6 +119,7 @@ def test_a_result_that_cannot_be_built_here_runs_nothing_twice(
     assert names(tmp_path) == ["gate", "a"]
 
 
+@pytest.mark.guarantee("hung-runner", "runner-sent-ahead")
 def test_an_idle_runner_takes_what_waits_behind_a_busy_one(
     run_in_processes: Any, tmp_path: Path
 ) -> None:
@@ -131,6 +134,7 @@ def test_an_idle_runner_takes_what_waits_behind_a_busy_one(
     assert sorted(names(tmp_path)) == sorted({f"a{i}" for i in range(8)} | {"hang"})
 
 
+@pytest.mark.guarantee("attempt-time-limit", "run-hangs")
 def test_the_time_of_a_task_counts_from_its_own_begin(
     run_in_processes: Any, tmp_path: Path
 ) -> None:
@@ -148,6 +152,7 @@ def test_the_time_of_a_task_counts_from_its_own_begin(
     run_in_processes(main, 1, max_timeout=2.0)
 
 
+@pytest.mark.guarantee("attempt-time-limit")
 def test_a_task_that_was_sent_ahead_and_hangs_is_timed_out(
     run_in_processes: Any, tmp_path: Path
 ) -> None:
@@ -164,6 +169,7 @@ def test_a_task_that_was_sent_ahead_and_hangs_is_timed_out(
     assert names(tmp_path) == ["gate", "hang", "a"]
 
 
+@pytest.mark.guarantee("priorities")
 def test_a_better_batch_overtakes_what_was_sent_ahead(
     run_in_processes: Any, tmp_path: Path
 ) -> None:
@@ -179,6 +185,7 @@ def test_a_better_batch_overtakes_what_was_sent_ahead(
     assert names(tmp_path) == ["gate", "high", "high", "low", "low"]
 
 
+@pytest.mark.guarantee("priorities")
 def test_no_worse_batch_begins_while_a_better_one_waits_behind_a_busy_runner(
     run_in_processes: Any, tmp_path: Path
 ) -> None:
@@ -200,6 +207,7 @@ def test_no_worse_batch_begins_while_a_better_one_waits_behind_a_busy_runner(
     assert names(tmp_path) == ["gate", "gate", "better", "worse"]
 
 
+@pytest.mark.guarantee("cleared-tasks")
 def test_what_is_cleared_before_it_began_never_begins(
     run_in_processes: Any, tmp_path: Path
 ) -> None:
@@ -235,6 +243,7 @@ def test_what_waits_behind_a_cleared_task_runs_all_the_same(
     assert names(tmp_path) == ["hang", "a"]
 
 
+@pytest.mark.guarantee("cleared-tasks")
 def test_a_cleared_task_that_begins_in_that_moment_holds_nothing_up(
     run_in_processes: Any, tmp_path: Path
 ) -> None:
@@ -254,6 +263,7 @@ def test_a_cleared_task_that_begins_in_that_moment_holds_nothing_up(
     run_in_processes(main, 1)
 
 
+@pytest.mark.guarantee("nothing-lost")
 def test_everything_is_run_once_whatever_happens_to_runners(
     run_in_processes: Any, tmp_path: Path
 ) -> None:

@@ -27,6 +27,7 @@ from vectasks.rollouts.scheduler import (
 # -- time -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.guarantee("run-hangs")
 def test_two_good_and_two_hung_give_two_and_the_next_four_succeed(run: Any) -> None:
     async def main(scheduler: Scheduler) -> None:
         scheduler.schedule(["a", "hang", "hang", "b"], 0)
@@ -40,6 +41,7 @@ def test_two_good_and_two_hung_give_two_and_the_next_four_succeed(run: Any) -> N
     run(main, 4)
 
 
+@pytest.mark.guarantee("late-results")
 @pytest.mark.parametrize(("clear", "left"), [(False, 1), (True, 0)])
 def test_what_is_late_is_cleared_or_kept(run: Any, tmp_path: Path, clear: bool, left: int) -> None:
     async def main(scheduler: Scheduler) -> None:
@@ -70,6 +72,7 @@ def test_no_time_returns_at_once_and_clears_nothing(run: Any, tmp_path: Path) ->
     run(main)
 
 
+@pytest.mark.guarantee("nothing-dropped")
 @pytest.mark.parametrize("waits_for_all", [True, False])
 def test_without_a_timeout_everything_is_waited_for(
     run_in_processes: Any, waits_for_all: bool
@@ -85,6 +88,7 @@ def test_without_a_timeout_everything_is_waited_for(
     run_in_processes(main, 1, max_timeout=HUNG_S)
 
 
+@pytest.mark.guarantee("attempt-time-limit")
 def test_a_task_that_is_rebuilt_slowly_is_not_late(run_in_processes: Any, tmp_path: Path) -> None:
     async def main(scheduler: Scheduler) -> None:
         scheduler.schedule([RebuiltSlowly(tmp_path), "a"], 0)
@@ -136,6 +140,7 @@ class Pool:
         return "it imports"
 
 
+@pytest.mark.guarantee("slow-rebuild")
 def test_what_is_never_rebuilt_is_late_after_start_timeout_s() -> None:
     async def main() -> None:
         pool: Any = Pool()
@@ -161,6 +166,7 @@ def test_wait_all_pops_nothing(run: Any) -> None:
     run(main)
 
 
+@pytest.mark.guarantee("late-results")
 @pytest.mark.parametrize("clear", [True, False])
 def test_wait_all_raises_when_nothing_is_completed(run: Any, tmp_path: Path, clear: bool) -> None:
     async def main(scheduler: Scheduler) -> None:
@@ -175,6 +181,7 @@ def test_wait_all_raises_when_nothing_is_completed(run: Any, tmp_path: Path, cle
     run(main)
 
 
+@pytest.mark.guarantee("late-results")
 def test_wait_all_counts_from_the_last_completion(run: Any, tmp_path: Path) -> None:
     async def main(scheduler: Scheduler) -> None:
         scheduler.schedule([("gate", f"gate {i}") for i in range(8)], 0)
@@ -193,6 +200,7 @@ def test_wait_all_counts_from_the_last_completion(run: Any, tmp_path: Path) -> N
 # -- failures, retries, restarts ------------------------------------------------------------------
 
 
+@pytest.mark.guarantee("run-raises")
 def test_one_good_and_three_raising_give_four_statuses(run: Any, tmp_path: Path) -> None:
     async def main(scheduler: Scheduler) -> None:
         scheduler.schedule(["a", "raise", "raise", "raise"], 0)
@@ -205,6 +213,7 @@ def test_one_good_and_three_raising_give_four_statuses(run: Any, tmp_path: Path)
     assert (tmp_path / "log").read_text().count("at raise") == 6
 
 
+@pytest.mark.guarantee("hung-runner", "runner-dies")
 @pytest.mark.parametrize("how", ["raise", "hang", "die"])
 def test_a_retry_is_on_a_live_runner(run_in_processes: Any, tmp_path: Path, how: str) -> None:
     async def main(scheduler: Scheduler) -> None:
@@ -217,6 +226,7 @@ def test_a_retry_is_on_a_live_runner(run_in_processes: Any, tmp_path: Path, how:
     run_in_processes(main, max_timeout=HUNG_S if how == "hang" else PATIENCE_S)
 
 
+@pytest.mark.guarantee("run-hangs")
 @pytest.mark.parametrize(
     ("how", "told"),
     [("hang", "no answer within 0.5 s"), ("die", "WorkerDied: worker 0 was killed")],
@@ -236,6 +246,7 @@ def test_attempts_are_counted(run_in_processes: Any, tmp_path: Path, how: str, t
     assert (tmp_path / "log").read_text().count(f"at {how}") == 2
 
 
+@pytest.mark.guarantee("run-hangs")
 def test_a_hung_runner_shows_where_it_hung(run_in_processes: Any) -> None:
     async def main(scheduler: Scheduler) -> None:
         scheduler.schedule(["hang"], 0)
@@ -245,6 +256,7 @@ def test_a_hung_runner_shows_where_it_hung(run_in_processes: Any) -> None:
     run_in_processes(main, 1, max_timeout=HUNG_S, max_retry_times=0)
 
 
+@pytest.mark.guarantee("runner-dies-idle")
 def test_a_runner_that_is_killed_is_replaced(run_in_processes: Any, tmp_path: Path) -> None:
     async def main(scheduler: Scheduler) -> None:
         scheduler.schedule(["a"], 0)  # idle afterwards, when it is killed
@@ -258,6 +270,7 @@ def test_a_runner_that_is_killed_is_replaced(run_in_processes: Any, tmp_path: Pa
     run_in_processes(main, 1)
 
 
+@pytest.mark.guarantee("runner-dies")
 def test_a_death_fails_no_other_task(run_in_processes: Any, tmp_path: Path) -> None:
     async def main(scheduler: Scheduler) -> None:
         scheduler.schedule([("gate", "late"), "die", "a"], 0)
@@ -278,6 +291,7 @@ def test_a_runner_that_cannot_be_pickled(tmp_path: Path) -> None:
         asyncio.run(Scheduler(lambda: policy, 1).start())
 
 
+@pytest.mark.guarantee("unpicklable-run")
 def test_a_task_that_cannot_be_pickled(run_in_processes: Any) -> None:
     async def main(scheduler: Scheduler) -> None:
         scheduler.schedule([threading.Lock(), "a"], 0)
@@ -288,6 +302,7 @@ def test_a_task_that_cannot_be_pickled(run_in_processes: Any) -> None:
     run_in_processes(main)
 
 
+@pytest.mark.guarantee("make-runner-fails")
 @pytest.mark.parametrize("make_runner", [lambda: 1 / 0, lambda: "no runner"])
 def test_a_runner_that_cannot_be_made(make_runner: Any) -> None:
     scheduler = Scheduler(make_runner, 2, max_retry_times=1)
@@ -296,6 +311,7 @@ def test_a_runner_that_cannot_be_made(make_runner: Any) -> None:
     assert scheduler.stats()["restarts"] == 2  # one more attempt each
 
 
+@pytest.mark.guarantee("make-runner-fails")
 def test_a_runner_that_can_no_longer_be_made_loses_nothing(tmp_path: Path) -> None:
     def make_runner() -> Runner:
         if (tmp_path / "broken").exists():

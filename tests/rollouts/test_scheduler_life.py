@@ -24,6 +24,7 @@ from vectasks.rollouts.scheduler import (
 )
 
 
+@pytest.mark.guarantee("scheduler-stop")
 def test_stop_and_start_again(tmp_path: Path) -> None:
     async def main() -> None:
         scheduler = Scheduler(lambda: Runner(tmp_path), 2, close_grace_s=0.5)
@@ -40,6 +41,7 @@ def test_stop_and_start_again(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.guarantee("scheduler-stop")
 def test_stop_leaves_nothing(tmp_path: Path) -> None:
     async def main() -> None:
         scheduler = Scheduler(lambda: Runner(tmp_path), 2, close_grace_s=0.2)
@@ -61,6 +63,7 @@ def test_stop_leaves_nothing(tmp_path: Path) -> None:
     asyncio.run(main())  # conftest looks for what is left of the workers
 
 
+@pytest.mark.guarantee("loop-ends")
 def test_a_loop_that_ends_without_stop_leaves_no_worker(tmp_path: Path) -> None:
     async def main() -> None:
         scheduler = Scheduler(lambda: Runner(tmp_path), 2, close_grace_s=0.2)
@@ -75,6 +78,7 @@ def children() -> set[int]:
     return {child.pid for child in psutil.Process().children(recursive=True)}
 
 
+@pytest.mark.guarantee("loop-ends")
 @pytest.mark.parametrize(
     ("backend", "runner"), [("process", Runner), ("inline", AsyncRunner)], ids=str
 )

@@ -50,6 +50,7 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.002)
 
 
+@pytest.mark.guarantee("retries-elsewhere", "runner-keeps-failing")
 @pytest.mark.parametrize("num_retries", [1, 2])
 def test_a_broken_runner_of_three_loses_nothing_and_costs_a_few_attempts(
     run_with_a_broken_one: Any, tmp_path: Path, num_retries: int
@@ -81,6 +82,7 @@ def test_a_broken_runner_costs_a_few_tasks_where_none_is_retried(
     run_with_a_broken_one(main, 3, max_retry_times=0)
 
 
+@pytest.mark.guarantee("retries-elsewhere")
 def test_a_retry_waits_for_another_runner(run_with_a_broken_one: Any, tmp_path: Path) -> None:
     async def main(scheduler: Scheduler) -> None:
         scheduler.schedule([("gate", "open"), ("gate", "open")], 0)
@@ -93,6 +95,7 @@ def test_a_retry_waits_for_another_runner(run_with_a_broken_one: Any, tmp_path: 
     assert times_broken(tmp_path) == 1
 
 
+@pytest.mark.guarantee("runner-keeps-failing")
 def test_a_runner_that_was_set_aside_is_probed_and_comes_back(
     run_with_a_broken_one: Any, tmp_path: Path
 ) -> None:
@@ -112,6 +115,7 @@ def test_a_runner_that_was_set_aside_is_probed_and_comes_back(
     run_with_a_broken_one(main, 2, max_retry_times=3)
 
 
+@pytest.mark.guarantee("runner-keeps-failing")
 def test_a_runner_that_dies_at_everything_is_set_aside(tmp_path: Path) -> None:
     class DyingRunner(Runner):
         def run(self, task: Any, run_id: int) -> Any:
@@ -128,6 +132,7 @@ def test_a_runner_that_dies_at_everything_is_set_aside(tmp_path: Path) -> None:
     runner_of(tmp_path, "process", DyingRunner)(main, 3)
 
 
+@pytest.mark.guarantee("all-runners-fail")
 @pytest.mark.parametrize("num_runners", [1, 3])
 def test_where_all_fail_nothing_stalls(run: Any, tmp_path: Path, num_runners: int) -> None:
     async def main(scheduler: Scheduler) -> None:

@@ -72,6 +72,7 @@ class Run:
         assert observation[:, 2].tolist() == expected_step.tolist()
 
 
+@pytest.mark.guarantee("restart-hundreds")
 @pytest.mark.parametrize(
     ("start_method", "transport", "steps"),
     [("forkserver", "auto", 100_000), ("fork", "auto", 100_000), ("forkserver", "pipe", 10_000)],

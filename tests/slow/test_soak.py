@@ -173,6 +173,7 @@ def test_a_million_steps_of_everything() -> None:
     assert after.worker_bytes - before.worker_bytes < 8 * MIB
 
 
+@pytest.mark.guarantee("nothing-stays")
 def test_started_and_closed_a_hundred_times() -> None:
     args = toy_args(ReusingTask, 4, max_steps=9)
     before = None

@@ -92,7 +92,8 @@ class FaultsInVectorAndTwin(VectorAndTwin):
         """Kill a worker that is asked nothing, or in the midst of a step; and step."""
         self.revive_everybody()
         twin, vector = self.pair
-        workers = [worker.sampler_ids for worker in vector._core.requests.workers]
+        pids = vector.call("pid")
+        workers = [[i for i in range(self.count) if pids[i] == pid] for pid in dict.fromkeys(pids)]
         dead = data.draw(st.sampled_from(workers))
         if amid and not self.lockstep:  # where a done task waits, it is not stepped
             self.orders[dead[0]].touch()  # the first of its worker: no mate was stepped before

@@ -82,6 +82,7 @@ def leave_failed(tasks: Any) -> None:
         tasks.call("add", ["wrong"] * 3)
 
 
+@pytest.mark.guarantee("all-closed")
 @pytest.mark.parametrize(
     "leave",
     [leave_idle, leave_a_step_out, leave_sent, leave_paused, leave_busy, leave_failed],
@@ -116,6 +117,7 @@ class SlowlyClosedTask(ToyTask):
         super().close()
 
 
+@pytest.mark.guarantee("one-grace-period")
 def test_workers_close_side_by_side_within_one_grace_period(tmp_path: Path) -> None:
     tasks = vector(SlowlyClosedTask, 6, delay_s=0.5, marks=str(tmp_path), close_grace_s=5.0)
     began = time.monotonic()
@@ -124,6 +126,7 @@ def test_workers_close_side_by_side_within_one_grace_period(tmp_path: Path) -> N
     assert names(tmp_path) == everything(6)
 
 
+@pytest.mark.guarantee("one-grace-period")
 def test_the_grace_period_is_shared(tmp_path: Path) -> None:
     delays = [60.0, 0.0, 60.0, 60.0]
     tasks = vector(SlowlyClosedTask, 4, delay_s=delays, marks=str(tmp_path), close_grace_s=0.5)
@@ -150,6 +153,7 @@ def test_a_hanging_worker_does_not_keep_a_talkative_one_from_closing(tmp_path: P
     assert names(tmp_path) == {"task 1", "sampler 1"}
 
 
+@pytest.mark.guarantee("one-grace-period")
 def test_a_worker_that_ignores_sigterm_is_killed() -> None:
     class StubbornTask(ToyTask):
         def begin(self) -> None:
@@ -255,6 +259,7 @@ def test_refused_arguments_leave_an_object_that_can_go() -> None:
 # -- the interpreter ends -------------------------------------------------------------------------
 
 
+@pytest.mark.guarantee("nothing-stays")
 @pytest.mark.parametrize(
     ("ending", "code"),
     [("", 0), ("sys.exit(4)", 4), ("raise ZeroDivisionError", 1), ("os._exit(5)", 5)],
@@ -416,6 +421,7 @@ def test_two_hundred_workers() -> None:
 # -- again and again ------------------------------------------------------------------------------
 
 
+@pytest.mark.guarantee("nothing-stays")
 @pytest.mark.parametrize("times", [8, pytest.param(200, marks=pytest.mark.slow)])
 def test_starts_and_closes_of_every_sort_leave_nothing(method: str, times: int) -> None:
     before = 0

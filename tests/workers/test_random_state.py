@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -115,13 +114,13 @@ class Drawer:
         return draw()
 
 
-def test_all_workers_of_all_pools_differ(make: Callable[..., WorkerPool]) -> None:
+def test_all_workers_of_all_pools_differ() -> None:
     drawn = []
-    for _ in range(2):
-        pool = make(2, make_object=Drawer)
-        drawn += [pool.submit_at(worker, "draw").result() for worker in range(2)]
-        pool.restart_at(0)
-        drawn.append(pool.submit_at(0, "draw").result())
+    with WorkerPool(Drawer, num_workers=2) as one, WorkerPool(Drawer, num_workers=2) as other:
+        for pool in (one, other):
+            drawn += [pool.submit_at(worker, "draw").result() for worker in range(2)]
+            pool.restart_at(0)
+            drawn.append(pool.submit_at(0, "draw").result())
     assert all_differ(drawn)
 
 

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ def test_a_death_is_had_again_or_stopped_before(tmp_path: Path) -> None:
     with SingleProcessVectorSampledTasks(ToySampler, arguments) as tasks:
         tasks.step([0, 1])
         died = RecordedFailure("step", "WorkerDied", "worker 0 exited with code 7", died=True)
-        recordings = Recordings({i: tasks._core.log.recording(i, died) for i in range(2)})
+        recordings = Recordings({i: replace(tasks.recording_at(i), failure=died) for i in range(2)})
         for recording in recordings.values():  # the step that was the end of the worker
             recording.calls.append(recording.calls[0]._replace(data=2, reward=None, done=None))
         recordings.save(tmp_path / "death.vt")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.unit.video_helpers import ColourSampler, FakeVector, is_like, read
+from tests.rendering.video_helpers import ColourSampler, FakeVector, is_like, read
 from vectasks import COMPLETE_TASK_METRICS_KEY, SingleProcessVectorSampledTasks
 from vectasks.errors import InvalidArgument, TaskError, UsageError, VectorClosed, WrongCount
 from vectasks.protocol import SamplerState
@@ -351,7 +351,7 @@ def test_nothing_is_left_when_the_disk_is_full(tmp_path, suffix, limit_bytes):
     script = f"""
 import resource, signal, sys
 import numpy as np
-from tests.unit.video_helpers import FakeVector
+from tests.rendering.video_helpers import FakeVector
 from vectasks.rendering.video import VideoRecorder
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

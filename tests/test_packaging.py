@@ -16,7 +16,7 @@ import pytest
 import vectasks
 
 PACKAGE = Path(vectasks.__file__).parent
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 FOR_DEVELOPERS = {"dev", "test"}
 
 

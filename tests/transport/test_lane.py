@@ -43,6 +43,7 @@ from vectasks.transport.step_protocol import (
 )
 from vectasks.transport.step_results import StepForm, StepResults
 from vectasks.workers import step_loop as worker_lane
+from vectasks.workers.process import ProcessWorker
 from vectasks.workers.step_loop import WorkerLane
 
 PATIENCE_S = 20.0
@@ -334,15 +335,18 @@ def test_who_would_keep_us_from_waking_another_is_woken_last(
     )
     monkeypatch.setattr("vectasks.transport.shared_memory.current_core", lambda: here)
     woken: list[int] = []
-    with VectorSampledTasks(ToySampler, toy_args(CountingTask, 3), should_log=False) as tasks:
-        workers, signals = tasks._core.requests.workers, tasks._core.transport.signals
-        for worker in workers:
-            wake = worker.wake
-            monkeypatch.setattr(
-                worker, "wake", lambda n=worker.number, wake=wake: woken.append(n) or wake()
-            )
-        until(lambda: all(signals.is_asleep(worker.number) for worker in workers))
+    wake = ProcessWorker.wake
+    monkeypatch.setattr(
+        ProcessWorker, "wake", lambda worker: woken.append(worker.number) or wake(worker)
+    )
+
+    def all_were_asleep() -> bool:
+        woken.clear()
         tasks.step([0] * 3)
+        return len(woken) == 3
+
+    with VectorSampledTasks(ToySampler, toy_args(CountingTask, 3), should_log=False) as tasks:
+        until(all_were_asleep)
     assert woken == {0: [1, 2, 0], 1: [0, 2, 1]}.get(-1 if here is None else here, [0, 1, 2])
 
 

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from tests.unit.video_helpers import read
+from tests.rendering.video_helpers import read
 from vectasks.rendering.encoders import GifEncoder, Mp4Encoder
 
 ENCODERS = [Mp4Encoder, GifEncoder]

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.unit.video_helpers import ColourSampler, FakeVector, is_like, read
+from tests.rendering.video_helpers import ColourSampler, FakeVector, is_like, read
 from vectasks import (
     COMPLETE_TASK_METRICS_KEY,
     SingleProcessVectorSampledTasks,
@@ -164,7 +164,7 @@ def test_batches_are_filmed_and_stay_as_they_are(tmp_path, tasks):
 def test_who_forgets_to_close_it_has_the_video_all_the_same(tmp_path):
     script = """
 import sys
-from tests.unit.video_helpers import FakeVector
+from tests.rendering.video_helpers import FakeVector
 from vectasks.rendering.video import VideoRecorder
 recorder = VideoRecorder(FakeVector(), sys.argv[1])
 recorder.step([0, 0])

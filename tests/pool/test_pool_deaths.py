@@ -20,6 +20,7 @@ from vectasks import (
 from vectasks.pool.pool import WorkerPool
 
 
+@pytest.mark.guarantee("pool-death")
 @pytest.mark.parametrize(
     ("how", "told", "exitcode"),
     [
@@ -49,6 +50,7 @@ def test_a_death_fails_its_own_futures_only(
     assert processes.is_alive(1)
 
 
+@pytest.mark.guarantee("pool-death")
 def test_an_idle_workers_death_is_noticed(processes: WorkerPool) -> None:
     processes.submit_at(1, "note", 1).result(PATIENCE_S)
     os.kill(processes.pids[1] or 0, signal.SIGTERM)
@@ -59,6 +61,7 @@ def test_an_idle_workers_death_is_noticed(processes: WorkerPool) -> None:
     assert "SIGTERM" in str(error_of(processes.submit_at(1, "note", 1)))
 
 
+@pytest.mark.guarantee("pool-hang")
 def test_restart_at_kills_a_hung_worker_and_the_others_never_notice(
     processes: WorkerPool, tmp_path: Path
 ) -> None:
@@ -80,6 +83,7 @@ def test_restart_at_kills_a_hung_worker_and_the_others_never_notice(
     assert other.result(PATIENCE_S) == "gate"
 
 
+@pytest.mark.guarantee("pool-death")
 def test_what_is_half_sent_when_a_worker_dies_fails_with_it(
     processes: WorkerPool, tmp_path: Path
 ) -> None:
@@ -91,6 +95,7 @@ def test_what_is_half_sent_when_a_worker_dies_fails_with_it(
     assert [type(error_of(future)) for future in futures] == [WorkerDied] * 3
 
 
+@pytest.mark.guarantee("pool-hang")
 def test_what_a_hung_worker_is_doing(processes: WorkerPool, tmp_path: Path) -> None:
     processes.submit_at(0, "wait_for", "gate")
     wait_for_file(tmp_path / "at gate")
@@ -100,6 +105,7 @@ def test_what_a_hung_worker_is_doing(processes: WorkerPool, tmp_path: Path) -> N
     (tmp_path / "gate").touch()
 
 
+@pytest.mark.guarantee("pool-order", "pool-death")
 def test_nothing_that_was_submitted_is_forgotten(make: Any, tmp_path: Path) -> None:
     # Workers are killed and begun anew at any moment: every future is answered, one way or another.
     pool = make(3, close_grace_s=1.0)

@@ -25,6 +25,7 @@ from vectasks.pool.pool import WorkerPool
 from vectasks.workers.child_process import ChildProcess
 
 
+@pytest.mark.guarantee("pool-end")
 def test_close_lets_finish_what_was_asked(tmp_path: Path) -> None:
     with WorkerPool(lambda: Thing(tmp_path), 2) as pool:
         futures = [pool.submit_at(i % 2, "note", i) for i in range(10)]
@@ -38,6 +39,7 @@ def test_close_lets_finish_what_was_asked(tmp_path: Path) -> None:
     assert pool.pids == [None, None]
 
 
+@pytest.mark.guarantee("pool-end", "pool-hangs-in-close")
 def test_close_does_not_wait_for_ever(tmp_path: Path) -> None:
     pool = WorkerPool(lambda: Thing(tmp_path), 2, close_grace_s=0.5)
     pool.submit_at(1, "note", 1).result(PATIENCE_S)
@@ -50,6 +52,7 @@ def test_close_does_not_wait_for_ever(tmp_path: Path) -> None:
     assert (tmp_path / "closed").read_text() == "closed\n"  # the other one
 
 
+@pytest.mark.guarantee("pool-close-raises")
 def test_an_object_whose_close_raises() -> None:
     class Grumpy:
         def close(self) -> None:
@@ -62,6 +65,7 @@ def test_an_object_whose_close_raises() -> None:
         pool.close()
 
 
+@pytest.mark.guarantee("pool-end")
 def test_a_pool_that_nobody_holds_ends(tmp_path: Path) -> None:
     pool = WorkerPool(lambda: Thing(tmp_path), 2)
     future = pool.submit_at(0, "note", 1)
@@ -71,6 +75,7 @@ def test_a_pool_that_nobody_holds_ends(tmp_path: Path) -> None:
     assert (tmp_path / "closed").read_text() == "closed\n" * 2
 
 
+@pytest.mark.guarantee("pool-hangs-in-close")
 def test_restarts_while_it_closes(tmp_path: Path) -> None:
     # Whichever comes first: nothing is left (conftest looks), and nobody waits for ever.
     for _ in range(3):
@@ -93,6 +98,7 @@ def test_restarts_while_it_closes(tmp_path: Path) -> None:
         assert not thread.is_alive()
 
 
+@pytest.mark.guarantee("pool-hangs-in-close")
 def test_a_worker_that_is_begun_anew_while_its_pool_closes_is_ended_too(
     processes: WorkerPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,6 +159,7 @@ pool = WorkerPool(Thing, 2, close_grace_s=0.5)
 """
 
 
+@pytest.mark.guarantee("pool-end")
 def test_the_interpreters_end_ends_it(start: Callable[[str], Script]) -> None:
     script = start(SCRIPT + "pool.submit_at(0, 'wait'); print('out')")
     assert script.wait() == 0, script.stderr
@@ -160,6 +167,7 @@ def test_the_interpreters_end_ends_it(start: Callable[[str], Script]) -> None:
     assert script.num_reports == 0, script.stderr
 
 
+@pytest.mark.guarantee("pool-end")
 def test_workers_end_with_their_parent(start: Callable[[str], Script]) -> None:
     script = start(SCRIPT + "pool.submit_at(0, 'wait'); pool.submit_at(1, 'wait').result()")
     script.wait_until(lambda: len(list(script.cwd.glob("at *"))) == 2)

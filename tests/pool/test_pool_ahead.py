@@ -23,6 +23,7 @@ def sent_ahead(pool: WorkerPool, *call: Any) -> Future[Any]:
     return future
 
 
+@pytest.mark.guarantee("pool-sent-ahead")
 def test_a_call_that_was_cancelled_never_begins(processes: WorkerPool, tmp_path: Path) -> None:
     busy = processes.submit_at(0, "wait_for", "gate")
     ahead = sent_ahead(processes, "note", "ahead")
@@ -38,6 +39,7 @@ def test_a_call_that_was_cancelled_never_begins(processes: WorkerPool, tmp_path:
     assert sent_ahead(processes, "note", "again").result(PATIENCE_S) == ["after", "again"]
 
 
+@pytest.mark.guarantee("pool-sent-ahead")
 def test_a_call_that_has_begun_cannot_be_cancelled(processes: WorkerPool, tmp_path: Path) -> None:
     begun = sent_ahead(processes, "wait_for", "gate")
     wait_for_file(tmp_path / "at gate")
@@ -128,6 +130,7 @@ def test_inline_workers_take_nothing_ahead(make: Any) -> None:
     assert make(kind="inline").submit_ahead_at(0, "note", 1) is None
 
 
+@pytest.mark.guarantee("pool-sent-ahead")
 def test_each_call_is_cancelled_or_begins(processes: WorkerPool) -> None:
     # Calls are cancelled at any moment of theirs: whatever was cancelled was never begun.
     rng = np.random.default_rng(0)

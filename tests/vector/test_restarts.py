@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from vectasks import SamplerState, VectorSampledTasks, WorkerDied
 from vectasks.protocol import Death
 from vectasks.testing import toy_args
 from vectasks.testing.toys import FailingTask, ToySampler
+from vectasks.vector import supervision
 from vectasks.vector.supervision import RESTART_WINDOW_S, RestartLimit
 
 
@@ -41,22 +43,27 @@ def test_no_restarts_at_all() -> None:
     assert "max_restarts=0" in RestartLimit(0).refusal()
 
 
-def failing(clock: Clock, **options: Any) -> VectorSampledTasks:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of the vectors that the test makes."""
+    clock = Clock()
+    monkeypatch.setattr(supervision, "RestartLimit", functools.partial(RestartLimit, clock=clock))
+    return clock
+
+
+def failing(**options: Any) -> VectorSampledTasks:
     """One worker that exits in every second step."""
-    tasks = VectorSampledTasks(
+    return VectorSampledTasks(
         ToySampler,
         toy_args(FailingTask, 1, how="exit", fail_step=2, max_steps=9, **options),
         on_worker_death="restart",
         max_restarts=2,
         should_log=False,
     )
-    tasks._core.supervisor._limit._clock = clock
-    return tasks
 
 
-def test_a_long_run_survives_more_deaths_than_the_limit() -> None:
-    clock = Clock()
-    with failing(clock) as tasks:
+def test_a_long_run_survives_more_deaths_than_the_limit(clock: Clock) -> None:
+    with failing() as tasks:
         restarted = 0
         for _ in range(14):
             restarted += "worker_restarted" in tasks.step([0])[0].info
@@ -64,9 +71,8 @@ def test_a_long_run_survives_more_deaths_than_the_limit() -> None:
         assert restarted == tasks.stats()["restarts"] == 7
 
 
-def test_a_death_too_many_says_why_and_can_be_mended() -> None:
-    clock = Clock()
-    with failing(clock) as tasks:
+def test_a_death_too_many_says_why_and_can_be_mended(clock: Clock) -> None:
+    with failing() as tasks:
         for _ in range(5):
             tasks.step([0])
         with pytest.raises(WorkerDied, match=r"not restarted: .* 2 restarts within 300 s"):

@@ -80,7 +80,7 @@ def test_every_error_is_exported():
 # -- the other public modules ----------------------------------------------------------------------
 
 PACKAGE = Path(vectasks.__file__).parent
-API_PAGE = Path(__file__).parents[2] / "docs" / "api.md"
+API_PAGE = Path(__file__).parents[1] / "docs" / "api.md"
 DOCUMENTED = re.findall(r"^::: (vectasks[\w.]*)", API_PAGE.read_text("utf-8"), re.MULTILINE)
 # Some cannot be imported without a trainer's library, so their source is read.
 SOURCES = {

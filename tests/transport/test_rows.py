@@ -30,6 +30,7 @@ def lend(rows: Rows, step: int, as_views: bool = False) -> Any:
     return number, leaves[0]
 
 
+@pytest.mark.guarantee("memory-reuse")
 def test_a_row_that_is_let_go_is_the_next_again(rows: Rows) -> None:
     for step in range(5):
         number, array = lend(rows, step)
@@ -38,6 +39,7 @@ def test_a_row_that_is_let_go_is_the_next_again(rows: Rows) -> None:
         del array
 
 
+@pytest.mark.guarantee("memory-reuse")
 def test_held_rows_are_left_alone_and_then_the_working_row_serves(rows: Rows) -> None:
     held = [lend(rows, step) for step in range(len(HANDED_OUT))]
     assert [number for number, _ in held] == HANDED_OUT
@@ -47,6 +49,7 @@ def test_held_rows_are_left_alone_and_then_the_working_row_serves(rows: Rows) ->
     assert rows.next_free(100) == number
 
 
+@pytest.mark.guarantee("memory-reuse")
 @pytest.mark.parametrize(
     "derive",
     [
@@ -69,6 +72,7 @@ def test_whatever_refers_to_a_row_holds_it(rows: Rows, derive: Any) -> None:
     assert rows.next_free(2) == number
 
 
+@pytest.mark.guarantee("memory-reuse")
 def test_a_tensor_holds_its_row(rows: Rows) -> None:
     torch = pytest.importorskip("torch")
     number, array = lend(rows, 0)
@@ -86,6 +90,7 @@ def test_views_are_written_over_in_the_second_following_step(rows: Rows) -> None
     del views
 
 
+@pytest.mark.guarantee("memory-reuse")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="only where processes fork")
 def test_what_is_held_when_a_process_forks_is_never_written_again(rows: Rows) -> None:
     number, array = lend(rows, 0)

@@ -12,8 +12,10 @@ from process_scripts import Script, still_running
 
 from vectasks import SamplerState, SingleProcessVectorSampledTasks, VectorSampledTasks
 from vectasks._util.interrupts import CtrlC
+from vectasks.replay.episode_log import EpisodeLog
 from vectasks.testing import toy_args
 from vectasks.testing.toys import CountingTask, ToySampler, ToyTask
+from vectasks.transport.step_results import StepResults
 
 Start = Callable[[str], Script]
 
@@ -21,6 +23,7 @@ Start = Callable[[str], Script]
 # -- the parent ends ------------------------------------------------------------------------------
 
 
+@pytest.mark.guarantee("killed-parent")
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_no_worker_outlives_the_parent(
@@ -85,6 +88,7 @@ def test_workers_of_a_worker_end_too(start: Start) -> None:
 # -- Ctrl-C ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.guarantee("ctrl-c")
 def test_ctrl_c_in_a_step_is_the_parents_alone(start: Start, method: str) -> None:
     script = start(f"""
         with VectorSampledTasks(
@@ -203,6 +207,7 @@ def test_a_second_ctrl_c_ends_a_close_at_once(start: Start) -> None:
     assert still_running(family, 2.0) == []
 
 
+@pytest.mark.guarantee("ctrl-c")
 @pytest.mark.parametrize("transport", ["auto", "pipe"])
 def test_ctrl_c_never_leaves_the_vector_out_of_step(start: Start, transport: str) -> None:
     # It comes at a random moment, in the midst of the parent's own work or while it waits.
@@ -245,6 +250,7 @@ def test_ctrl_c_never_leaves_the_vector_out_of_step(start: Start, transport: str
     assert script.stdout.split() == ["1000", "True"]
 
 
+@pytest.mark.guarantee("ctrl-c")
 @pytest.mark.parametrize("way", ["all", "some", "out"])
 @pytest.mark.parametrize("task", ["CountingTask", "InfoTask"])
 def test_ctrl_c_leaves_no_step_out_in_the_twin(start: Start, task: str, way: str) -> None:
@@ -278,6 +284,7 @@ def test_ctrl_c_leaves_no_step_out_in_the_twin(start: Start, task: str, way: str
     assert script.stdout.split() == ["1000"]
 
 
+@pytest.mark.guarantee("split-rollouts")
 @pytest.mark.parametrize("transport", ["auto", "pipe"])
 def test_ctrl_c_amid_a_rollout_leaves_no_step_out(start: Start, transport: str) -> None:
     # As above, while groups take turns; it may come in the policy, too.
@@ -360,6 +367,7 @@ def test_the_handler_of_ctrl_c_is_the_users(start: Start) -> None:
         signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.guarantee("interrupt-in-process")
 def test_ctrl_c_passes_through_the_twin() -> None:
     class InterruptedTask(ToyTask):
         def move(self, action: Any) -> None:
@@ -386,15 +394,17 @@ def test_ctrl_c_writes_a_step_of_the_twin_down_once(
         monkeypatch.undo()
         raise KeyboardInterrupt
 
+    # The log tidies up after each step.
+    monkeypatch.setattr("vectasks.replay.episode_log._LOOK_EVERY", 0)
     with SingleProcessVectorSampledTasks(
         ToySampler, toy_args(ToyTask, 3, max_steps=9), should_log=False
     ) as tasks:
         tasks.step_batch([1] * 3)
         if where == "after":
-            monkeypatch.setattr(tasks._core.log, "_next_look", 0)
-            monkeypatch.setattr(tasks._core.log, "tidy_up", interrupted)
+            monkeypatch.setattr(EpisodeLog, "tidy_up", interrupted)
         else:
-            monkeypatch.setattr(tasks._core.transport.results, "plain_step", interrupted)
+            monkeypatch.setattr(StepResults, "batch", interrupted)
+        tasks.get_observations()  # the next step is made in Python
         with pytest.raises(KeyboardInterrupt):
             tasks.step_batch([2] * 3)
         tasks.step_batch([3] * 3)

@@ -195,6 +195,7 @@ def test_fail_raises_what_it_is_told(error: Any) -> None:
 # -- what comes late ------------------------------------------------------------------------------
 
 
+@pytest.mark.guarantee("hanging-task", "stopped-worker")
 @pytest.mark.parametrize("action", [hang(), spin(), stop()], ids=["hang", "spin", "stop"])
 def test_nothing_comes(action: Any) -> None:
     with faulty([Fault(action, sampler=1)], twin=False, close_grace_s=0.05) as tasks:
@@ -210,6 +211,7 @@ def test_nothing_comes(action: Any) -> None:
             assert tasks.wait_step(timeout=10)[1].observation.tolist() == [1, 0, 1]
 
 
+@pytest.mark.guarantee("slow-task")
 def test_slow_down_only_takes_longer() -> None:
     with faulty([Fault(slow_down(0.3), sampler=1)], twin=False) as tasks:
         tasks.async_step([0, 0])
@@ -227,6 +229,7 @@ def test_waiting_for_a_fault_has_an_end() -> None:
 # -- what comes wrong -----------------------------------------------------------------------------
 
 
+@pytest.mark.guarantee("no-observation", "odd-reward", "unpicklable-result")
 @pytest.mark.parametrize("twin", [True, False])
 @pytest.mark.parametrize(
     ("change", "message"),
@@ -245,6 +248,7 @@ def test_corrupt_steps_fail(change: Any, message: str, twin: bool) -> None:
         assert sorted(caught.value.results) == [1]
 
 
+@pytest.mark.guarantee("misshaped-observation")
 @pytest.mark.parametrize("twin", [True, False])
 def test_misshaped_observations(twin: bool) -> None:
     with (

@@ -78,13 +78,11 @@ class Looker:
         return Surroundings.now()
 
 
-def test_a_pools_restarted_worker_finds_todays(
-    monkeypatch: pytest.MonkeyPatch, make: Callable[..., WorkerPool]
-) -> None:
-    pool = make(1, make_object=Looker)
-    monkeypatch.setenv("VECTASKS_TEST_ADDED", "today")
-    pool.restart_at(0)
-    assert pool.submit_at(0, "look").result() == Surroundings.now()
+def test_a_pools_restarted_worker_finds_todays(monkeypatch: pytest.MonkeyPatch) -> None:
+    with WorkerPool(Looker, num_workers=1) as pool:
+        monkeypatch.setenv("VECTASKS_TEST_ADDED", "today")
+        pool.restart_at(0)
+        assert pool.submit_at(0, "look").result() == Surroundings.now()
 
 
 def test_a_folder_of_modules_that_was_made_after_the_first_start(

@@ -27,6 +27,7 @@ from vectasks.pool.pool import WorkerPool
 # -- calls and answers ----------------------------------------------------------------------------
 
 
+@pytest.mark.guarantee("pool-order")
 def test_calls_of_one_worker_run_in_order_on_an_object_of_its_own(pool: WorkerPool) -> None:
     futures = [pool.submit_at(i % 2, "note", i) for i in range(20)]
     assert futures[-2].result(PATIENCE_S) == list(range(0, 20, 2))
@@ -39,6 +40,7 @@ def test_arguments_by_position_and_by_name(pool: WorkerPool) -> None:
     assert future.result(PATIENCE_S) == ((1,), {"worker": 2, "method": 3})
 
 
+@pytest.mark.guarantee("pool-call-raises")
 def test_what_the_object_raises_comes_back_and_harms_nobody(pool: WorkerPool) -> None:
     failed, missing, odd = (pool.submit_at(1, m) for m in ("fail", "nothing", "fail_oddly"))
     error = error_of(failed)
@@ -59,12 +61,14 @@ def test_awaitable_results_are_awaited_in_the_worker(pool: WorkerPool) -> None:
     assert [future.result(PATIENCE_S) for future in futures] == [1, 2, 3]
 
 
+@pytest.mark.guarantee("pool-argument")
 def test_what_cannot_be_sent_is_refused_at_the_call(processes: WorkerPool) -> None:
     with pytest.raises(InvalidArgument, match=r"arguments of note .* worker 0 .*pickle"):
         processes.submit_at(0, "note", threading.Lock())
     assert processes.submit_at(0, "note", 1).result(PATIENCE_S) == [1]
 
 
+@pytest.mark.guarantee("pool-call-raises")
 @pytest.mark.parametrize("what", ["lock", "late", "unbuildable"])
 def test_what_cannot_come_back_fails_its_own_call_only(processes: WorkerPool, what: str) -> None:
     futures = [processes.submit_at(0, *call) for call in (("give", what), ("note", 1))]
@@ -72,6 +76,7 @@ def test_what_cannot_come_back_fails_its_own_call_only(processes: WorkerPool, wh
     assert futures[1].result(PATIENCE_S) == [1]
 
 
+@pytest.mark.guarantee("pool-argument")
 def test_arguments_that_cannot_be_built_there_fail_their_own_call_only(
     processes: WorkerPool,
 ) -> None:
@@ -80,6 +85,7 @@ def test_arguments_that_cannot_be_built_there_fail_their_own_call_only(
     assert futures[1].result(PATIENCE_S) == [1]
 
 
+@pytest.mark.guarantee("pool-threads")
 def test_large_arrays_do_not_hold_up_the_caller(processes: WorkerPool, tmp_path: Path) -> None:
     # The worker takes nothing in until the gate opens, and the arrays exceed any socket's buffer.
     processes.submit_at(0, "wait_for", "gate")
@@ -94,6 +100,7 @@ def test_large_arrays_do_not_hold_up_the_caller(processes: WorkerPool, tmp_path:
         assert echoed[-1] == 999_999 + i
 
 
+@pytest.mark.guarantee("pool-threads")
 def test_many_threads_may_call_and_callbacks_too(processes: WorkerPool) -> None:
     answers: list[Any] = []
     again: list[Future[Any]] = []
@@ -187,6 +194,7 @@ def test_a_loop_that_ends_fails_what_was_awaited_in_it(make: Any) -> None:
 # -- objects that cannot be made ------------------------------------------------------------------
 
 
+@pytest.mark.guarantee("pool-make-fails")
 @pytest.mark.parametrize("kind", ["process", "inline"])
 def test_a_failing_constructor_fails_what_is_submitted(
     make: Any, tmp_path: Path, kind: str
@@ -207,6 +215,7 @@ def test_a_failing_constructor_fails_what_is_submitted(
     assert pool.submit_at(0, "note", 1).result(PATIENCE_S) == [1]
 
 
+@pytest.mark.guarantee("pool-make-fails")
 def test_a_constructor_that_takes_too_long(make: Any, tmp_path: Path) -> None:
     def make_object() -> Thing:
         thing = Thing(tmp_path)
