@@ -18,6 +18,7 @@ from vectasks.cli.common import (
 )
 from vectasks.cli.options import examples
 from vectasks.errors import VectasksError
+from vectasks.transport import compiled
 
 _STYLES = {"ok": "green", "failed": "bold red", "skipped": "yellow"}
 _EPILOG = examples(
@@ -109,6 +110,7 @@ def _report_speed(
             _STYLES["ok"] if is_best else "",
         )
     printed.line(f"  {suggestion.reason}")
+    printed.line(f"  The usual step is {compiled.describe()}.")
 
 
 def _told_counts(num_samplers: int, best: int) -> list[int]:

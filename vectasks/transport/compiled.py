@@ -27,4 +27,4 @@ def kind() -> str:
 
 def describe() -> str:
     """Say in a few words what makes usual steps, and why."""
-    return "compiled" if core is not None else f"in Python, which is slower ({why_not})"
+    return "compiled" if core is not None else f"made in Python, which is slower ({why_not})"
