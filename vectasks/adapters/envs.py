@@ -106,8 +106,8 @@ class GivenTasks:
     ) -> tuple[Any, list[dict[str, Any]]]:
         """Begin new episodes; return all observations as a batch and the infos of the new episodes.
 
-        The first reset of a vector that was not stepped yet takes the tasks that it began with,
-        unless there are seeds or options.
+        What has begun already and nobody has seen counts as new, unless there are seeds or options:
+        next episodes that were held back, and the first tasks of a vector that was not stepped yet.
 
         Args:
             starts: what to begin with, a sampler: ``seed`` and ``options``, each where given.
@@ -116,12 +116,28 @@ class GivenTasks:
         Raises:
             SamplerUnavailable: a sampler has no next task.
         """
-        chosen = range(self.num_envs) if mask is None else np.flatnonzero(mask).tolist()
-        observations = self._begin(starts, chosen)
-        infos = self._reset_infos(observations)
-        if mask is not None:
-            infos = [info if is_new else {} for info, is_new in zip(infos, mask, strict=True)]
-        return self.batch(observations), infos
+        chosen = np.ones_like(self.over) if mask is None else mask
+        is_told = any(start.get("seed") is not None or start.get("options") for start in starts)
+        kept, begun = self.over & ~chosen, self.over & chosen & (not is_told)
+        to_begin = np.flatnonzero(chosen & ~begun).tolist()
+        observation = self._shown
+        infos: list[dict[str, Any]] = [{} for _ in starts]
+        if to_begin:
+            observations = self._begin(starts, to_begin)
+            reset_infos = self._reset_infos(observations)
+            for row in to_begin:
+                infos[row] = reset_infos[row]
+            observation = self.batch(observations)
+            rows = np.flatnonzero(kept)
+            if len(rows) > 0:
+                observation = replaced(observation, rows, _rows(self._shown, rows))
+        rows = np.flatnonzero(begun)
+        if len(rows) > 0:
+            observation = replaced(observation, rows, self._first_of(rows))
+            for row in rows.tolist():
+                infos[row] = self._held_infos.pop(row, {})
+        self.over, self._shown = kept, observation
+        return observation, infos
 
     def _begin(self, starts: Sequence[Mapping[str, Any]], chosen: Sequence[int]) -> list[Any]:
         seeds = {i: starts[i]["seed"] for i in chosen if starts[i].get("seed") is not None}
@@ -183,7 +199,7 @@ class GivenTasks:
     def hold(self, batch: StepBatch) -> Any:
         """Return a step's observation with the last one of each episode that ended.
 
-        What their next ones show first is held until :meth:`completed` or :meth:`reset_held`.
+        What their next ones show first is held until :meth:`completed` or :meth:`reset`.
         """
         self._shown = batch.observation
         if np.count_nonzero(batch.done):
@@ -245,32 +261,6 @@ class GivenTasks:
     def _first_of(self, rows: NDArray[np.int64]) -> Any:
         """Return the first observations of the next episodes where episodes are over."""
         return _rows(self._held, np.searchsorted(self._held_rows, rows))
-
-    def reset_held(
-        self, starts: Sequence[Mapping[str, Any]], mask: NDArray[np.bool_] | None
-    ) -> tuple[Any, list[dict[str, Any]]]:
-        """Reset like :meth:`reset`, but keep next episodes that have begun already.
-
-        With seeds or options these, which nobody has seen yet, are reset again.
-        """
-        chosen = np.ones_like(self.over) if mask is None else mask
-        is_told = any(start.get("seed") is not None or start.get("options") for start in starts)
-        kept, begun = self.over & ~chosen, self.over & chosen & (not is_told)
-        to_begin = chosen & ~begun
-        observation = self._shown
-        infos: list[dict[str, Any]] = [{} for _ in starts]
-        if np.any(to_begin):
-            observation, infos = self.reset(starts, None if np.all(to_begin) else to_begin)
-            rows = np.flatnonzero(kept)
-            if len(rows) > 0:
-                observation = replaced(observation, rows, _rows(self._shown, rows))
-        rows = np.flatnonzero(begun)
-        if len(rows) > 0:
-            observation = replaced(observation, rows, self._first_of(rows))
-            for row in rows.tolist():
-                infos[row] = self._held_infos.pop(row, {})
-        self.over, self._shown = kept, observation
-        return observation, infos
 
     # -- reaching in ------------------------------------------------------------------------------
 

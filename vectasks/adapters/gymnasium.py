@@ -280,8 +280,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         """
         starts, mask = self._end_of("reset").arguments
         with self._time_limit(timeout):
-            reset = self._envs.reset_held if self._holds else self._envs.reset
-            observation, reset_infos = reset(starts, mask)
+            observation, reset_infos = self._envs.reset(starts, mask)
         if mask is None:
             self._unready[:] = False
         else:

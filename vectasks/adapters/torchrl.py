@@ -187,7 +187,7 @@ class Env(EnvBase):  # type: ignore[misc]  # torchrl has no types
             {**({} if seeds is None else {"seed": seeds[i]}), **kwargs}
             for i in range(self._envs.num_envs)
         ]
-        observation, infos = self._envs.reset_held(starts, mask)
+        observation, infos = self._envs.reset(starts, mask)
         self._is_ready = self._is_ready or mask is None or bool(mask.all())
         entries = self._entries(observation)
         if self._info_readers:
