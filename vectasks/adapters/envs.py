@@ -319,19 +319,20 @@ class GivenTasks:
                 return found
         return self.call(name, args, kwargs, indices)
 
-    def set(self, name: str, values: Sequence[Any], indices: Sequence[int] | None = None) -> None:
-        """Set an attribute of each task; one value for each."""
+    def set(
+        self,
+        name: str,
+        values: Sequence[Any],
+        indices: Sequence[int] | None = None,
+        *,
+        outermost: bool = False,
+    ) -> None:
+        """Set an attribute of each task, which has no wrappers; one value for each."""
         if indices is None:
             self.vector.set_attr(name, list(values))
         else:
             for i, value in zip(indices, values, strict=True):
                 self.vector.command_at(i, Command.SET_ATTR, (name, value))
-
-    def set_outermost(
-        self, name: str, values: Sequence[Any], indices: Sequence[int] | None = None
-    ) -> None:
-        """Set an attribute of each task, which has no wrappers."""
-        self.set(name, values, indices)
 
     def is_wrapped(self, wrapper_class: type, indices: Sequence[int] | None = None) -> list[bool]:
         """Return False for each task, which has no wrappers."""
@@ -455,19 +456,19 @@ class MadeEnvs(GivenTasks):
         """Call it if it can be called, else return its value."""
         return self._call("get_or_call", [name, list(args), dict(kwargs)], indices)
 
-    def set(self, name: str, values: Sequence[Any], indices: Sequence[int] | None = None) -> None:
-        """Set an attribute of each environment, or of the wrapper that has it."""
-        self._set("set", name, values, indices)
-
-    def set_outermost(
-        self, name: str, values: Sequence[Any], indices: Sequence[int] | None = None
+    def set(
+        self,
+        name: str,
+        values: Sequence[Any],
+        indices: Sequence[int] | None = None,
+        *,
+        outermost: bool = False,
     ) -> None:
-        """Set an attribute of each outermost wrapper."""
-        self._set("set_outermost", name, values, indices)
+        """Set an attribute of each environment: of the outermost wrapper, or of whichever has it.
 
-    def _set(
-        self, method: str, name: str, values: Sequence[Any], indices: Sequence[int] | None
-    ) -> None:
+        One value for each.
+        """
+        method = "set_outermost" if outermost else "set"
         if indices is None:
             self.vector.call(method, [(name, value) for value in values])
         else:
