@@ -250,7 +250,9 @@ class RolloutBuffer:
 
         Args:
             num_samplers: columns a batch, in a random order (and one of the rest).
-            epochs, rng, copy: as for :meth:`minibatches`.
+            epochs: how often the rollout is gone through.
+            rng: shuffles; or its seed.
+            copy: False: every batch is in the same arrays, and valid until the next one.
         """
         shuffled = _shuffled("num_samplers", num_samplers, self.num_samplers, epochs, rng)
         return self._batches(shuffled, copy, in_sequences=True)
