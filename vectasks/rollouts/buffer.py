@@ -97,7 +97,6 @@ class RolloutBuffer:
         self.device: Any = self._place.device
         self._tasks: weakref.ref[Any] = weakref.ref(tasks)
         self._block = port_of(tasks).add_rows(horizon + 1)
-        self._is_mirrored = self._place.is_apart
         self._place.pin(self, self._block.slab.memory)
         slab = self._block.slab
         self._nest = slab.nest
@@ -211,9 +210,8 @@ class RolloutBuffer:
             self._advantages,
         )
         np.add(self._advantages, values, out=self._returns)
-        if self._is_mirrored:
-            self._place.mirror(self._seen_advantages, self._advantages)
-            self._place.mirror(self._seen_returns, self._returns)
+        self._place.mirror(self._seen_advantages, self._advantages)
+        self._place.mirror(self._seen_returns, self._returns)
         return self._seen_returns, self._seen_advantages
 
     def minibatches(
@@ -338,7 +336,7 @@ class RolloutBuffer:
         for name, value in decision.items():
             if name == "action":
                 _set(_part(self._actions, t, columns), as_numpy(value), name)
-                if self._is_mirrored:
+                if self._place.is_apart:
                     _set(_part(self._seen_actions, t, columns), value, name)
             elif name == "memory":
                 _set(_part(self._memory, t + 1, columns), value, name)
@@ -375,8 +373,7 @@ class RolloutBuffer:
             np.bitwise_and(self._flags[1:], bit, out=self._masked)
             np.not_equal(self._masked, 0, out=ends)
         self._starts[1:] = self._ends[0]
-        if self._is_mirrored:
-            self._place.mirror(self._seen_starts, self._starts)
+        self._place.mirror(self._seen_starts, self._starts)
         if "value" in self._kept:
             self._last_values[...] = self._value(policy, *self._inputs(self.horizon))
             if self._cut_off:
@@ -407,7 +404,7 @@ class RolloutBuffer:
     # -- rows and columns -----------------------------------------------------------------------
 
     def _mirror_row(self, row: int, columns: slice = ALL) -> None:
-        if self._is_mirrored:
+        if self._place.is_apart:
             for mirror, array in zip(self._seen_leaves, self._leaves, strict=True):
                 self._place.mirror(_part(mirror, row, columns), _part(array, row, columns))
 
