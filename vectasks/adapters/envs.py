@@ -355,13 +355,8 @@ class GivenTasks:
 class MadeEnvs(GivenTasks):
     """Environments made from functions; attributes and methods are looked up on them.
 
-    Args:
-        env_fns: each makes a ``gymnasium.Env``.
-        same_step: whether the step that ends an episode begins the next one. Otherwise the next
-            step begins it, and returns its first observation.
-        start_method: of the processes (None: the library's own default).
-        max_processes: so many workers at most (None: one each; 0: none, all in this process).
-        **vector_options: go to the vector.
+    With ``same_step``, the step that ends an episode begins the next one. Otherwise the next step
+    begins it, and returns its first observation. All else is as adapters tell their users.
 
     Raises:
         InvalidArgument: no function is given, an argument has a value that it cannot take, or the

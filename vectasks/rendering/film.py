@@ -41,11 +41,7 @@ class Shot(NamedTuple):
 class Film:
     """A video of tiles, written under a temporary name and renamed when it is complete.
 
-    Args:
-        path: the file.
-        encoder_class: how it is written.
-        fps: frames a second.
-        columns: tiles a row; None for a grid that is near-square.
+    There are ``columns`` tiles a row; with None, the grid is near-square.
     """
 
     def __init__(
