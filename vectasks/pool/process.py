@@ -70,10 +70,10 @@ class ProcessCrew(Crew):
             self._first_message = Channel.pack(make_object)
         except Exception as error:  # user code: pickling runs __reduce__ and __getstate__
             raise unsendable_object(error) from error
-        self._context = context
         self._start_timeout_s = start_timeout_s
-        self._daemon = daemon
-        self._tells_begun = tells_begun
+        self._new_worker = functools.partial(
+            WorkerProcess, context=context, daemon=daemon, tells_begun=tells_begun
+        )
         self._lock = threading.RLock()
         self._restarting = [threading.Lock() for _ in range(num_workers)]
         self._workers = [self._new_worker(number) for number in range(num_workers)]
@@ -94,9 +94,6 @@ class ProcessCrew(Crew):
                 worker.let_go()
             self.forget()
             raise
-
-    def _new_worker(self, number: int) -> WorkerProcess:
-        return WorkerProcess(number, self._context, self._daemon, self._tells_begun)
 
     def _start(self, worker: WorkerProcess) -> None:
         try:
