@@ -25,7 +25,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from multiprocessing.context import BaseContext
 from typing import Any
 
 from vectasks.errors import ResourceLimit, SetupError
@@ -44,12 +43,18 @@ from vectasks.transport.channel import Channel
 from vectasks.workers.base import start_failed
 from vectasks.workers.child_process import LONGEST_EXIT_S
 from vectasks.workers.shutdown import end_workers
+from vectasks.workers.starting import (
+    DEFAULT_START_METHOD,
+    DESCRIPTORS_A_WORKER,
+    require_descriptors,
+    start_context,
+)
 
 logger: logging.Logger = logging.getLogger("vectasks")
 
 
 class ProcessCrew(Crew):
-    """Objects in child processes, which ``context`` starts; the rest is as for ``WorkerPool``.
+    """Objects in child processes; arguments are as for ``WorkerPool``.
 
     Raises:
         ResourceLimit: a worker could not be started; none is left.
@@ -61,16 +66,18 @@ class ProcessCrew(Crew):
         make_object: Callable[[], Any],
         num_workers: int,
         *,
-        context: BaseContext,
         start_timeout_s: float | None,
         daemon: bool,
         tells_begun: bool,
     ) -> None:
+        each = DESCRIPTORS_A_WORKER + 2  # both ends of its permits
+        require_descriptors(num_workers, "num_workers", each=each)
         try:
             self._first_message = Channel.pack(make_object)
         except Exception as error:  # user code: pickling runs __reduce__ and __getstate__
             raise unsendable_object(error) from error
         self._start_timeout_s = start_timeout_s
+        context = start_context(DEFAULT_START_METHOD, None, ())
         self._new_worker = functools.partial(
             WorkerProcess, context=context, daemon=daemon, tells_begun=tells_begun
         )
