@@ -398,9 +398,7 @@ class _Integers(ActionBatches):
 class _Boxes(ActionBatches):
     def array(self, actions: Any, count: int) -> NDArray[Any] | None:
         space, array = self.space, _as_array(actions)
-        if array is None or array.shape != (count, *space.shape):
-            return None
-        if array.dtype.kind not in "iuf":
+        if array is None or array.shape != (count, *space.shape) or array.dtype.kind not in "iuf":
             return None
         converted = _converted(array, space.dtype)
         if converted is None:
@@ -422,14 +420,8 @@ def action_batches(space: Any, check: bool) -> ActionBatches:
     return ActionBatches(space, check)
 
 
-@action_batches.register
-def _(space: spaces.Discrete, check: bool) -> ActionBatches:
-    return _Integers(space, check)
-
-
-@action_batches.register
-def _(space: spaces.Box, check: bool) -> ActionBatches:
-    return _Boxes(space, check)
+action_batches.register(spaces.Discrete, _Integers)
+action_batches.register(spaces.Box, _Boxes)
 
 
 def dispatch_rows(actions: Any) -> list[Any]:

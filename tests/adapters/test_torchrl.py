@@ -337,6 +337,14 @@ def test_all_numbers_of_infos(opened: Any) -> None:
     assert env.rand_step(state)["next", "t"].tolist() == [0, 1, 0]
 
 
+def test_infos_are_asked_for_after_an_episode(opened: Any) -> None:
+    env = opened(envs_of(count=1))
+    env.rollout(2)  # the whole episode, so that the next one has begun
+    env.auto_register_info_dict()
+    env.reset()
+    assert list(env.t) == [0]
+
+
 @pytest.mark.parametrize("max_processes", [0, 1])
 def test_methods_and_attributes_of_the_environments(opened: Any, max_processes: int) -> None:
     env = opened(envs_of(), max_processes=max_processes)

@@ -9,7 +9,6 @@ import multiprocessing.util  # noqa: F401 - its handler of the end must be older
 import os
 import weakref
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any, ClassVar, TypeVar
 
 from vectasks.errors import VectasksError
@@ -64,12 +63,7 @@ class Closable(abc.ABC):
     def __enter__(self: Self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.close()
         else:  # what the body raised is worth more than what closing raises

@@ -47,6 +47,8 @@ from vectasks.workers.starting import DEFAULT_START_METHOD
 
 #: Which environments: one index or several, from the end where they are negative; None: all.
 Indices: TypeAlias = int | Iterable[int] | None
+#: The same, checked; all of them are asked at once.
+Chosen: TypeAlias = Sequence[int] | None
 #: What the info of an episode's last step holds: the last observation, the environment's own info,
 #: and that of the reset that followed.
 Ended: TypeAlias = tuple[Any, dict[str, Any], dict[str, Any]]
@@ -106,8 +108,8 @@ class GivenTasks:
     ) -> tuple[Any, list[dict[str, Any]]]:
         """Begin new episodes; return all observations as a batch and the infos of the new episodes.
 
-        The first reset of a vector that was not stepped yet takes the tasks that it began with,
-        unless there are seeds or options.
+        What has begun already and nobody has seen counts as new, unless there are seeds or options:
+        next episodes that were held back, and the first tasks of a vector that was not stepped yet.
 
         Args:
             starts: what to begin with, a sampler: ``seed`` and ``options``, each where given.
@@ -116,12 +118,28 @@ class GivenTasks:
         Raises:
             SamplerUnavailable: a sampler has no next task.
         """
-        chosen = range(self.num_envs) if mask is None else np.flatnonzero(mask).tolist()
-        observations = self._begin(starts, chosen)
-        infos = self._reset_infos(observations)
-        if mask is not None:
-            infos = [info if is_new else {} for info, is_new in zip(infos, mask, strict=True)]
-        return self.batch(observations), infos
+        chosen = np.ones_like(self.over) if mask is None else mask
+        is_told = any(start.get("seed") is not None or start.get("options") for start in starts)
+        kept, begun = self.over & ~chosen, self.over & chosen & (not is_told)
+        to_begin = np.flatnonzero(chosen & ~begun).tolist()
+        observation = self._shown
+        infos: list[dict[str, Any]] = [{} for _ in starts]
+        if to_begin:
+            observations = self._begin(starts, to_begin)
+            reset_infos = self._reset_infos(observations)
+            for row in to_begin:
+                infos[row] = reset_infos[row]
+            observation = self.batch(observations)
+            rows = np.flatnonzero(kept)
+            if len(rows) > 0:
+                observation = replaced(observation, rows, _rows(self._shown, rows))
+        rows = np.flatnonzero(begun)
+        if len(rows) > 0:
+            observation = replaced(observation, rows, self._first_of(rows))
+            for row in rows.tolist():
+                infos[row] = self._held_infos.pop(row, {})
+        self.over, self._shown = kept, observation
+        return observation, infos
 
     def _begin(self, starts: Sequence[Mapping[str, Any]], chosen: Sequence[int]) -> list[Any]:
         seeds = {i: starts[i]["seed"] for i in chosen if starts[i].get("seed") is not None}
@@ -183,7 +201,7 @@ class GivenTasks:
     def hold(self, batch: StepBatch) -> Any:
         """Return a step's observation with the last one of each episode that ended.
 
-        What their next ones show first is held until :meth:`completed` or :meth:`reset_held`.
+        What their next ones show first is held until :meth:`completed` or :meth:`reset`.
         """
         self._shown = batch.observation
         if np.count_nonzero(batch.done):
@@ -246,32 +264,6 @@ class GivenTasks:
         """Return the first observations of the next episodes where episodes are over."""
         return _rows(self._held, np.searchsorted(self._held_rows, rows))
 
-    def reset_held(
-        self, starts: Sequence[Mapping[str, Any]], mask: NDArray[np.bool_] | None
-    ) -> tuple[Any, list[dict[str, Any]]]:
-        """Reset like :meth:`reset`, but keep next episodes that have begun already.
-
-        With seeds or options these, which nobody has seen yet, are reset again.
-        """
-        chosen = np.ones_like(self.over) if mask is None else mask
-        is_told = any(start.get("seed") is not None or start.get("options") for start in starts)
-        kept, begun = self.over & ~chosen, self.over & chosen & (not is_told)
-        to_begin = chosen & ~begun
-        observation = self._shown
-        infos: list[dict[str, Any]] = [{} for _ in starts]
-        if np.any(to_begin):
-            observation, infos = self.reset(starts, None if np.all(to_begin) else to_begin)
-            rows = np.flatnonzero(kept)
-            if len(rows) > 0:
-                observation = replaced(observation, rows, _rows(self._shown, rows))
-        rows = np.flatnonzero(begun)
-        if len(rows) > 0:
-            observation = replaced(observation, rows, self._first_of(rows))
-            for row in rows.tolist():
-                infos[row] = self._held_infos.pop(row, {})
-        self.over, self._shown = kept, observation
-        return observation, infos
-
     # -- reaching in ------------------------------------------------------------------------------
 
     def describe(self) -> list[dict[str, Any]]:
@@ -281,11 +273,9 @@ class GivenTasks:
             {"metadata": {}, "render_mode": "rgb_array", "observation_space": space}
         ] * self.num_envs
 
-    def get(self, name: str, indices: Sequence[int] | None = None) -> list[Any]:
+    def get(self, name: str, indices: Chosen = None) -> list[Any]:
         """Return an attribute of each task."""
-        if indices is None:
-            return self.vector.attr(name)
-        return [self.vector.attr_at(i, name) for i in indices]
+        return self._ask_alike(Command.ATTR, name, indices)
 
     def has(self, name: str) -> bool:
         """Tell whether every task has the attribute."""
@@ -300,7 +290,7 @@ class GivenTasks:
         name: str,
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
-        indices: Sequence[int] | None = None,
+        indices: Chosen = None,
     ) -> list[Any]:
         """Call a method of each task.
 
@@ -311,14 +301,11 @@ class GivenTasks:
             raise InvalidArgument(
                 f"{name}: tasks are called with positional arguments or with keywords, not both."
             )
-        return self._call(name, dict(kwargs) if kwargs else list(args), indices)
+        datum = (name, dict(kwargs) if kwargs else list(args))
+        return self._ask_alike(Command.CALL, datum, indices)
 
     def get_or_call(
-        self,
-        name: str,
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
-        indices: Sequence[int] | None = None,
+        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], indices: Chosen = None
     ) -> list[Any]:
         """Call it if it can be called, else return its value."""
         if name == "render":
@@ -329,48 +316,38 @@ class GivenTasks:
                 return found
         return self.call(name, args, kwargs, indices)
 
-    def set(self, name: str, values: Sequence[Any], indices: Sequence[int] | None = None) -> None:
-        """Set an attribute of each task; one value for each."""
-        if indices is None:
-            self.vector.set_attr(name, list(values))
-        else:
-            for i, value in zip(indices, values, strict=True):
-                self.vector.command_at(i, Command.SET_ATTR, (name, value))
-
-    def set_outermost(
-        self, name: str, values: Sequence[Any], indices: Sequence[int] | None = None
+    def set(
+        self, name: str, values: Sequence[Any], indices: Chosen = None, *, outermost: bool = False
     ) -> None:
-        """Set an attribute of each task, which has no wrappers."""
-        self.set(name, values, indices)
+        """Set an attribute of each task, which has no wrappers; one value for each."""
+        self._ask(Command.SET_ATTR, [(name, value) for value in values], indices)
 
-    def is_wrapped(self, wrapper_class: type, indices: Sequence[int] | None = None) -> list[bool]:
+    def is_wrapped(self, wrapper_class: type, indices: Chosen = None) -> list[bool]:
         """Return False for each task, which has no wrappers."""
         return [False] * (self.num_envs if indices is None else len(indices))
 
-    def images(self, indices: Sequence[int] | None = None) -> list[Any]:
+    def images(self, indices: Chosen = None) -> list[Any]:
         """Return an image of each: uint8 [height_px, width_px, 3]."""
-        if indices is not None:
-            data: Any = (("rgb",), {})
-            return [self.vector.command_at(i, Command.RENDER, data) for i in indices]
-        images: Any = self.vector.render("raw_rgb_list")
-        return list(images)
+        return self._ask_alike(Command.RENDER, (("rgb",), {}), indices)
 
-    def _call(self, name: str, args: Any, indices: Sequence[int] | None) -> list[Any]:
+    def _ask_alike(self, command: Command, datum: Any, indices: Chosen) -> list[Any]:
+        """Send one and the same to some; None: to all."""
+        count = self.num_envs if indices is None else len(indices)
+        return self._ask(command, [datum] * count, indices)
+
+    def _ask(self, command: Command, data: Sequence[Any], indices: Chosen) -> list[Any]:
+        """Send a command to some, with a datum for each; None: to all, which answer at once."""
         if indices is None:
-            return self.vector.call(name, [args] * self.num_envs)
-        return [self.vector.call_at(i, name, args) for i in indices]
+            return self.vector.command(command, data)
+        asked = zip(indices, data, strict=True)
+        return [self.vector.command_at(i, command, datum) for i, datum in asked]
 
 
 class MadeEnvs(GivenTasks):
     """Environments made from functions; attributes and methods are looked up on them.
 
-    Args:
-        env_fns: each makes a ``gymnasium.Env``.
-        same_step: whether the step that ends an episode begins the next one. Otherwise the next
-            step begins it, and returns its first observation.
-        start_method: of the processes (None: the library's own default).
-        max_processes: so many workers at most (None: one each; 0: none, all in this process).
-        **vector_options: go to the vector.
+    With ``same_step``, the step that ends an episode begins the next one. Otherwise the next step
+    begins it, and returns its first observation. All else is as adapters tell their users.
 
     Raises:
         InvalidArgument: no function is given, an argument has a value that it cannot take, or the
@@ -435,62 +412,53 @@ class MadeEnvs(GivenTasks):
 
     def describe(self) -> list[dict[str, Any]]:
         """Return metadata, render mode and observation space of each environment."""
-        return self.vector.call("describe")
+        return self._call("describe", (), None)
 
-    def get(self, name: str, indices: Sequence[int] | None = None) -> list[Any]:
+    def get(self, name: str, indices: Chosen = None) -> list[Any]:
         """Return an attribute of each environment or of a wrapper around it."""
-        return self._call("get", [name], indices)
+        return self._call("get", (name,), indices)
 
     def has(self, name: str) -> bool:
         """Tell whether every environment has the attribute."""
-        return all(self._call("has", [name], None))
+        return all(self._call("has", (name,), None))
 
     def call(
         self,
         name: str,
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
-        indices: Sequence[int] | None = None,
+        indices: Chosen = None,
     ) -> list[Any]:
         """Call a method of each environment or of a wrapper around it."""
-        return self._call("call", [name, list(args), dict(kwargs or {})], indices)
+        return self._call("call", (name, list(args), dict(kwargs or {})), indices)
 
     def get_or_call(
-        self,
-        name: str,
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
-        indices: Sequence[int] | None = None,
+        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], indices: Chosen = None
     ) -> list[Any]:
         """Call it if it can be called, else return its value."""
-        return self._call("get_or_call", [name, list(args), dict(kwargs)], indices)
+        return self._call("get_or_call", (name, list(args), dict(kwargs)), indices)
 
-    def set(self, name: str, values: Sequence[Any], indices: Sequence[int] | None = None) -> None:
-        """Set an attribute of each environment, or of the wrapper that has it."""
-        self._set("set", name, values, indices)
-
-    def set_outermost(
-        self, name: str, values: Sequence[Any], indices: Sequence[int] | None = None
+    def set(
+        self, name: str, values: Sequence[Any], indices: Chosen = None, *, outermost: bool = False
     ) -> None:
-        """Set an attribute of each outermost wrapper."""
-        self._set("set_outermost", name, values, indices)
+        """Set an attribute of each environment: of the outermost wrapper, or of whichever has it.
 
-    def _set(
-        self, method: str, name: str, values: Sequence[Any], indices: Sequence[int] | None
-    ) -> None:
-        if indices is None:
-            self.vector.call(method, [(name, value) for value in values])
-        else:
-            for i, value in zip(indices, values, strict=True):
-                self.vector.call_at(i, method, (name, value))
+        One value for each.
+        """
+        method = "set_outermost" if outermost else "set"
+        self._ask(Command.CALL, [(method, (name, value)) for value in values], indices)
 
-    def is_wrapped(self, wrapper_class: type, indices: Sequence[int] | None = None) -> list[bool]:
+    def is_wrapped(self, wrapper_class: type, indices: Chosen = None) -> list[bool]:
         """Tell for each environment whether a wrapper of this class is around it."""
-        return self._call("is_wrapped", [wrapper_class], indices)
+        return self._call("is_wrapped", (wrapper_class,), indices)
 
-    def images(self, indices: Sequence[int] | None = None) -> list[Any]:
+    def images(self, indices: Chosen = None) -> list[Any]:
         """Return what each environment renders."""
         return self.call("render", indices=indices)
+
+    def _call(self, method: str, args: tuple[Any, ...], indices: Chosen) -> list[Any]:
+        """Call a method of the :class:`Episodes` themselves."""
+        return self._ask_alike(Command.CALL, (method, args), indices)
 
 
 def envs_of(
@@ -547,7 +515,7 @@ def refuse_options(options: Mapping[str, Any]) -> None:
         )
 
 
-def checked_indices(indices: Indices, count: int) -> list[int] | None:
+def checked_indices(indices: Indices, count: int) -> Chosen:
     """Check and return the indices of some of ``count`` environments; None stands for all.
 
     Raises:

@@ -255,15 +255,14 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
     ) -> None:
         """Store the arguments of :meth:`reset`, which :meth:`reset_wait` carries out."""
         self._require_idle("reset_async")
-        if seed is None or isinstance(seed, (int, np.integer)):
-            first = seed
-            seeds = [None if first is None else int(first) + i for i in range(self.num_envs)]
+        seeds: list[int | None]
+        if seed is None:
+            seeds = [None] * self.num_envs
+        elif isinstance(seed, (int, np.integer)):
+            seeds = [int(seed) + i for i in range(self.num_envs)]
         else:
             seeds = [None if one is None else checked_seed(one) for one in seed]
-        if len(seeds) != self.num_envs:
-            raise ValueError(
-                f"seed has {len(seeds)} items for {self.num_envs} environments: give one for each."
-            )
+        _require_one_each("seed", seeds, self.num_envs)
         mask = None
         if options is not None and "reset_mask" in options:
             mask = _checked_mask(options["reset_mask"], self.num_envs)
@@ -280,8 +279,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         """
         starts, mask = self._end_of("reset").arguments
         with self._time_limit(timeout):
-            reset = self._envs.reset_held if self._holds else self._envs.reset
-            observation, reset_infos = reset(starts, mask)
+            observation, reset_infos = self._envs.reset(starts, mask)
         if mask is None:
             self._unready[:] = False
         else:
@@ -324,11 +322,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         others = np.flatnonzero(~self._envs.over).tolist()
         if len(others) < self.num_envs:  # the others have begun their next episode already
             rows = list(actions)
-            if len(rows) != self.num_envs:
-                raise ValueError(
-                    f"{len(rows)} actions were given for {self.num_envs} environments: give one "
-                    "for each."
-                )
+            _require_one_each("actions", rows, self.num_envs)
             actions, ids = [rows[i] for i in others], [ids[i] for i in others]
         if ids:
             self._envs.vector.send(actions, ids)
@@ -456,10 +450,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         count = self.num_envs if chosen is None else len(chosen)
         if not isinstance(values, (list, tuple)):
             values = [values] * count
-        if len(values) != count:
-            raise ValueError(
-                f"values has {len(values)} items for {count} environments: give one for each."
-            )
+        _require_one_each("values", values, count)
         self._envs.set(name, values, chosen)
 
     def render(self) -> tuple[Any, ...] | None:
@@ -494,9 +485,14 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self.observations = None  # it may be a view of memory that the vector holds
         self._envs.vector.close()
 
-    def _require_idle(self, what: str) -> None:
+    def _require_open(self) -> None:
         if self.closed:
-            raise _closed(self)
+            raise ClosedEnvironmentError(
+                f"Trying to operate on `{type(self).__name__}`, after a call to `close()`."
+            )
+
+    def _require_idle(self, what: str) -> None:
+        self._require_open()
         if self._pending is not None:
             call = self._pending.call
             raise AlreadyPendingCallError(
@@ -507,8 +503,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
 
     def _end_of(self, call: str) -> _Pending:
         """End the pending call and return its arguments."""
-        if self.closed:
-            raise _closed(self)
+        self._require_open()
         pending = self._pending
         if pending is None or pending.call != call:
             raise NoAsyncCallError(
@@ -566,10 +561,11 @@ def _is_custom(space: Any) -> bool:
     return dispatch(type(space)) is dispatch(spaces.Space)
 
 
-def _closed(envs: Any) -> ClosedEnvironmentError:
-    return ClosedEnvironmentError(
-        f"Trying to operate on `{type(envs).__name__}`, after a call to `close()`."
-    )
+def _require_one_each(what: str, items: Sequence[Any], count: int) -> None:
+    if len(items) != count:
+        raise ValueError(
+            f"{what} has {len(items)} items for {count} environments: give one for each."
+        )
 
 
 def _check_observation_mode(mode: Any) -> None:

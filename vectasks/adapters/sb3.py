@@ -144,17 +144,13 @@ class VecEnv(BaseVecEnv):
     ) -> dict[str, Any]:
         """Build the info of an environment whose episode ended, as trainers expect it."""
         last, info, self.reset_infos[index] = self._envs.ended(info, observation, index)
-        return {
-            **info,
-            "terminal_observation": last,
-            "TimeLimit.truncated": is_cut,
-        }
+        return {**info, "terminal_observation": last, "TimeLimit.truncated": is_cut}
 
     # -- reaching in ------------------------------------------------------------------------------
 
     def get_attr(self, attr_name: str, indices: Indices = None) -> list[Any]:
         """Return an attribute of each environment or of a wrapper around it."""
-        chosen = self._chosen(indices)
+        chosen = checked_indices(indices, self.num_envs)
         if attr_name == "render_mode":  # tasks render without telling how
             every = range(self.num_envs) if chosen is None else chosen
             return [self._render_modes[i] for i in every]
@@ -166,23 +162,20 @@ class VecEnv(BaseVecEnv):
 
     def set_attr(self, attr_name: str, value: Any, indices: Indices = None) -> None:
         """Set an attribute of each outermost wrapper; one value for all."""
-        chosen = self._chosen(indices)
+        chosen = checked_indices(indices, self.num_envs)
         count = self.num_envs if chosen is None else len(chosen)
-        self._envs.set_outermost(attr_name, [value] * count, chosen)
+        self._envs.set(attr_name, [value] * count, chosen, outermost=True)
 
     def env_method(
         self, method_name: str, *method_args: Any, indices: Indices = None, **method_kwargs: Any
     ) -> list[Any]:
         """Call a method of each environment or of a wrapper around it."""
-        return self._envs.call(method_name, method_args, method_kwargs, self._chosen(indices))
+        chosen = checked_indices(indices, self.num_envs)
+        return self._envs.call(method_name, method_args, method_kwargs, chosen)
 
     def env_is_wrapped(self, wrapper_class: type, indices: Indices = None) -> list[bool]:
         """Tell for each environment whether a wrapper of this class is around it."""
-        return self._envs.is_wrapped(wrapper_class, self._chosen(indices))
-
-    def _chosen(self, indices: Indices) -> list[int] | None:
-        """Check the indices; None stands for all, which are asked at once."""
-        return checked_indices(indices, self.num_envs)
+        return self._envs.is_wrapped(wrapper_class, checked_indices(indices, self.num_envs))
 
     def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
         """Return an image of each environment: uint8 [height_px, width_px, 3]."""

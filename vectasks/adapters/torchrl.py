@@ -35,7 +35,7 @@ __all__ = ["Env"]
 _RESULTS = ("reward", "done", "terminated", "truncated")
 _OBJECT = np.dtype(object)
 # What TorchRL itself puts beside the observations.
-_RESERVED = {"action", "reward", "done", "terminated", "truncated", "next", "_reset"}
+_RESERVED = {"action", *_RESULTS, "next", "_reset"}
 
 
 class Env(EnvBase):  # type: ignore[misc]  # torchrl has no types
@@ -187,7 +187,7 @@ class Env(EnvBase):  # type: ignore[misc]  # torchrl has no types
             {**({} if seeds is None else {"seed": seeds[i]}), **kwargs}
             for i in range(self._envs.num_envs)
         ]
-        observation, infos = self._envs.reset_held(starts, mask)
+        observation, infos = self._envs.reset(starts, mask)
         self._is_ready = self._is_ready or mask is None or bool(mask.all())
         entries = self._entries(observation)
         if self._info_readers:
@@ -227,11 +227,8 @@ class Env(EnvBase):  # type: ignore[misc]  # torchrl has no types
         self._seeds = None if seed is None else [seed + step * i for i in range(count)]
 
     def _entries(self, observation: Any) -> dict[str, Any]:
-        space = self._envs.observation_space
-        if not self._is_dict:
-            return {"observation": _tensors(space, observation, self._one_hot)}
-        tensors: dict[str, Any] = _tensors(space, observation, self._one_hot)
-        return tensors
+        tensors = _tensors(self._envs.observation_space, observation, self._one_hot)
+        return tensors if self._is_dict else {"observation": tensors}
 
     # -- infos ------------------------------------------------------------------------------------
 

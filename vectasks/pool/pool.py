@@ -18,12 +18,6 @@ from vectasks.pool.objects import Call
 from vectasks.pool.process import ProcessCrew
 from vectasks.protocol import Failure
 from vectasks.workers import stacks
-from vectasks.workers.starting import (
-    DEFAULT_START_METHOD,
-    DESCRIPTORS_A_WORKER,
-    require_descriptors,
-    start_context,
-)
 
 __all__ = ["Kind", "WorkerPool"]
 
@@ -87,12 +81,9 @@ class WorkerPool(Closable):
         if kind == "inline":
             self._crew = InlineCrew(make_object, self.num_workers)
         elif kind == "process":
-            each = DESCRIPTORS_A_WORKER + 2  # both ends of its permits
-            require_descriptors(self.num_workers, "num_workers", each=each)
             self._crew = ProcessCrew(
                 make_object,
                 self.num_workers,
-                context=start_context(DEFAULT_START_METHOD, None, ()),
                 start_timeout_s=start_timeout_s,
                 daemon=daemon,
                 tells_begun=tells_begun,

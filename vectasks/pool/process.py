@@ -23,200 +23,38 @@ import select
 import socket
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from multiprocessing.context import BaseContext
-from typing import Any, NamedTuple
+from typing import Any
 
-from vectasks.errors import ResourceLimit, SetupError, VectasksError
-from vectasks.pool import objects
+from vectasks.errors import ResourceLimit, SetupError
 from vectasks.pool.backend import (
-    CLOSED,
     RESTARTED,
     Crew,
     death,
-    settle,
     unsendable_call,
     unsendable_object,
 )
-from vectasks.pool.cancellation import Permits
 from vectasks.pool.futures import CallFuture, Cancellable
-from vectasks.pool.objects import Answer, Call, LastWords
+from vectasks.pool.objects import Call
+from vectasks.pool.worker_process import Out, Settle, WorkerProcess
 from vectasks.protocol import Failure, how_it_ended
-from vectasks.transport.channel import Channel, Unreadable
+from vectasks.transport.channel import Channel
 from vectasks.workers.base import start_failed
-from vectasks.workers.child_process import LONGEST_EXIT_S, ChildProcess
+from vectasks.workers.child_process import LONGEST_EXIT_S
 from vectasks.workers.shutdown import end_workers
+from vectasks.workers.starting import (
+    DEFAULT_START_METHOD,
+    DESCRIPTORS_A_WORKER,
+    require_descriptors,
+    start_context,
+)
 
 logger: logging.Logger = logging.getLogger("vectasks")
 
 
-class _Out:
-    """A call that was sent and not answered.
-
-    Attributes:
-        method: its name.
-        future: None where it is the object's making, and once it was cancelled.
-        is_ahead: whether the worker needs a permit to begin it.
-    """
-
-    __slots__ = ("future", "is_ahead", "method")
-
-    def __init__(self, method: str, future: CallFuture | None, *, is_ahead: bool = False) -> None:
-        self.method = method
-        self.future = future
-        self.is_ahead = is_ahead
-
-
-_BY_PERMIT = Channel.pack(objects.BY_PERMIT)
-
-
-class _Watched(NamedTuple):
-    """Whose a descriptor is, and whether it tells of the process's end."""
-
-    worker: _Worker
-    is_sentinel: bool
-
-
-class _Settled(NamedTuple):
-    """A future and what it is to be given, once nothing is locked."""
-
-    future: Future[Any]
-    worker: int
-    method: str
-    outcome: Answer | VectasksError
-
-    def __call__(self) -> None:
-        if isinstance(self.outcome, Answer):
-            settle(self.future, self.worker, self.method, self.outcome)
-        else:
-            self.future.set_exception(self.outcome)
-
-
-class _Worker(ChildProcess):
-    """One process, and what it was asked.
-
-    Attributes:
-        out: what was sent and not answered, oldest first.
-        end: makes the error for calls that it cannot answer any more; None while it takes calls.
-        deadline_s: by when it must be ready, or have ended after it hung up.
-    """
-
-    def __init__(self, number: int, context: BaseContext, daemon: bool, tells_begun: bool) -> None:
-        super().__init__(f"vectasks-pool-worker-{number}", context, daemon=daemon)
-        self.number = number
-        self.out: deque[_Out] = deque()
-        self.end: Callable[[], VectasksError] | None = lambda: death(number, "is being restarted")
-        self.deadline_s: float | None = None
-        self.last_words: Failure | None = None
-        self._late: list[_Settled] = []
-        self._permits = Permits()
-        self._tells_begun = tells_begun
-
-    def start(self) -> None:
-        """Start the process; it is not waited for."""
-        self.begin(objects.run, self._permits.taking, self._tells_begun)
-
-    def let_go(self) -> None:
-        """Close everything and forget the process, which is killed if it still runs."""
-        super().let_go()
-        self._permits.close()
-
-    @property
-    def is_clogged(self) -> bool:
-        """Whether something waits until the channel takes more."""
-        return self._channel is not None and bool(self._channel.events & select.POLLOUT)
-
-    def post(self, parcel: list[memoryview]) -> None:
-        """Send a packed message; the loss of one that finds no worker shows as its end."""
-        if self._channel is not None:
-            with contextlib.suppress(OSError):
-                self._channel.post(parcel)
-
-    def ask(self, out: _Out, parcel: list[memoryview]) -> None:
-        """Send a call. It is killed where Ctrl-C cuts that short: it would answer out of step."""
-        try:
-            self.out.append(out)
-            self.post(parcel)
-        except BaseException:
-            self.kill()
-            raise
-
-    @property
-    def has_room_ahead(self) -> bool:
-        """Whether a call can be sent ahead: behind one at most, and none that was cancelled."""
-        ahead = [out for out in self.out if out.is_ahead]
-        return len(ahead) <= 1 and all(out.future is not None for out in ahead)
-
-    def ask_ahead(self, out: _Out, parcel: list[memoryview]) -> None:
-        """Send a call that needs a permit, with the permit."""
-        self._permits.give()
-        self.ask(out, [*_BY_PERMIT, *parcel])
-
-    def cancel(self, future: Future[Any]) -> bool:
-        """Make sure that the newest call, which was sent ahead, never begins; False: too late."""
-        # Permits are all alike. Of those that are left, the last one is the newest call's.
-        newest = self.out[-1] if self.out else None
-        if newest is None or newest.future is not future or not self._permits.take():
-            return False
-        newest.future = None
-        return True
-
-    def take_answers(self) -> list[_Settled]:
-        """The futures that were answered since the last time."""
-        settled = [item for message in self.take_in() for item in self._settled_by(message)]
-        if self.has_hung_up:
-            self._close_channel()
-        return settled
-
-    def _settled_by(self, message: Any) -> list[_Settled]:
-        if isinstance(message, LastWords):
-            self.last_words = message.failure
-            return []
-        if message == objects.BEGUN:
-            begun = self.out[0].future
-            if begun is not None:
-                begun.begin()
-            return []
-        out = self.out.popleft()
-        if isinstance(message, Unreadable):
-            message = Answer(failure=Failure.of(message.error))
-        if out.future is None:
-            self.deadline_s = None
-            return []
-        return [_Settled(out.future, self.number, out.method, message)]
-
-    def _take_late(self, message: Any) -> None:
-        self._late += self._settled_by(message)
-
-    def close(self) -> None:
-        """Take no calls any more."""
-        self.end = self.end or (lambda: death(self.number, CLOSED))
-
-    def abandon(self) -> list[_Settled]:
-        """Everything that is out, failed; and what was answered while the process was ending."""
-        assert self.end is not None
-        settled, self._late = self._late, []
-        settled += [
-            _Settled(out.future, self.number, out.method, self.end())
-            for out in self.out
-            if out.future is not None
-        ]
-        self.out.clear()
-        return settled
-
-
 class ProcessCrew(Crew):
-    """Objects in child processes.
-
-    Args:
-        make_object: runs in each of them.
-        num_workers: how many.
-        context: starts them.
-        start_timeout_s: how long ``make_object`` may take, the process's start included.
-        daemon: daemonic workers may not start processes of their own.
-        tells_begun: whether workers tell when they begin a call.
+    """Objects in child processes; arguments are as for ``WorkerPool``.
 
     Raises:
         ResourceLimit: a worker could not be started; none is left.
@@ -228,24 +66,27 @@ class ProcessCrew(Crew):
         make_object: Callable[[], Any],
         num_workers: int,
         *,
-        context: BaseContext,
         start_timeout_s: float | None,
         daemon: bool,
         tells_begun: bool,
     ) -> None:
+        each = DESCRIPTORS_A_WORKER + 2  # both ends of its permits
+        require_descriptors(num_workers, "num_workers", each=each)
         try:
             self._first_message = Channel.pack(make_object)
         except Exception as error:  # user code: pickling runs __reduce__ and __getstate__
             raise unsendable_object(error) from error
-        self._context = context
         self._start_timeout_s = start_timeout_s
-        self._daemon = daemon
-        self._tells_begun = tells_begun
+        context = start_context(DEFAULT_START_METHOD, None, ())
+        self._new_worker = functools.partial(
+            WorkerProcess, context=context, daemon=daemon, tells_begun=tells_begun
+        )
         self._lock = threading.RLock()
         self._restarting = [threading.Lock() for _ in range(num_workers)]
         self._workers = [self._new_worker(number) for number in range(num_workers)]
         self._grace_s: float | None = None  # set when it is to end
-        self._watched: dict[int, _Watched] | None = None  # by descriptor; None: to be found anew
+        # By descriptor: whose it is, and whether it tells of the end; None: to be found anew.
+        self._watched: dict[int, tuple[WorkerProcess, bool]] | None = None
         self._poll = select.poll()
         self._bell, self._ringer = socket.socketpair()
         self._bell.setblocking(False)
@@ -261,10 +102,7 @@ class ProcessCrew(Crew):
             self.forget()
             raise
 
-    def _new_worker(self, number: int) -> _Worker:
-        return _Worker(number, self._context, self._daemon, self._tells_begun)
-
-    def _start(self, worker: _Worker) -> None:
+    def _start(self, worker: WorkerProcess) -> None:
         try:
             worker.start()
         except (OSError, EOFError) as error:
@@ -275,7 +113,7 @@ class ProcessCrew(Crew):
         with self._lock:
             if self._start_timeout_s is not None:
                 worker.deadline_s = time.monotonic() + self._start_timeout_s
-            worker.ask(_Out("setup", None), self._first_message)
+            worker.ask(Out("setup", None), self._first_message)
             worker.end = None
 
     # -- from any thread ------------------------------------------------------------------------
@@ -289,7 +127,7 @@ class ProcessCrew(Crew):
             asked = self._workers[worker]
             end = asked.end
             if end is None:
-                asked.ask(_Out(call.method, future), parcel)
+                asked.ask(Out(call.method, future), parcel)
                 if asked.is_clogged:
                     self._look_anew()
         if end is not None:
@@ -304,12 +142,12 @@ class ProcessCrew(Crew):
             if asked.end is not None or not asked.has_room_ahead:
                 return None
             future = Cancellable(functools.partial(self._cancel, asked))
-            asked.ask_ahead(_Out(call.method, future, is_ahead=True), parcel)
+            asked.ask_ahead(Out(call.method, future, is_ahead=True), parcel)
             if asked.is_clogged:
                 self._look_anew()
         return future
 
-    def _cancel(self, worker: _Worker, future: Future[Any]) -> bool:
+    def _cancel(self, worker: WorkerProcess, future: Future[Any]) -> bool:
         with self._lock:
             return worker.cancel(future)
 
@@ -329,7 +167,7 @@ class ProcessCrew(Crew):
             old.let_go()
             self._start_anew(new)
 
-    def _start_anew(self, worker: _Worker) -> None:
+    def _start_anew(self, worker: WorkerProcess) -> None:
         try:
             self._start(worker)
         except ResourceLimit as error:
@@ -388,14 +226,14 @@ class ProcessCrew(Crew):
         finally:
             self._end()
 
-    def _wait(self) -> dict[_Worker, bool]:
+    def _wait(self) -> dict[WorkerProcess, bool]:
         """The workers with news, and whether each has ended."""
         # Without the lock, which callers may hold: what they change rings the bell.
         watched = self._watched
         if watched is None:
             with self._lock:
                 watched = self._watched = self._watch()
-        news: dict[_Worker, bool] = {}
+        news: dict[WorkerProcess, bool] = {}
         for descriptor, _ in self._poll.poll(self._timeout_ms()):
             if descriptor in watched:
                 worker, is_sentinel = watched[descriptor]
@@ -405,7 +243,7 @@ class ProcessCrew(Crew):
                     self._bell.recv(4096)
         return news
 
-    def _watch(self) -> dict[int, _Watched]:
+    def _watch(self) -> dict[int, tuple[WorkerProcess, bool]]:
         """Wait for all descriptors that there are now; whose each is."""
         self._poll = select.poll()
         self._poll.register(self._bell, select.POLLIN)
@@ -415,7 +253,7 @@ class ProcessCrew(Crew):
             for descriptor, events in descriptors:
                 self._poll.register(descriptor, events)
                 is_sentinel = descriptor == descriptors[-1][0]
-                watched[descriptor] = _Watched(worker, is_sentinel)
+                watched[descriptor] = worker, is_sentinel
         return watched
 
     def _timeout_ms(self) -> float | None:
@@ -424,9 +262,9 @@ class ProcessCrew(Crew):
             return None
         return max(0.0, min(deadlines) - time.monotonic()) * 1000 + 1
 
-    def _take_in(self, news: dict[_Worker, bool]) -> list[_Settled]:
+    def _take_in(self, news: dict[WorkerProcess, bool]) -> list[Settle]:
         """What the workers said; those that ended are buried, those that are too late killed."""
-        settled: list[_Settled] = []
+        settled: list[Settle] = []
         with self._lock:
             for worker, has_ended in news.items():
                 if self._workers[worker.number] is not worker:
@@ -447,7 +285,7 @@ class ProcessCrew(Crew):
                     self._overdue(worker)
         return settled
 
-    def _bury(self, worker: _Worker) -> list[_Settled]:
+    def _bury(self, worker: WorkerProcess) -> list[Settle]:
         exitcode = worker.exitcode
         if worker.end is None:
             worker.end = lambda: death(worker.number, how_it_ended(exitcode), exitcode)
@@ -457,7 +295,7 @@ class ProcessCrew(Crew):
         self._watched = None
         return worker.abandon()
 
-    def _overdue(self, worker: _Worker) -> None:
+    def _overdue(self, worker: WorkerProcess) -> None:
         """Kill it; its end is noticed as any other."""
         worker.deadline_s = None
         if worker.has_hung_up:

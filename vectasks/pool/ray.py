@@ -39,7 +39,6 @@ from vectasks.protocol import Failure
 
 logger: logging.Logger = logging.getLogger("vectasks")
 
-
 _WARN_AFTER_S = 8.0  # an actor that finds room has started by then, as a rule
 
 #: A cluster of this machine alone, which nobody else can reach.
@@ -129,15 +128,10 @@ class _Worker:
 
 
 class RayCrew(Crew):
-    """Objects in Ray actors.
+    """Objects in Ray actors; arguments are as for ``WorkerPool``, ``options`` its ``resources``.
 
-    Args:
-        make_object: runs in each of them.
-        num_workers: how many.
-        start_timeout_s: how long ``make_object`` may take, and the cluster to find room.
-        options: of the actors, as ``ray.remote`` takes them; for the others Ray's defaults hold:
-            a CPU to be placed, none to run.
-        tells_begun: whether actors tell when they begin a call.
+    For what is not among the options, Ray's defaults hold: a CPU to be placed, none to run.
+    ``start_timeout_s`` is for finding room in the cluster, too.
 
     Raises:
         MissingExtra: Ray is not installed.
@@ -226,12 +220,15 @@ class RayCrew(Crew):
         for worker in waiting:
             worker.warn_s = None
         asked = self._asked or "Ray's default, a CPU to be placed and none to run"
-        with contextlib.suppress(Exception):  # Ray was shut down meanwhile
-            _warn(
+        # Ray was shut down meanwhile, or warnings are errors: this thread must go on.
+        with contextlib.suppress(Exception):
+            text = (
                 f"{len(waiting)} of {len(self._workers)} Ray actors have not started after "
                 f"{_WARN_AFTER_S:g} s. Each asks for {asked}. Free in the cluster: {self._free()}. "
                 "Use fewer workers, ask for less (resources=), or add nodes; they are waited for."
             )
+            logger.warning("%s", text)
+            warnings.warn(text, RuntimeWarning, stacklevel=1)  # for those without logging, too
 
     def _free(self) -> str:
         """How much of everything is free; what only names a node or its model is left out."""
@@ -380,13 +377,6 @@ class RayCrew(Crew):
 
     def forget(self) -> None:
         """Nothing: a fork cannot use Ray, and does not try."""
-
-
-def _warn(text: str) -> None:
-    """Log a warning, and show it to those who have not set up logging, too."""
-    logger.warning("%s", text)
-    with contextlib.suppress(RuntimeWarning):  # where warnings are errors, this thread must go on
-        warnings.warn(text, RuntimeWarning, stacklevel=2)
 
 
 def _look_at_deadlines() -> None:

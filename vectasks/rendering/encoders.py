@@ -17,13 +17,7 @@ from vectasks.errors import InvalidArgument
 
 
 class Encoder(abc.ABC):
-    """Writes one video file, frame by frame; the same frames give the same bytes.
-
-    Args:
-        path: the file to write.
-        fps: frames a second.
-        height_px, width_px: the size of every frame.
-    """
+    """Writes one video file, frame by frame; the same frames give the same bytes."""
 
     file_format: ClassVar[str]
     file_options: ClassVar[Mapping[str, str]] = {}

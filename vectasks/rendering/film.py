@@ -41,11 +41,7 @@ class Shot(NamedTuple):
 class Film:
     """A video of tiles, written under a temporary name and renamed when it is complete.
 
-    Args:
-        path: the file.
-        encoder_class: how it is written.
-        fps: frames a second.
-        columns: tiles a row; None for a grid that is near-square.
+    There are ``columns`` tiles a row; with None, the grid is near-square.
     """
 
     def __init__(
@@ -121,7 +117,7 @@ class FilmThread:
 
     def __init__(self) -> None:
         self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue(_MAX_WAITING)
-        self._films: list[Film] = []  # those begun and not finished
+        self._films: set[Film] = set()  # those begun and not finished
         self.error: Exception | None = None
         self._owner_pid = os.getpid()
         self._thread = threading.Thread(target=self._run, name="vectasks-video", daemon=True)
@@ -136,8 +132,7 @@ class FilmThread:
         """
 
         def job() -> None:
-            if film not in self._films:
-                self._films.append(film)
+            self._films.add(film)
             film.write(shots)
 
         self._submit(job)
@@ -146,9 +141,8 @@ class FilmThread:
         """Close a film after the frames it was given. Raises as :meth:`write` does."""
 
         def job() -> None:
-            if film in self._films:
-                self._films.remove(film)
-                film.finish()
+            self._films.discard(film)
+            film.finish()
 
         self._submit(job)
 

@@ -88,7 +88,7 @@ class RolloutBuffer:
     ) -> None:
         horizon = whole_number("horizon", horizon, at_least=1)
         if memory_shape is not None:
-            memory_shape = _checked_shape("memory_shape", memory_shape)
+            memory_shape = _checked_memory_shape(memory_shape)
         action_shape, action_dtype = _check_spaces(tasks)
         self.horizon = horizon
         n = len(tasks.sampler_fn_args)
@@ -97,7 +97,6 @@ class RolloutBuffer:
         self.device: Any = self._place.device
         self._tasks: weakref.ref[Any] = weakref.ref(tasks)
         self._block = port_of(tasks).add_rows(horizon + 1)
-        self._is_mirrored = self._place.is_apart
         self._place.pin(self, self._block.slab.memory)
         slab = self._block.slab
         self._nest = slab.nest
@@ -211,9 +210,8 @@ class RolloutBuffer:
             self._advantages,
         )
         np.add(self._advantages, values, out=self._returns)
-        if self._is_mirrored:
-            self._place.mirror(self._seen_advantages, self._advantages)
-            self._place.mirror(self._seen_returns, self._returns)
+        self._place.mirror(self._seen_advantages, self._advantages)
+        self._place.mirror(self._seen_returns, self._returns)
         return self._seen_returns, self._seen_advantages
 
     def minibatches(
@@ -233,18 +231,8 @@ class RolloutBuffer:
             copy: False: every batch is in the same arrays, and valid until the next one.
         """
         count = self.horizon * self.num_samplers
-        return self._minibatches(_Shuffled("batch_size", batch_size, count, epochs, rng), copy)
-
-    def _minibatches(self, shuffled: _Shuffled, copy: bool) -> Iterator[Minibatch]:
-        self._require_rollout("minibatches")
-        columns = [_flat(column) for column in self._columns()]
-        memory = None if self._memory is None else _flat(self._memory[: self.horizon])
-        for chosen in shuffled:
-            index = self._place.send(chosen)
-            taken = [self._take(c, 0, index, k, copy) for k, c in enumerate(columns)]
-            yield self._minibatch(
-                taken, None if memory is None else self._take(memory, 0, index, "memory", copy)
-            )
+        shuffled = _shuffled("batch_size", batch_size, count, epochs, rng)
+        return self._batches(shuffled, copy, in_sequences=False)
 
     def sequences(
         self,
@@ -264,22 +252,14 @@ class RolloutBuffer:
             rng: shuffles; or its seed.
             copy: False: every batch is in the same arrays, and valid until the next one.
         """
-        count = self.num_samplers
-        return self._sequences(_Shuffled("num_samplers", num_samplers, count, epochs, rng), copy)
+        shuffled = _shuffled("num_samplers", num_samplers, self.num_samplers, epochs, rng)
+        return self._batches(shuffled, copy, in_sequences=True)
 
-    def _sequences(self, shuffled: _Shuffled, copy: bool) -> Iterator[Minibatch]:
-        self._require_rollout("sequences")
-        columns = self._columns()
-        for chosen in shuffled:
-            index = self._place.send(chosen)
-            taken = [self._take(c, 1, index, (k,), copy) for k, c in enumerate(columns)]
-            memory = None
-            if self._memory is not None:
-                memory = self._take(self._memory[0], 0, index, ("memory",), copy)
-            yield self._minibatch(taken, memory)
-
-    def _columns(self) -> list[Any]:
-        return [
+    def _batches(
+        self, shuffled: Iterator[NDArray[Any]], copy: bool, *, in_sequences: bool
+    ) -> Iterator[Minibatch]:
+        self._require_rollout("sequences" if in_sequences else "minibatches")
+        columns = [
             *(leaf[: self.horizon] for leaf in self._seen_leaves),
             self._seen_actions,
             self._seen_advantages,
@@ -287,19 +267,27 @@ class RolloutBuffer:
             self._seen_starts[: self.horizon],
             *self._kept.values(),
         ]
-
-    def _minibatch(self, taken: list[Any], memory: Any) -> Minibatch:
+        memory = self.memory
+        if not in_sequences:
+            columns = [_flat(column) for column in columns]
+            memory = None if memory is None else _flat(memory)
+        elif memory is not None:
+            memory = memory[0]
+        axis = 1 if in_sequences else 0
         count = len(self._seen_leaves)
-        action, advantage, returns, starts, *kept = taken[count:]
-        return Minibatch(
-            self._nest(taken[:count]),
-            action,
-            advantage,
-            returns,
-            dict(zip(self._kept, kept, strict=True)),
-            starts,
-            memory,
-        )
+        for chosen in shuffled:
+            index = self._place.send(chosen)
+            taken = [self._take(c, axis, index, (axis, k), copy) for k, c in enumerate(columns)]
+            action, advantage, returns, starts, *kept = taken[count:]
+            yield Minibatch(
+                self._nest(taken[:count]),
+                action,
+                advantage,
+                returns,
+                dict(zip(self._kept, kept, strict=True)),
+                starts,
+                None if memory is None else self._take(memory, 0, index, (axis, "memory"), copy),
+            )
 
     # -- filling it, which collect() does -------------------------------------------------------
 
@@ -348,7 +336,7 @@ class RolloutBuffer:
         for name, value in decision.items():
             if name == "action":
                 _set(_part(self._actions, t, columns), as_numpy(value), name)
-                if self._is_mirrored:
+                if self._place.is_apart:
                     _set(_part(self._seen_actions, t, columns), value, name)
             elif name == "memory":
                 _set(_part(self._memory, t + 1, columns), value, name)
@@ -385,8 +373,7 @@ class RolloutBuffer:
             np.bitwise_and(self._flags[1:], bit, out=self._masked)
             np.not_equal(self._masked, 0, out=ends)
         self._starts[1:] = self._ends[0]
-        if self._is_mirrored:
-            self._place.mirror(self._seen_starts, self._starts)
+        self._place.mirror(self._seen_starts, self._starts)
         if "value" in self._kept:
             self._last_values[...] = self._value(policy, *self._inputs(self.horizon))
             if self._cut_off:
@@ -417,7 +404,7 @@ class RolloutBuffer:
     # -- rows and columns -----------------------------------------------------------------------
 
     def _mirror_row(self, row: int, columns: slice = ALL) -> None:
-        if self._is_mirrored:
+        if self._place.is_apart:
             for mirror, array in zip(self._seen_leaves, self._leaves, strict=True):
                 self._place.mirror(_part(mirror, row, columns), _part(array, row, columns))
 
@@ -490,40 +477,32 @@ def _check_spaces(tasks: Any) -> tuple[tuple[int, ...], Any]:
     return its_leaves[0].shape, its_leaves[0].dtype
 
 
-class _Shuffled:
-    """The numbers below ``count``, shuffled in every epoch, in pieces of ``size``.
+def _shuffled(name: str, size: Any, count: int, epochs: Any, rng: Any) -> Iterator[NDArray[Any]]:
+    """Give the numbers below ``count``, shuffled in every epoch, in pieces of ``size``.
 
     Raises:
         InvalidArgument: ``size``, which is the argument of this name, is not from 1 to ``count``,
             or one of the others cannot be.
     """
-
-    def __init__(self, name: str, size: Any, count: int, epochs: Any, rng: Any) -> None:
-        if not is_whole_number(size) or not 1 <= size <= count:
-            raise InvalidArgument(
-                f"{name} must be an integer from 1 to {count}, got {size!r} "
-                f"({type(size).__name__})."
-            )
-        self._count, self._size = count, int(size)
-        self._epochs = whole_number("epochs", epochs)
-        try:
-            self._rng = np.random.default_rng(rng)
-        except (TypeError, ValueError) as error:
-            raise InvalidArgument(
-                f"rng must be a numpy.random.Generator or a seed, got {rng!r} ({error})."
-            ) from None
-
-    def __iter__(self) -> Iterator[NDArray[Any]]:
-        for _ in range(self._epochs):
-            order = self._rng.permutation(self._count)
-            for start in range(0, self._count, self._size):
-                yield order[start : start + self._size]
+    if not is_whole_number(size) or not 1 <= size <= count:
+        raise InvalidArgument(
+            f"{name} must be an integer from 1 to {count}, got {size!r} ({type(size).__name__})."
+        )
+    epochs = whole_number("epochs", epochs)
+    try:
+        generator = np.random.default_rng(rng)
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument(
+            f"rng must be a numpy.random.Generator or a seed, got {rng!r} ({error})."
+        ) from None
+    orders = (generator.permutation(count) for _ in range(epochs))
+    return (order[i : i + int(size)] for order in orders for i in range(0, count, int(size)))
 
 
-def _checked_shape(name: str, shape: Any) -> tuple[int, ...]:
+def _checked_memory_shape(shape: Any) -> tuple[int, ...]:
     """Return a shape as a tuple; one number stands for the only axis, as in numpy."""
     sizes = shape if isinstance(shape, (tuple, list)) else (shape,)
-    return tuple(whole_number(name, size) for size in sizes)
+    return tuple(whole_number("memory_shape", size) for size in sizes)
 
 
 def _wrong_shape(name: str, given: tuple[Any, ...], expected: tuple[Any, ...]) -> LayoutError:

@@ -58,8 +58,9 @@ class Device:
         return array if self.device is None else self.on_cpu(array).to(self.device)
 
     def mirror(self, mirror: Any, array: NDArray[Any]) -> None:
-        """Update what :meth:`see` returned; needed only if the device has its own memory."""
-        mirror.copy_(self.on_cpu(array), non_blocking=True)
+        """Update what :meth:`see` returned, if the device has its own memory."""
+        if self.is_apart:
+            mirror.copy_(self.on_cpu(array), non_blocking=True)
 
     def pin(self, owner: Any, memory: Any) -> None:
         """Pin the memory's pages while ``owner`` lives, so that a GPU can copy from them.

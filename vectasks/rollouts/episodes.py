@@ -128,7 +128,9 @@ class EpisodeRunner:
     def _play(self, run_id: int, observation: Any) -> Episode:
         action_space, space = self._host.action_space(), self._host.observation_space()
         observation = nested_as(space, observation)
-        memory = self._no_memory()
+        memory = []
+        if self._memory_shape is not None:
+            memory = [self._as_batch(np.zeros(self._memory_shape, np.float32))]
         observations, decisions, rewards = [observation], [], []
         outcome: Any = None
         while type(outcome) is not StepOutcome:
@@ -154,11 +156,6 @@ class EpisodeRunner:
             outcome.info.get(COMPLETE_TASK_METRICS_KEY, {}),
             kept,
         )
-
-    def _no_memory(self) -> list[Any]:
-        if self._memory_shape is None:
-            return []
-        return [self._as_batch(np.zeros(self._memory_shape, np.float32))]
 
     def _as_batch(self, leaf: Any) -> Any:
         array = np.asarray(tensors_to_arrays(leaf))[None]

@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 from vectasks._util import pickling
 from vectasks._util.checks import checked_seed, whole_number
+from vectasks.host.task_host import takes
 from vectasks.testing.contract import TaskSamplerContract, assert_identical, record_trace
 from vectasks.vector import SingleProcessVectorSampledTasks, VectorSampledTasks
 
@@ -98,7 +99,7 @@ class _Maker:
 
     def __call__(self) -> Any:
         arguments = dict(self.arguments)
-        if "mp_ctx" not in arguments and _takes_mp_ctx(self.function):
+        if "mp_ctx" not in arguments and takes(self.function, "mp_ctx"):
             arguments["mp_ctx"] = multiprocessing.get_context("spawn")
         return self.function(**arguments)
 
@@ -216,10 +217,3 @@ def _described(error: BaseException) -> str:
 
 def _first_line(test: Callable[..., Any]) -> str:
     return (inspect.getdoc(test) or test.__name__).splitlines()[0].replace("``", "`")
-
-
-def _takes_mp_ctx(function: Callable[..., Any]) -> bool:
-    try:
-        return "mp_ctx" in inspect.signature(function).parameters
-    except (TypeError, ValueError):  # builtins and some extension types tell no signature
-        return False

@@ -151,12 +151,7 @@ def with_faults(
 
 
 class FaultyMaker:
-    """Makes task samplers with faults, and counts those that fired; made by :func:`with_faults`.
-
-    Args:
-        make_sampler_fn: makes the samplers.
-        faults: what goes wrong in them.
-    """
+    """Makes task samplers with faults, and counts those that fired; made by :func:`with_faults`."""
 
     def __init__(self, make_sampler_fn: Callable[..., Any], faults: Sequence[Fault]) -> None:
         self.faults: tuple[Fault, ...] = tuple(faults)
@@ -232,7 +227,7 @@ class _Watch:
         """Make the sampler, with its faults."""
         make_sampler_fn = self._maker._make_sampler_fn
         sampler = self.run("make", functools.partial(make_sampler_fn, **arguments))
-        self._replace(sampler, "sampler.")
+        self._replace(sampler, "sampler")
         next_task = sampler.next_task
 
         def watched_next_task(**keywords: Any) -> Any:
@@ -257,12 +252,12 @@ class _Watch:
                 proceed = functools.partial(self._maker.fire, number, proceed)
         return proceed()
 
-    def _replace(self, target: Any, prefix: str) -> None:
-        """Replace the methods of an instance that have a fault."""
+    def _replace(self, target: Any, whose: str) -> None:
+        """Replace the methods of an instance that have a fault: of a "sampler", or of a task."""
         methods = {self._maker.faults[number].method for number in self._numbers}
         for method in methods - {"make"}:
             owner, _, name = method.rpartition(".")
-            if (f"{owner}." if owner else "") != prefix:
+            if owner != whose:
                 continue
             original = getattr(target, name)
             if not isinstance(original, _WatchedMethod):  # samplers may give one task twice

@@ -167,12 +167,9 @@ class PartQueue:
         return None if ahead is None else (ahead.entry.part, ahead.answer)
 
     def take_back(self, idle: Sequence[RunnerWrapper]) -> None:
-        """Queue parts again that were sent ahead and should begin elsewhere.
+        """Queue parts again that were sent ahead and should begin elsewhere, as on an idle runner.
 
         It is too late for those that have been begun by now.
-
-        Args:
-            idle: the runners that could begin something.
         """
         for runner, ahead in sorted(self.ahead.items(), key=lambda item: item[1].entry):
             if self._is_out_of_place(ahead.entry, idle) and ahead.answer.cancel():

@@ -104,9 +104,6 @@ def _as_number(value: Any) -> float | None:
 class RunnerHost:
     """Holds a runner in its worker, and runs tasks by whichever method the runner has.
 
-    Args:
-        make_runner: makes it.
-
     Raises:
         TypeError: it has neither ``run_task`` nor ``run``.
     """
@@ -129,21 +126,17 @@ class RunnerHost:
     def run_task(self, task: Any, repeat_times: int, run_id_base: int) -> Any:
         """Run a task so often; return a Status and its experiences, or an awaitable of both."""
         self._went_well = False
-        return _drive(self._steps(task, repeat_times, run_id_base))
+        return _drive(self._runs(task, repeat_times, run_id_base))
 
     def run_next(self, task: Any, repeat_times: int, run_id_base: int) -> Any:
         """Run a task if the last one succeeded; else return None: it may be retried first."""
         return self.run_task(task, repeat_times, run_id_base) if self._went_well else None
 
-    def _steps(self, task: Any, repeat_times: int, run_id_base: int) -> _Steps:
-        status, experiences = yield from self._runs(task, repeat_times, run_id_base)
-        self._went_well = status.ok
-        return status, experiences
-
     def _runs(self, task: Any, repeat_times: int, run_id_base: int) -> _Steps:
         if self._run_task is not None:
-            given = yield self._run_task(task, repeat_times, run_id_base)
-            return _checked(given)
+            status, given = _checked((yield self._run_task(task, repeat_times, run_id_base)))
+            self._went_well = status.ok
+            return status, given
         metrics: list[Metrics] = []
         experiences: list[Any] = []
         for run_id in range(run_id_base, run_id_base + repeat_times):
@@ -151,6 +144,7 @@ class RunnerHost:
             of_run = [] if given is None else given if type(given) is list else [given]
             metrics.append(mean_metrics((_metrics_of(experience), 1) for experience in of_run))
             experiences += of_run
+        self._went_well = True
         return Status(True, metrics), experiences
 
     def close(self) -> Any:

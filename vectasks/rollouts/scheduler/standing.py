@@ -45,11 +45,7 @@ class _Record:
 
 
 class Standing:
-    """Keeps the records of the runners.
-
-    Args:
-        runners: all of them.
-    """
+    """Keeps the records of all runners."""
 
     def __init__(self, runners: Iterable[RunnerWrapper]) -> None:
         self._records = {runner: _Record() for runner in runners}
@@ -71,7 +67,8 @@ class Standing:
         others = part.runners_that_failed - {runner}
         if others and record.does_well:
             for other in others:
-                self._forgive(self._records[other], part)
+                theirs = self._records[other]
+                theirs.failures = [failed for failed in theirs.failures if failed is not part]
             return None
         record.failures.append(part)
         if record.is_trusted:
@@ -79,9 +76,6 @@ class Standing:
         record.pause_s = min(2 * record.pause_s or _FIRST_PAUSE_S, _LONGEST_PAUSE_S)
         record.paused_until_s = time.monotonic() + record.pause_s
         return record.pause_s
-
-    def _forgive(self, record: _Record, part: Part) -> None:
-        record.failures = [failed for failed in record.failures if failed is not part]
 
     @property
     def trusted(self) -> list[RunnerWrapper]:
