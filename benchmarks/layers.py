@@ -18,7 +18,7 @@ from vectasks.host.step_rows import run_steps
 from vectasks.host.task_host import HostGroup, HostPlan
 from vectasks.protocol import Command, Request
 from vectasks.transport.layout import Layout
-from vectasks.transport.step_buffer import Slab, SlabWriter
+from vectasks.transport.step_buffer import RowWriter, StepBuffer
 from vectasks.workers import inline
 
 _NUM_SAMPLERS = 32
@@ -42,14 +42,14 @@ def _in_a_worker() -> list[tuple[str, float]]:
     ready = group.execute(Request(0, 0, Command.SETUP, plan)).value
     task = adapter.make_sampler(**_ARGUMENTS).next_task()
     layout = Layout.of(ready.observation_space, ready.action_space, ready.observation, 1, 1)
-    writer = SlabWriter(Slab(layout), [0], 1, as_batch=True)
+    writer = RowWriter(StepBuffer(layout), [0], 1, as_batch=True)
     return [
         ("the simulator", _best(lambda: task.env.step(1))),
         ("+ the user's Task._step", _best(lambda: task._step(1))),
         ("+ Task.step: limits, counts, the return", _best(lambda: task.step(1))),
         ("+ host: the episode's end, errors", _best(lambda: group.step(0, 1))),
         (
-            "+ the slab: checked and written",
+            "+ the step buffer: checked and written",
             _best(lambda: run_steps(group, False, writer, [0], [1], print)),
         ),
     ]

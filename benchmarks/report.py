@@ -161,7 +161,7 @@ def to_reach(table: Table) -> list[Line]:
     for workload in ("W1", "W3"):
         against("step (list, stacked)", 4, "vectasks step (list)", (workload, 32),
                 lambda name: name in _ALLENACT)  # fmt: skip
-    against("twin step_batch", 1.5, "vectasks twin step_batch", ("W1", 32),
+    against("in process, step_batch", 1.5, "vectasks in-process vector step_batch", ("W1", 32),
             lambda name: name == "Gymnasium SyncVectorEnv")  # fmt: skip
     return lines + _start_lines(table)
 
@@ -280,8 +280,8 @@ def _versions(versions: Mapping[str, Mapping[str, str]]) -> str:
     rows = []
     for env, found in versions.items():
         lower = {name.lower().replace("_", "-"): version for name, version in found.items()}
-        own = {"sb3": "stable-baselines3"}.get(env, env)
-        names = dict.fromkeys([own, *wanted])
+        copy_arrays = {"sb3": "stable-baselines3"}.get(env, env)
+        names = dict.fromkeys([copy_arrays, *wanted])
         rows.append([env, ", ".join(f"{n} {lower[n]}" for n in names if n in lower)])
     return _markdown(["environment", "versions"], rows)
 

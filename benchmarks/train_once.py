@@ -151,7 +151,7 @@ def own_loop(workload: str, vector: str, steps: int) -> dict[str, float]:
 
 
 def _vectasks(workload: str, vector: str) -> Any:
-    """The twin, or as many processes as are suggested."""
+    """The in-process vector, or as many processes as are suggested."""
     from vectasks import SingleProcessVectorSampledTasks, VectorSampledTasks
 
     make_sampler, arguments = _samplers(workload, vector)

@@ -151,8 +151,8 @@ def _arrows(module: str) -> set[str]:
         "vectasks",
         "vectasks._util",
     }
-    own = {module, module.rpartition(".")[0]}
-    return (targets - {module}) | (packages - own)
+    copy_arrays = {module, module.rpartition(".")[0]}
+    return (targets - {module}) | (packages - copy_arrays)
 
 
 def _room(module: str) -> str:

@@ -106,7 +106,7 @@ def _are_arrays_alike(kind: Any, each: Sequence[Any]) -> bool:
     )
 
 
-def own(value: Any, with_objects: bool = False) -> Any:
+def copy_arrays(value: Any, with_objects: bool = False) -> Any:
     """Copy ``value``, so that it shares no container and no array with the original.
 
     Args:
@@ -123,13 +123,13 @@ def own(value: Any, with_objects: bool = False) -> Any:
         if not value:
             return {}
         return {
-            key: item if type(item) in _IMMUTABLE else own(item, with_objects)
+            key: item if type(item) in _IMMUTABLE else copy_arrays(item, with_objects)
             for key, item in value.items()
         }
     if kind is list:
-        return [own(item, with_objects) for item in value]
+        return [copy_arrays(item, with_objects) for item in value]
     if isinstance(value, tuple):
-        items = [own(item, with_objects) for item in value]
+        items = [copy_arrays(item, with_objects) for item in value]
         return kind(*items) if hasattr(value, "_fields") else kind(items)
     if isinstance(value, Mapping):
         return _own_mapping(value, with_objects)
@@ -138,7 +138,7 @@ def own(value: Any, with_objects: bool = False) -> Any:
     if is_tensor(value):
         return value.detach().clone()
     if kind is deque:
-        return deque((own(item, with_objects) for item in value), value.maxlen)
+        return deque((copy_arrays(item, with_objects) for item in value), value.maxlen)
     return _copy_if_possible(value) if with_objects or kind in _PLAIN_MUTABLE else value
 
 
@@ -152,16 +152,16 @@ def _copy_if_possible(value: Any) -> Any:
 def _own_mapping(value: Mapping[Any, Any], with_objects: bool) -> Mapping[Any, Any]:
     """Copy a mapping of another class than dict; as a dict if the class cannot be kept."""
     if isinstance(value, MappingProxyType):
-        return MappingProxyType(own(value.copy(), with_objects))
+        return MappingProxyType(copy_arrays(value.copy(), with_objects))
     try:
         if not isinstance(value, dict):
             return copy.deepcopy(value)
         duplicate = copy.copy(value)
         for key, item in duplicate.items():
-            duplicate[key] = own(item, with_objects)
+            duplicate[key] = copy_arrays(item, with_objects)
         return duplicate
     except Exception:  # user code: a class that lets nobody copy or fill it
-        return {key: own(item, with_objects) for key, item in value.items()}
+        return {key: copy_arrays(item, with_objects) for key, item in value.items()}
 
 
 def is_tensor(value: Any) -> bool:

@@ -80,7 +80,7 @@ def make(
     processes: int | None = None,
     in_place: bool = False,
 ) -> Vector:
-    """A vector stepped by ``api``; ``processes``: 0 the in-process twin, None one a sampler."""
+    """A vector stepped by ``api``; ``processes``: 0 the in-process equal, None one a sampler."""
     arguments = [
         {"workload": workload, "seed": seed, "in_place": in_place} for seed in range(num_envs)
     ]

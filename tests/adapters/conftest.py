@@ -26,5 +26,5 @@ def opened() -> Iterator[Callable[..., Any]]:
 
 
 @pytest.fixture
-def twin(opened: Callable[..., Any]) -> Callable[..., VectorEnv]:
+def in_process(opened: Callable[..., Any]) -> Callable[..., VectorEnv]:
     return functools.partial(opened, VectorEnv, max_processes=0)

@@ -28,11 +28,11 @@ from vectasks.testing.toys import CountingTask, ToySampler, toy_args
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_environments_judge_a_step_before_their_reset(twin: Any, mode: Any) -> None:
-    ours = twin([make_env()] * 3, autoreset_mode=mode)
+def test_environments_judge_a_step_before_their_reset(in_process: Any, mode: Any) -> None:
+    ours = in_process([make_env()] * 3, autoreset_mode=mode)
     ours.step([0, 0, 0])
     assert ours.get_attr("t") == (1, 1, 1)
-    strict = twin([lambda: gymnasium.make("CartPole-v1")], autoreset_mode=mode)
+    strict = in_process([lambda: gymnasium.make("CartPole-v1")], autoreset_mode=mode)
     with pytest.raises(ResetNeeded):
         strict.step([0])
     strict.reset()
@@ -50,8 +50,8 @@ def test_a_vector_of_tasks_wants_a_reset_before_its_first_step(opened: Any) -> N
         ours.step_async(actions)
 
 
-def test_disabled_wants_resets(twin: Any) -> None:
-    ours = twin([make_env(first_length=0), make_env()], autoreset_mode="Disabled")
+def test_disabled_wants_resets(in_process: Any) -> None:
+    ours = in_process([make_env(first_length=0), make_env()], autoreset_mode="Disabled")
     ours.reset()
     assert ours.step([0, 0])[2].tolist() == [True, False]
     with pytest.raises(ResetNeeded, match=r"\[0\]"):
@@ -60,8 +60,8 @@ def test_disabled_wants_resets(twin: Any) -> None:
     ours.step([0, 0])
 
 
-def test_calls_out_of_order(twin: Any) -> None:
-    ours = twin(envs_of())
+def test_calls_out_of_order(in_process: Any) -> None:
+    ours = in_process(envs_of())
     for name in ("reset", "step", "call"):
         message = f"Calling `{name}_wait` without any prior call to `{name}_async`."
         with pytest.raises(NoAsyncCallError, match=re.escape(message)) as missing:
@@ -83,8 +83,8 @@ def test_calls_out_of_order(twin: Any) -> None:
         ours.close()
 
 
-def test_closed(twin: Any) -> None:
-    ours = twin(envs_of())
+def test_closed(in_process: Any) -> None:
+    ours = in_process(envs_of())
     ours.reset()
     ours.close()
     ours.close()
@@ -127,16 +127,16 @@ def test_arguments_that_cannot_be(options: Any, message: str) -> None:
         (np.zeros(3, bool), ValueError, "got reset_mask=[False False False]"),
     ],
 )
-def test_masks_that_cannot_be(twin: Any, mask: Any, kind: Any, message: str) -> None:
-    ours = twin(envs_of())
+def test_masks_that_cannot_be(in_process: Any, mask: Any, kind: Any, message: str) -> None:
+    ours = in_process(envs_of())
     with pytest.raises(kind, match=re.escape("`options['reset_mask']` must")) as raised:
         ours.reset(options={"reset_mask": mask})
     assert message in str(raised.value)
 
 
 @pytest.mark.parametrize("space", [None, BOX, SPACES["scalar"], SPACES["nested"]])
-def test_wrong_number_of_actions(twin: Any, space: Any) -> None:
-    ours = twin(envs_of(action_space=space))
+def test_wrong_number_of_actions(in_process: Any, space: Any) -> None:
+    ours = in_process(envs_of(action_space=space))
     ours.reset()
     for none in (0, np.array(1), 1.5, None):
         with pytest.raises(TypeError, match="3 environments"):
@@ -284,8 +284,8 @@ def test_all_that_environments_raise_is_logged(opened: Any, max_processes: int |
 
 
 @pytest.mark.parametrize("fault", ["shape", "dtype", "reset shape"])
-def test_observations_that_do_not_fit(twin: Any, fault: str) -> None:
-    ours = twin([functools.partial(BrokenEnv, f) for f in ("", fault)])
+def test_observations_that_do_not_fit(in_process: Any, fault: str) -> None:
+    ours = in_process([functools.partial(BrokenEnv, f) for f in ("", fault)])
 
     def run() -> None:
         ours.reset()

@@ -64,15 +64,15 @@ def test_as_async_vector_env(opened: Any, mode: AutoresetMode) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
-def test_every_space(opened: Any, twin: Any, space: Any, mode: AutoresetMode) -> None:
+def test_every_space(opened: Any, in_process: Any, space: Any, mode: AutoresetMode) -> None:
     theirs = opened(SyncVectorEnv, envs_of(space), autoreset_mode=mode)
-    assert assert_same_run(theirs, twin(envs_of(space), autoreset_mode=mode), 12) >= 3
+    assert assert_same_run(theirs, in_process(envs_of(space), autoreset_mode=mode), 12) >= 3
 
 
 @pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
-def test_every_action_space(opened: Any, twin: Any, space: Any) -> None:
+def test_every_action_space(opened: Any, in_process: Any, space: Any) -> None:
     theirs = opened(SyncVectorEnv, envs_of(action_space=space))
-    ours = twin(envs_of(action_space=space))
+    ours = in_process(envs_of(action_space=space))
     assert_same_run(theirs, ours, 6)
     pairs = zip(theirs.get_attr("last_action"), ours.get_attr("last_action"), strict=True)
     for expected, got in pairs:
@@ -205,8 +205,8 @@ class ReusingEnv(SpaceEnv):
         return self.array, *rest
 
 
-def test_environments_that_reuse_their_array(twin: Any) -> None:
-    ours = twin([ReusingEnv], autoreset_mode="SameStep")
+def test_environments_that_reuse_their_array(in_process: Any) -> None:
+    ours = in_process([ReusingEnv], autoreset_mode="SameStep")
     ours.reset()
     for t in (1, 2):
         assert ours.step([0])[0].tolist() == [[t, t]]
@@ -215,17 +215,17 @@ def test_environments_that_reuse_their_array(twin: Any) -> None:
     assert infos["final_obs"][0].tolist() == [3, 3]
 
 
-def test_making_it_draws_no_numbers(opened: Any, twin: Any) -> None:
+def test_making_it_draws_no_numbers(opened: Any, in_process: Any) -> None:
     def seeded() -> SpaceEnv:
         env = SpaceEnv(copy.deepcopy(BOX))
         env.observation_space.seed(3)
         return env
 
-    assert_same(opened(SyncVectorEnv, [seeded]).reset(), twin([seeded]).reset())
+    assert_same(opened(SyncVectorEnv, [seeded]).reset(), in_process([seeded]).reset())
 
 
-def test_environments_judge_their_actions_and_take_their_time(twin: Any) -> None:
-    ours = twin(envs_of(action_space=spaces.Box(-1, 1, (2,))))
+def test_environments_judge_their_actions_and_take_their_time(in_process: Any) -> None:
+    ours = in_process(envs_of(action_space=spaces.Box(-1, 1, (2,))))
     ours.reset()
     ours.step(np.full((3, 2), 7.0))
     assert [action.tolist() for action in ours.get_attr("last_action")] == [[7.0, 7.0]] * 3
@@ -246,10 +246,10 @@ def test_step_in_two_halves(opened: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8])
-def test_different_bounds(opened: Any, twin: Any, dtype: Any) -> None:
+def test_different_bounds(opened: Any, in_process: Any, dtype: Any) -> None:
     each = [spaces.Box(0, 1 + i, (2,), dtype) for i in range(3)]
     theirs = opened(SyncVectorEnv, list(map(make_env, each)), observation_mode="different")
-    assert_same_run(theirs, twin(list(map(make_env, each)), observation_mode="different"))
+    assert_same_run(theirs, in_process(list(map(make_env, each)), observation_mode="different"))
 
 
 def test_different_bounds_are_not_the_same() -> None:
@@ -258,11 +258,11 @@ def test_different_bounds_are_not_the_same() -> None:
         VectorEnv(list(map(make_env, each)), max_processes=0)
 
 
-def test_given_spaces(opened: Any, twin: Any) -> None:
+def test_given_spaces(opened: Any, in_process: Any) -> None:
     each = [spaces.Box(0, 1 + i, (2,)) for i in range(2)]
     mode = (spaces.Box(0, 2, (2, 2)), spaces.Box(0, 2, (2,)))
     theirs = opened(SyncVectorEnv, list(map(make_env, each)), observation_mode=mode)
-    assert_same_run(theirs, twin(list(map(make_env, each)), observation_mode=mode))
+    assert_same_run(theirs, in_process(list(map(make_env, each)), observation_mode=mode))
 
 
 @pytest.mark.parametrize(
@@ -313,8 +313,8 @@ def test_call_and_attributes(opened: Any) -> None:
         ours.call("step", 0)
 
 
-def test_reset_gets_seeds_and_options(twin: Any) -> None:
-    ours = twin(envs_of())
+def test_reset_gets_seeds_and_options(in_process: Any) -> None:
+    ours = in_process(envs_of())
     ours.reset(seed=[4, None, 6], options={"level": 3})
     assert ours.get_attr("last_options") == ({"level": 3},) * 3
     assert ours.np_random_seed[::2] == (4, 6)
@@ -322,8 +322,8 @@ def test_reset_gets_seeds_and_options(twin: Any) -> None:
         ours.reset(seed=[1, 2])
 
 
-def test_reset_mask_leaves_the_others(twin: Any) -> None:
-    ours = twin(envs_of())
+def test_reset_mask_leaves_the_others(in_process: Any) -> None:
+    ours = in_process(envs_of())
     options = {"reset_mask": np.array([False, True, False])}
     ours.reset()
     seen = ours.step([0, 0, 0])[0]
@@ -348,9 +348,9 @@ def test_reset_mask_leaves_the_others(twin: Any) -> None:
         (np.zeros(3, bool), ValueError),
     ],
 )
-def test_masks_that_cannot_be(twin: Any, mask: Any, error: type[Exception]) -> None:
+def test_masks_that_cannot_be(in_process: Any, mask: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="reset_mask"):
-        twin(envs_of()).reset(options={"reset_mask": mask})
+        in_process(envs_of()).reset(options={"reset_mask": mask})
 
 
 OBSERVATION_WRAPPERS = [
@@ -374,9 +374,9 @@ OTHER_WRAPPERS = [
         *[(wrap, AutoresetMode.SAME_STEP) for wrap in OTHER_WRAPPERS],
     ],
 )
-def test_gymnasiums_wrappers(opened: Any, twin: Any, wrap: Any, mode: AutoresetMode) -> None:
+def test_gymnasiums_wrappers(opened: Any, in_process: Any, wrap: Any, mode: AutoresetMode) -> None:
     theirs = wrap(opened(SyncVectorEnv, envs_of(), autoreset_mode=mode))
-    ours = wrap(twin(envs_of(), autoreset_mode=mode))
+    ours = wrap(in_process(envs_of(), autoreset_mode=mode))
     assert_times_aside(theirs.reset(seed=2), ours.reset(seed=2))
     for _ in range(12):
         assert_times_aside(theirs.step(np.zeros(3, int)), ours.step(np.zeros(3, int)))

@@ -258,10 +258,10 @@ def test_rollouts_as_torchrls_own(opened: Any, when: str) -> None:
 def test_episodes_that_end_in_steps_of_some(opened: Any) -> None:
     """What begins after an end that only some reached is kept until it is asked for."""
     env = opened(envs_of(), categorical_action_encoding=True)
-    twin = opened(envs_of(), categorical_action_encoding=True)
-    for one in (env, twin):
+    in_process = opened(envs_of(), categorical_action_encoding=True)
+    for one in (env, in_process):
         one.set_seed(7)
-    state, expected = env.reset(), twin.reset()
+    state, expected = env.reset(), in_process.reset()
     actions = torch.tensor([0, 1, 2])
     order: list[list[int]] = [[0], [0, 1], [1, 2], [1], [2], [2], [2]]  # 2, 3 and 4 steps
     for rows in order:
@@ -273,7 +273,7 @@ def test_episodes_that_end_in_steps_of_some(opened: Any) -> None:
     firsts = []
     for i in range(4):
         expected["action"] = actions
-        data, expected = twin.step_and_maybe_reset(expected)
+        data, expected = in_process.step_and_maybe_reset(expected)
         done = data["next", "done"].flatten()
         if done.any():
             (row,) = done.nonzero().flatten().tolist()

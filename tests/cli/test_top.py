@@ -71,7 +71,7 @@ def test_shows_states_counts_and_latencies(tasks: Any) -> None:
         tasks.step([0] * 3)
     pids = tasks.call("pid")
     tasks.pause_at(1)
-    reading = top.choose_board(os.getpid(), "mine").read()
+    reading = top.choose_vector(os.getpid(), "mine").read()
     assert (reading.name, reading.pid, reading.is_closed) == ("mine", os.getpid(), False)
     assert reading.num_workers == len(set(pids))
     assert [line.state for line in reading.samplers] == [
@@ -85,24 +85,24 @@ def test_shows_states_counts_and_latencies(tasks: Any) -> None:
         assert 0 < line.p50_s <= line.p95_s
         assert line.pid == pid
     tasks.resume_all()
-    assert top.choose_board(os.getpid(), "mine").read().samplers[1].state is SamplerState.READY
+    assert top.choose_vector(os.getpid(), "mine").read().samplers[1].state is SamplerState.READY
 
 
 def test_shows_who_has_not_answered() -> None:
     with vector() as tasks:
         worker = tasks.call_at(1, "pid")
-        board = top.choose_board(os.getpid(), "mine")
+        live_stats = top.choose_vector(os.getpid(), "mine")
         os.kill(worker, signal.SIGSTOP)
         wanted = [SamplerState.READY, SamplerState.BUSY, SamplerState.READY]
         deadline = time.monotonic() + 30
         tasks.async_step([0] * 3)
         try:
-            while (states := [line.state for line in board.read().samplers]) != wanted:
+            while (states := [line.state for line in live_stats.read().samplers]) != wanted:
                 assert time.monotonic() < deadline, states
         finally:
             os.kill(worker, signal.SIGCONT)
         tasks.wait_step()
-        assert SamplerState.BUSY not in {line.state for line in board.read().samplers}
+        assert SamplerState.BUSY not in {line.state for line in live_stats.read().samplers}
 
 
 def test_shows_the_last_error_and_who_failed() -> None:
@@ -110,7 +110,7 @@ def test_shows_the_last_error_and_who_failed() -> None:
         tasks.step([0] * 3)
         with pytest.raises(TaskError):
             tasks.step([0] * 3)
-        reading = top.choose_board(os.getpid(), "mine").read()
+        reading = top.choose_vector(os.getpid(), "mine").read()
         assert reading.error.startswith("TaskError: sampler 0")
         assert reading.samplers[0].state is SamplerState.FAILED
         assert reading.error_age_s < 60
@@ -126,30 +126,30 @@ def test_a_vector_in_another_process(afar: Any, capsys: pytest.CaptureFixture[st
 
 
 def test_a_killed_vector_leaves_nothing_and_is_seen_to_be_gone(afar: Any) -> None:
-    board = top.choose_board(afar.pid, None)
-    assert not board.read().is_closed
+    live_stats = top.choose_vector(afar.pid, None)
+    assert not live_stats.read().is_closed
     afar.kill()
     afar.wait()
-    assert board.read().is_closed
+    assert live_stats.read().is_closed
     with pytest.raises(InvalidArgument, match="no process"):
-        top.choose_board(afar.pid, None)
+        top.choose_vector(afar.pid, None)
 
 
 def test_nothing_can_be_written(afar: Any) -> None:
-    board = top.choose_board(afar.pid, None)
+    live_stats = top.choose_vector(afar.pid, None)
     with pytest.raises(TypeError):
-        board._memory[0] = 0
-    assert not board._lines.head.flags.writeable
+        live_stats._memory[0] = 0
+    assert not live_stats._lines.head.flags.writeable
 
 
 def test_a_closed_vector_is_not_found() -> None:
     tasks = vector()
-    board = top.choose_board(os.getpid(), "mine")
+    live_stats = top.choose_vector(os.getpid(), "mine")
     tasks.close()
-    assert board.read().is_closed
-    del board
+    assert live_stats.read().is_closed
+    del live_stats
     with pytest.raises(InvalidArgument, match="no vector named 'mine'"):
-        top.choose_board(None, "mine")
+        top.choose_vector(None, "mine")
 
 
 def test_two_vectors_must_be_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
@@ -181,7 +181,7 @@ def test_many_samplers_are_cut_to_the_ones_worth_seeing(tasks: Any) -> None:
     tasks.pause_at(2)
     console = Console(width=100)
     with console.capture() as capture:
-        console.print(top.view(top.choose_board(os.getpid(), "mine").read(), most_rows=1))
+        console.print(top.view(top.choose_vector(os.getpid(), "mine").read(), most_rows=1))
     shown = capture.get()
     assert "PAUSED" in shown
     assert "READY" not in shown

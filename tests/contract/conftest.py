@@ -17,7 +17,7 @@ class Kind:
     """One kind of worker.
 
     Attributes:
-        start_method: None for the twin.
+        start_method: None for the in-process vector.
         max_processes: None for one process a sampler.
         transport: the lane that steps take.
     """
@@ -27,18 +27,22 @@ class Kind:
     transport: str = "auto"
 
     @property
-    def is_twin(self) -> bool:
+    def is_in_process(self) -> bool:
         return self.start_method is None
 
     def __str__(self) -> str:
-        kind = "twin" if self.is_twin else f"{self.start_method}-{self.max_processes or 'N'}"
+        kind = (
+            "in-process"
+            if self.is_in_process
+            else f"{self.start_method}-{self.max_processes or 'N'}"
+        )
         return kind if self.transport == "auto" else f"{kind}-{self.transport}"
 
     def make(self, make_sampler_fn: Any, sampler_fn_args: Any, **options: Any) -> Any:
         """A vector of this kind."""
         options.setdefault("should_log", False)
         options.setdefault("observation_transport", self.transport)
-        if self.is_twin:
+        if self.is_in_process:
             return SingleProcessVectorSampledTasks(make_sampler_fn, sampler_fn_args, **options)
         if "mp_ctx" not in options:
             options.setdefault("multiprocessing_start_method", self.start_method)
@@ -95,7 +99,7 @@ def quick_lane(request: pytest.FixtureRequest) -> Kind:
 
 @pytest.fixture(params=QUICK, ids=str)
 def kind(request: pytest.FixtureRequest) -> Kind:
-    """The twin and one kind of process: for what does not depend on how processes start."""
+    """In process, and one kind of process: for what does not depend on how these start."""
     return request.param
 
 
@@ -119,7 +123,7 @@ def some_process(request: pytest.FixtureRequest) -> Kind:
 
 @pytest.fixture
 def processes() -> Kind:
-    """One kind of process, one process a sampler: for what the twin does not have."""
+    """One kind of process, one process a sampler: for what the in-process vector does not have."""
     return Kind("forkserver")
 
 

@@ -278,7 +278,7 @@ def test_torch_spawn_context() -> None:
         assert tasks.call_sampler("scale", [[1]] * 3) == [0, 1, 2]
 
 
-def test_twin_by_keywords_only() -> None:
+def test_in_process_by_keywords_only() -> None:
     with SingleProcessVectorSampledTasks(
         make_sampler_fn=PointNavSampler,
         sampler_fn_args_list=[{"ids": "ab"}],

@@ -112,7 +112,7 @@ class InterruptedTask(CountingTask):
 
 
 @pytest.mark.parametrize("way", ["step", "step_batch", "send"])
-def test_ctrl_c_passes_through_the_twin(way: str) -> None:
+def test_ctrl_c_passes_through_the_in_process(way: str) -> None:
     arguments = toy_args(InterruptedTask, 4, max_steps=9)
     with SingleProcessVectorSampledTasks(ToySampler, arguments, should_log=False) as tasks:
         tasks.step_batch([0] * 4)

@@ -273,7 +273,7 @@ class PlainNestedTask(PlainTask):
 
 @pytest.mark.parametrize("task_class", [PlainTask, PlainNestedTask])
 def test_steps_that_give_nothing_but_arrays(every_kind: Any, task_class: Any) -> None:
-    # The twin makes batches of such steps in a shorter way.
+    # The in-process vector makes batches of such steps in a shorter way.
     with every_kind.toys(task_class, max_steps=9) as tasks:
         for number in range(1, 4):
             batch = tasks.step_batch([3, 2, 1, 0])

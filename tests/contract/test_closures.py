@@ -88,7 +88,7 @@ def test_argument_dicts_are_not_changed(every_kind: Any) -> None:
     with every_kind.make(make, arguments) as tasks:
         tasks.step([0] * 3)
         assert [set(a) for a in arguments] == [{"sampler", "mine"}] * 3
-    if not every_kind.is_twin:
+    if not every_kind.is_in_process:
         assert arguments == [{"sampler": i, "mine": []} for i in range(3)]
 
 
@@ -102,7 +102,7 @@ def test_mp_ctx_is_given_to_functions_that_take_it(every_kind: Any) -> None:
     arguments = toy_args(CountingTask, 2)  # ToySampler takes mp_ctx
     with every_kind.make(ToySampler, arguments) as tasks:
         given = tasks.call_sampler("__getattribute__", [["mp_ctx"]] * 2)
-        if every_kind.is_twin:
+        if every_kind.is_in_process:
             assert given == [None, None]
         else:
             assert [ctx.get_start_method() for ctx in given] == [every_kind.start_method] * 2

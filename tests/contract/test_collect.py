@@ -77,15 +77,15 @@ def test_whatever_tasks_observe_and_however_it_travels(make, task_class, transpo
 
 def check_against_single_steps(tasks: Any, task_class: Any) -> None:
     buffer = RolloutBuffer(tasks, HORIZON)
-    with TWIN.toys(task_class, vector={"seed": 1}, **OPTIONS) as twin:
-        seen = _stacked(twin.get_observations())
+    with TWIN.toys(task_class, vector={"seed": 1}, **OPTIONS) as in_process:
+        seen = _stacked(in_process.get_observations())
         starts = np.ones(COUNT, bool)
         for _ in range(3):  # each goes on where the one before ended
             ends = collect(tasks, Dice(tasks.action_spaces[0]), buffer)
-            dice = Dice(twin.action_spaces[0])
+            dice = Dice(in_process.action_spaces[0])
             expected_ends = []
             for t in range(HORIZON):
-                batch = twin.step_batch(dice(seen)["action"])
+                batch = in_process.step_batch(dice(seen)["action"])
                 assert_identical(_row(buffer.observations, t), seen)
                 np.testing.assert_array_equal(buffer.rewards[t].astype(np.float32), batch.reward)
                 for name in ("terminated", "truncated"):
@@ -100,11 +100,11 @@ def check_against_single_steps(tasks: Any, task_class: Any) -> None:
             assert len(ends) == len(expected_ends)
             for end, expected in zip(ends, expected_ends, strict=True):
                 assert_identical(tuple(end), expected)
-        assert tasks.stats() == twin.stats()
+        assert tasks.stats() == in_process.stats()
         assert tasks.stats()["episodes"] > 0
         # The vector is as it was: other steps go on from here.
         action = [tasks.action_spaces[0].sample()] * COUNT
-        assert_identical(tasks.step(action), twin.step(action))
+        assert_identical(tasks.step(action), in_process.step(action))
 
 
 def _stacked(observations: list[Any]) -> Any:
@@ -169,21 +169,21 @@ def test_a_buffer_that_is_let_go_leaves_nothing(processes, splits):
     with processes.toys(max_steps=9) as tasks:
         memory, *_ = memories() - others  # one file: whoever maps it has a descriptor of their own
         collect(tasks, Dice(tasks.action_spaces[0]), RolloutBuffer(tasks, 2), num_splits=splits)
-        before, blocks = descriptors(), os.fstat(memory).st_blocks
+        before, row_sets = descriptors(), os.fstat(memory).st_blocks
         for _ in range(3):
             buffer = RolloutBuffer(tasks, 2000)
             collect(tasks, Dice(tasks.action_spaces[0]), buffer, num_splits=splits)
-            assert os.fstat(memory).st_blocks > blocks + 100
+            assert os.fstat(memory).st_blocks > row_sets + 100
             kept = buffer.observations[7]
-            rows = buffer._block.place
+            rows = buffer._rows.place
             del buffer
             gc.collect()
             assert kept[2].tolist()[0] == 2  # what is held stays
-            assert os.fstat(memory).st_blocks > blocks + 100
+            assert os.fstat(memory).st_blocks > row_sets + 100
             del kept
             assert descriptors() == before
-            assert os.fstat(memory).st_blocks <= blocks + 8
-        assert RolloutBuffer(tasks, 1)._block.place.first_row <= rows.first_row
+            assert os.fstat(memory).st_blocks <= row_sets + 8
+        assert RolloutBuffer(tasks, 1)._rows.place.first_row <= rows.first_row
 
 
 @pytest.mark.guarantee("arrays-outlive")

@@ -106,20 +106,20 @@ def contents(buffer: RolloutBuffer) -> dict[str, Any]:
 
 def check_against_lockstep(kind: Any, task_class: Any) -> None:
     options = {"max_steps": [2, 3, 3, 7, 50], "limit": 1.5, "count": COUNT, "vector": {"seed": 1}}
-    with kind.toys(task_class, **options) as tasks, TWIN.toys(task_class, **options) as twin:
+    with kind.toys(task_class, **options) as tasks, TWIN.toys(task_class, **options) as in_process:
         space = tasks.action_spaces[0]
         ours, theirs = ByRow(space), ByRow(space)
         mine = RolloutBuffer(tasks, HORIZON, memory_shape=(2,))
-        other = RolloutBuffer(twin, HORIZON, memory_shape=(2,))
+        other = RolloutBuffer(in_process, HORIZON, memory_shape=(2,))
         with tasks.record_episodes(observations=True) as recorded:
             for splits in (2, 3, COUNT, 1, 2):  # each goes on where the one before ended
                 ends = collect(tasks, ours, mine, num_splits=splits)
-                expected = collect(twin, theirs, other)
+                expected = collect(in_process, theirs, other)
                 assert_identical(contents(mine), contents(other))
                 assert_identical([end[:2] for end in ends], [end[:2] for end in expected])
                 for end, its in zip(ends, expected, strict=True):
                     assert_identical(_plain(end.info), _plain(its.info))
-                assert tasks.stats() == twin.stats()
+                assert tasks.stats() == in_process.stats()
         assert len(ours.valued) == len(theirs.valued)
         for asked, its in zip(ours.valued, theirs.valued, strict=True):
             assert_identical(asked, its)
@@ -132,7 +132,7 @@ def check_against_lockstep(kind: Any, task_class: Any) -> None:
                 assert (outcome.error, outcome.divergence) == (None, None)
         # The vector is as it was: other steps go on from here.
         action = [space.sample()] * COUNT
-        for result, its in zip(tasks.step(action), twin.step(action), strict=True):
+        for result, its in zip(tasks.step(action), in_process.step(action), strict=True):
             assert_identical(_plain(result._asdict()), _plain(its._asdict()))
 
 
@@ -164,7 +164,7 @@ def test_each_worker_has_samplers_of_every_group(make):
     asked = []
 
     def policy(observation: NDArray[Any]) -> dict[str, Any]:
-        assert np.shares_memory(observation, buffer._block.slab["leaf0"])
+        assert np.shares_memory(observation, buffer._rows.step_buffer["leaf0"])
         asked.append(observation[:, [0, 2]].tolist())
         return {"action": np.zeros(len(observation), int), "value": observation[:, 0]}
 
@@ -362,7 +362,7 @@ class InterruptedTask(CountingTask):
             raise KeyboardInterrupt
 
 
-def test_ctrl_c_in_a_task_of_the_twin():
+def test_ctrl_c_in_a_task_of_the_in_process():
     with TWIN.toys(InterruptedTask, max_steps=99) as tasks:
         buffer = RolloutBuffer(tasks, HORIZON)
         with pytest.raises(KeyboardInterrupt):
@@ -378,12 +378,12 @@ def test_ctrl_c_in_a_task_of_the_twin():
 def test_an_error_keeps_no_rollout_alive(quick_lane):
     with quick_lane.toys(max_steps=9) as tasks:
         buffer = RolloutBuffer(tasks, 4)
-        block = weakref.ref(buffer._block)
+        rollout_rows = weakref.ref(buffer._rows)
         with pytest.raises(ZeroDivisionError):
             collect(tasks, Interrupting(5, lambda: 1 / 0), buffer, num_splits=2)
         del buffer
         gc.collect()
-        assert block() is None
+        assert rollout_rows() is None
 
 
 def test_a_policy_must_not_meddle_with_the_vector(make):

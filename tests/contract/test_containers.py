@@ -18,7 +18,7 @@ from tests.contract.conftest import TWIN
 from vectasks import LayoutError
 from vectasks.rollouts import RolloutBuffer, collect
 from vectasks.rollouts.episodes import EpisodeRunner
-from vectasks.spaces import own
+from vectasks.spaces import copy_arrays
 from vectasks.task import RLStepResult
 from vectasks.testing import assert_identical, toy_args
 from vectasks.testing.toys import ToySampler, ToyTask
@@ -161,9 +161,11 @@ def check_steps(tasks: Any, mapping: Any, sequence: Any) -> None:
 
 def test_any_mapping_and_any_sequence(kind: Any, mapping: Any) -> None:
     # Processes take a while to start, so they see each sequence with some mappings only.
-    pairs = SEQUENCES if kind.is_twin else [SEQUENCES[MAPPINGS.index(mapping) % len(SEQUENCES)]]
+    pairs = (
+        SEQUENCES if kind.is_in_process else [SEQUENCES[MAPPINGS.index(mapping) % len(SEQUENCES)]]
+    )
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "observation left the shared-memory lane", RuntimeWarning)
+        warnings.filterwarnings("ignore", "observation left the shared memory", RuntimeWarning)
         for sequence in pairs:
             made = {"mapping": mapping, "sequence": sequence}
             with kind.toys(ContainedTask, count=2, max_steps=2, **made) as tasks:
@@ -203,7 +205,7 @@ def test_a_mapping_may_be_another_one_in_every_step(kind: Any) -> None:
         kind.toys(ContainedTask, count=2, max_steps=9, **made) as other,
         warnings.catch_warnings(),
     ):
-        warnings.filterwarnings("ignore", "observation left the shared-memory lane", RuntimeWarning)
+        warnings.filterwarnings("ignore", "observation left the shared memory", RuntimeWarning)
         for step in range(1, 4):
             expected = OwnDict if step == 2 else OrderedDict
             for i, result in enumerate(one.step([0, 0])):
@@ -248,7 +250,7 @@ def test_episodes_of_a_runner(mapping: Any, sequence: Any) -> None:
 
 def test_a_dict_that_nobody_can_fill() -> None:
     array = np.zeros(3)
-    copy = own(Frozen(array=array))
+    copy = copy_arrays(Frozen(array=array))
     array[:] = 1
     assert_identical(copy, {"array": np.zeros(3)})
 

@@ -213,7 +213,7 @@ def test_start_is_bounded(processes: Any) -> None:
     assert time.monotonic() - began < 8
 
 
-def test_the_twin_accepts_what_only_processes_need(kind: Any) -> None:
+def test_the_in_process_accepts_what_only_processes_need(kind: Any) -> None:
     with kind.make(
         ToySampler,
         toy_args(CountingTask, 2),

@@ -47,7 +47,7 @@ def test_what_it_is(tasks: Any, every_kind: Any) -> None:
 
 def test_start_method_and_context(tasks: Any, every_kind: Any) -> None:
     assert tasks.multiprocessing_start_method == every_kind.start_method
-    if every_kind.is_twin:
+    if every_kind.is_in_process:
         assert tasks.mp_ctx is None
     else:
         assert tasks.mp_ctx.get_start_method() == every_kind.start_method
@@ -56,7 +56,7 @@ def test_start_method_and_context(tasks: Any, every_kind: Any) -> None:
 def test_samplers_are_spread_evenly(tasks: Any, every_kind: Any) -> None:
     pids = tasks.call("pid")
     expected = {None: 4}.get(every_kind.max_processes, every_kind.max_processes)
-    assert len(set(pids)) == (1 if every_kind.is_twin else expected)
+    assert len(set(pids)) == (1 if every_kind.is_in_process else expected)
     assert {pids.count(pid) for pid in pids} == {4 // len(set(pids))}
 
 
@@ -399,8 +399,12 @@ def test_index_process_is_another_name(tasks: Any) -> None:
 
 def test_aliases_of_the_constructor(every_kind: Any) -> None:
     arguments = toy_args(CountingTask, 2)
-    cls = SingleProcessVectorSampledTasks if every_kind.is_twin else VectorSampledTasks
-    start = {} if every_kind.is_twin else {"multiprocessing_start_method": every_kind.start_method}
+    cls = SingleProcessVectorSampledTasks if every_kind.is_in_process else VectorSampledTasks
+    start = (
+        {}
+        if every_kind.is_in_process
+        else {"multiprocessing_start_method": every_kind.start_method}
+    )
     with cls(
         make_sampler_fn=ToySampler,
         sampler_fn_args_list=arguments,

@@ -196,7 +196,7 @@ def test_a_vector_cannot_be_duplicated(make: Any, duplicate: Callable[[Any], Any
     assert len(vector.step([0, 0])) == 2
 
 
-def test_the_twin_is_restarted_from_within_a_step() -> None:
+def test_the_in_process_is_restarted_from_within_a_step() -> None:
     class RestartingTask(ToyTask):
         def move(self, action: Any) -> None:
             if action == 3:

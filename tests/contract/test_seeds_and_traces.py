@@ -50,8 +50,8 @@ def test_traces_of_all_toys_are_identical(every_kind: Any, resample: bool) -> No
     options = {"seed": 7, "heterogeneous": True, "auto_resample_when_done": resample}
     with every_kind.make(ToySampler, arguments, **options) as tasks:
         trace = record_trace(tasks, 20)
-    with SingleProcessVectorSampledTasks(ToySampler, arguments, **options) as twin:
-        assert_identical(trace, record_trace(twin, 20))
+    with SingleProcessVectorSampledTasks(ToySampler, arguments, **options) as in_process:
+        assert_identical(trace, record_trace(in_process, 20))
 
 
 @pytest.mark.guarantee("same-traces")

@@ -100,7 +100,7 @@ def test_the_earliest_sent_come_first_on_every_kind(kind: Any) -> None:
 
 
 def test_mates_in_one_worker_are_given_back_one_by_one(every_kind: Any) -> None:
-    if every_kind.is_twin or every_kind.max_processes != 1:
+    if every_kind.is_in_process or every_kind.max_processes != 1:
         pytest.skip("needs several samplers in one process")
     with every_kind.toys(NapTask, max_steps=99) as tasks:
         started = time.monotonic()

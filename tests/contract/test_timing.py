@@ -19,7 +19,7 @@ from vectasks import (
     VectorSampledTasks,
     WorkerDied,
 )
-from vectasks.monitoring.board import STEPS_KEPT
+from vectasks.monitoring.live_stats import STEPS_KEPT
 from vectasks.testing import ToySampler, toy_args
 from vectasks.testing.toys import GraphTask, InfoTask, NestedTask, SlowTask, ToyTask
 
@@ -65,7 +65,7 @@ def test_the_straggler_is_named_and_its_sleep_is_in_the_task(every_kind: Any) ->
         assert stats["stragglers"] == [2]
         assert stats["latency_s"][2]["p99"] > 0.15 > stats["latency_s"][1]["p99"]
         assert stats["time_s"]["in_tasks"] >= 0.2
-        if not every_kind.is_twin:
+        if not every_kind.is_in_process:
             assert 0.1 < stats["time_s"]["waiting"] <= stats["time_s"]["window"]
 
 
@@ -134,7 +134,7 @@ def test_trace_is_a_timeline_on_one_clock(every_kind: Any, tmp_path: Path) -> No
         if send["ts"] <= slow["ts"] <= take["ts"] + take["dur"]
     )
     assert slow["ts"] + slow["dur"] <= round_[1]["ts"] + 1
-    if not every_kind.is_twin:
+    if not every_kind.is_in_process:
         longest = max(spans(path, "wait"), key=lambda event: event["dur"])
         assert longest["dur"] > 80_000
         assert round_[0]["ts"] <= longest["ts"] <= round_[1]["ts"]

@@ -30,12 +30,12 @@ from vectasks.envs import GymnasiumTaskSampler
 from vectasks.pool.pool import WorkerPool
 from vectasks.testing import ToySampler, toy_args
 from vectasks.testing.toys import CountingTask, StubbornToyError
-from vectasks.transport.layout import NOTE_BYTES
-from vectasks.workers import step_loop as worker_lane
+from vectasks.transport.layout import OUT_OF_BAND_BYTES
+from vectasks.workers import step_loop as step_loop
 
 
 @pytest.mark.guarantee("unbuildable-result")
-@pytest.mark.parametrize("size_bytes", [1, NOTE_BYTES], ids=["small", "large"])
+@pytest.mark.parametrize("size_bytes", [1, OUT_OF_BAND_BYTES], ids=["small", "large"])
 @pytest.mark.parametrize("transport", ["auto", "pipe"])
 def test_what_cannot_be_rebuilt_fails_its_request_only(transport: Any, size_bytes: int) -> None:
     class Unreadable(CountingTask):
@@ -72,15 +72,15 @@ def test_it_fails_its_step_when_read_before_the_step_is_announced(
             if self.env.sampler != 1 or self.num_steps_taken() != 1:  # in its second
                 return None
             why = StubbornToyError("travels there, and is not read here", 1)
-            return {"why": why, "padding": bytes(NOTE_BYTES)}  # too large for a note
+            return {"why": why, "padding": bytes(OUT_OF_BAND_BYTES)}  # too large for a note
 
-    send_extras = worker_lane._send_extras
+    send_extras = step_loop._send_extras
 
     def send_extras_and_dawdle(channel: Any, extras: Any) -> None:
         send_extras(channel, extras)
         time.sleep(0.3)  # the parent polls for some microseconds, then reads what comes
 
-    monkeypatch.setattr(worker_lane, "_send_extras", send_extras_and_dawdle)
+    monkeypatch.setattr(step_loop, "_send_extras", send_extras_and_dawdle)
     args = toy_args(Unreadable, 3, max_steps=9)
     with VectorSampledTasks(
         ToySampler, args, multiprocessing_start_method="fork", max_processes=workers

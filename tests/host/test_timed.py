@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from vectasks.host.timed import TimedHostGroup
-from vectasks.monitoring.board import KINDS, Board, Recorder
+from vectasks.monitoring.live_stats import KINDS, LiveStats, Recorder
 
 
 class Hosts(TimedHostGroup):
@@ -21,31 +21,31 @@ class Hosts(TimedHostGroup):
 
 
 @pytest.fixture
-def board() -> Iterator[Board]:
-    made = Board([(0, 1, 2)], timed=True, name="of a test")
+def live_stats() -> Iterator[LiveStats]:
+    made = LiveStats([(0, 1, 2)], timed=True, name="of a test")
     yield made
     made.close()
 
 
 def test_a_step_lasts_until_what_it_gave_is_written(
-    board: Board, monkeypatch: pytest.MonkeyPatch
+    live_stats: LiveStats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     times = iter(range(1, 100))
     monkeypatch.setattr("vectasks.host.timed._clock", lambda: next(times))
-    hosts = Hosts(Recorder(board.rings[0]))
+    hosts = Hosts(Recorder(live_stats.rings[0]))
     for sampler_id in (2, 0):
         assert hosts.timed_step(sampler_id, 0) == "given"
     hosts.end_steps()
     hosts.end_steps()  # nothing came since
-    assert board.spans(0).tolist() == [(2 * KINDS, 1, 2, 3), (0, 3, 4, 5)]
+    assert live_stats.spans(0).tolist() == [(2 * KINDS, 1, 2, 3), (0, 3, 4, 5)]
 
 
-def test_a_step_that_is_cut_off_is_recorded_too(board: Board) -> None:
-    hosts = Hosts(Recorder(board.rings[0]))
+def test_a_step_that_is_cut_off_is_recorded_too(live_stats: LiveStats) -> None:
+    hosts = Hosts(Recorder(live_stats.rings[0]))
     for cut_off in (False, True, False):
         hosts.timed_step(0, 0)
         if cut_off:
             with pytest.raises(KeyboardInterrupt):
                 hosts.timed_step(1, 1)
         hosts.end_steps()
-    assert board.spans(0)["code"].tolist() == [0, 0, KINDS, 0]
+    assert live_stats.spans(0)["code"].tolist() == [0, 0, KINDS, 0]

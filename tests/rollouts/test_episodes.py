@@ -181,15 +181,15 @@ def act_all(observation: Any) -> dict[str, Any]:
     return {"action": observation[:, 2] % 4, "value": observation[:, 2] / 2}
 
 
-def make_twin() -> SingleProcessVectorSampledTasks:
+def make_in_process() -> SingleProcessVectorSampledTasks:
     return SingleProcessVectorSampledTasks(
         ToySampler, toy_args(CountingTask, 3, max_steps=4), should_log=False, seed=0
     )
 
 
 def test_a_rollout_is_what_collect_gives_and_owned() -> None:
-    rollouts = RolloutRunner(make_twin, policy=act_all, horizon=6, gamma=0.9, lam=0.8)
-    with make_twin() as tasks:
+    rollouts = RolloutRunner(make_in_process, policy=act_all, horizon=6, gamma=0.9, lam=0.8)
+    with make_in_process() as tasks:
         buffer = RolloutBuffer(tasks, 6)
         given = []
         for _ in range(2):
@@ -226,7 +226,7 @@ def test_a_scheduler_of_rollouts_with_vectors_in_its_runners() -> None:
             assert all(status.ok for status in statuses)
             return rollouts
 
-    alone = RolloutRunner(make_twin, policy=act_all, horizon=6)
+    alone = RolloutRunner(make_in_process, policy=act_all, horizon=6)
     for rollout in asyncio.run(main()):
         assert np.array_equal(rollout.observations, alone.run().observations)
     alone.close()
@@ -234,7 +234,7 @@ def test_a_scheduler_of_rollouts_with_vectors_in_its_runners() -> None:
 
 def test_a_policy_without_weights_says_so() -> None:
     async def main() -> None:
-        make_runner = lambda: RolloutRunner(make_twin, policy=act_all, horizon=6)  # noqa: E731
+        make_runner = lambda: RolloutRunner(make_in_process, policy=act_all, horizon=6)  # noqa: E731
         async with Scheduler(make_runner, 1, backend="inline", max_retry_times=0) as scheduler:
             scheduler.schedule([{"weights": 1}], 0)
             (status,), _ = await scheduler.get_results(0)

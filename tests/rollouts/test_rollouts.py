@@ -21,7 +21,7 @@ HORIZON, COUNT = 7, 3
 GAMMA, LAM = 0.97, 0.9
 
 
-def twin(task_class: Any = CountingTask, count: int = COUNT, **options: Any) -> Any:
+def in_process(task_class: Any = CountingTask, count: int = COUNT, **options: Any) -> Any:
     options.setdefault("max_steps", 4)
     return SingleProcessVectorSampledTasks(
         ToySampler, toy_args(task_class, count, **options), should_log=False, seed=0
@@ -30,7 +30,7 @@ def twin(task_class: Any = CountingTask, count: int = COUNT, **options: Any) -> 
 
 @pytest.fixture
 def tasks() -> Iterator[Any]:
-    with twin() as tasks:
+    with in_process() as tasks:
         yield tasks
 
 
@@ -143,7 +143,7 @@ def test_truncated_episodes_are_bootstrapped_by_their_final_observation(tasks):
 
 
 def test_terminated_episodes_are_not():
-    with twin(RandomWalk, max_steps=50, limit=1.5) as tasks:
+    with in_process(RandomWalk, max_steps=50, limit=1.5) as tasks:
         buffer = RolloutBuffer(tasks, 30)
         asked = []
 
@@ -326,7 +326,7 @@ class BigTask(CountingTask):
 
 @pytest.mark.parametrize("splits", [1, 2])
 def test_a_rollout_allocates_no_observations(splits):
-    with twin(BigTask, count=2, max_steps=10**6) as tasks:
+    with in_process(BigTask, count=2, max_steps=10**6) as tasks:
         buffer = RolloutBuffer(tasks, 8)
         decision = {"action": np.zeros(2, int), "value": np.zeros(2, np.float32)}
 
@@ -365,12 +365,12 @@ def test_tensors_are_over_the_memory_that_is_written_to(tasks):
         return {"action": observation[:, 2] % 4, "value": value}
 
     collect(tasks, policy, buffer)
-    written = buffer._block.slab["leaf0"]
+    written = buffer._rows.step_buffer["leaf0"]
     assert buffer.observations.data_ptr() == written.ctypes.data
     row_bytes = written[0].nbytes
     rows = [written.ctypes.data + t * row_bytes for t in range(HORIZON + 1)]
     assert inputs[:-1] == rows  # and last, the final observations
-    assert buffer.rewards.data_ptr() == buffer._block.slab["reward"][1:].ctypes.data
+    assert buffer.rewards.data_ptr() == buffer._rows.step_buffer["reward"][1:].ctypes.data
     assert buffer.actions[0].tolist() == [0, 0, 0]
     assert buffer["value"].dtype == torch.float32
     returns, advantages = buffer.returns_and_advantages()
@@ -401,7 +401,7 @@ def test_a_device_with_its_own_memory_gets_a_mirror(tasks, monkeypatch, splits):
     plain = RolloutBuffer(tasks, HORIZON, device="cpu", memory_shape=(2,))
     monkeypatch.setattr("vectasks.rollouts.devices._is_apart", lambda device: device is not None)
     mirrored = RolloutBuffer(tasks, HORIZON, device="cpu", memory_shape=(2,))
-    assert mirrored.observations.data_ptr() != mirrored._block.slab["leaf0"].ctypes.data
+    assert mirrored.observations.data_ptr() != mirrored._rows.step_buffer["leaf0"].ctypes.data
 
     def policy(observation: Any, memory: Any) -> dict[str, Any]:
         return {

@@ -1,4 +1,4 @@
-"""The step lane over hours, in minutes: nothing grows, nothing is left, nobody waits in vain."""
+"""Hours of steps, in minutes: nothing grows, nothing is left, nobody waits in vain."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ class Footprint(NamedTuple):
     @classmethod
     def now(cls) -> Footprint:
         gc.collect()
-        own = psutil.Process()
+        copy_arrays = psutil.Process()
         apart = (server._forkserver_pid, multiprocessing.resource_tracker._resource_tracker._pid)
-        children = own.children(recursive=True)
+        children = copy_arrays.children(recursive=True)
         workers = [child for child in children if child.pid not in apart]
         return cls(
-            own.memory_info().rss,
+            copy_arrays.memory_info().rss,
             sum(worker.memory_info().rss for worker in workers),
-            own.num_fds(),
+            copy_arrays.num_fds(),
             sum(worker.num_fds() for worker in workers),
             len(workers),
         )
@@ -200,15 +200,17 @@ def test_many_more_workers_than_cores() -> None:
     try:
         with (
             VectorSampledTasks(ToySampler, args, seed=3, should_log=False) as tasks,
-            SingleProcessVectorSampledTasks(ToySampler, args, seed=3, should_log=False) as twin,
+            SingleProcessVectorSampledTasks(
+                ToySampler, args, seed=3, should_log=False
+            ) as in_process,
         ):
             rng = np.random.default_rng(0)
             for number in range(60):
                 actions = rng.uniform(-1, 1, (64, 2)).astype(np.float32)
                 if number % 3 == 0:
-                    assert_identical(tasks.step(actions), twin.step(actions))
+                    assert_identical(tasks.step(actions), in_process.step(actions))
                 elif number % 3 == 1:
-                    assert_identical(tasks.step_batch(actions), twin.step_batch(actions))
+                    assert_identical(tasks.step_batch(actions), in_process.step_batch(actions))
                 else:
                     tasks.send(actions)
                     rows: dict[int, list[float]] = {}
@@ -217,7 +219,7 @@ def test_many_more_workers_than_cores() -> None:
                         rows |= dict(
                             zip(batch.samplers.tolist(), batch.observation.tolist(), strict=True)
                         )
-                    expected = twin.step_batch(actions).observation.tolist()
+                    expected = in_process.step_batch(actions).observation.tolist()
                     assert [rows[i] for i in range(64)] == expected
     finally:
         os.sched_setaffinity(0, cores)

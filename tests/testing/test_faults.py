@@ -45,11 +45,11 @@ from vectasks.testing.faults import (
 from vectasks.testing.toys import CountingTask, ToyError, ToySampler
 
 
-def faulty(faults: list[Fault], count: int = 2, twin: bool = True, **options: Any) -> Any:
-    """A vector, by default the twin, with these faults; what made it is its make_sampler_fn."""
+def faulty(faults: list[Fault], count: int = 2, in_process: bool = True, **options: Any) -> Any:
+    """A vector, by default in process, with these faults; what made it is its make_sampler_fn."""
     make, args = with_faults(ToySampler, toy_args(CountingTask, count, max_steps=3), faults)
     options.setdefault("should_log", False)
-    cls = SingleProcessVectorSampledTasks if twin else VectorSampledTasks
+    cls = SingleProcessVectorSampledTasks if in_process else VectorSampledTasks
     return cls(make, args, **options)
 
 
@@ -90,7 +90,7 @@ def test_calls_count_from_the_making_of_the_sampler() -> None:
 @pytest.mark.parametrize(("times", "restarts"), [(1, 1), (3, 3)])
 def test_a_worker_that_was_killed_is_not_killed_again(times: int, restarts: int) -> None:
     fault = Fault(kill(), sampler=1, call=2, times=times)
-    with faulty([fault], twin=False, on_worker_death="restart") as tasks:
+    with faulty([fault], in_process=False, on_worker_death="restart") as tasks:
         for _ in range(10):
             tasks.step([0, 0])
         assert tasks.stats()["restarts"] == restarts
@@ -198,7 +198,7 @@ def test_fail_raises_what_it_is_told(error: Any) -> None:
 @pytest.mark.guarantee("hanging-task", "stopped-worker")
 @pytest.mark.parametrize("action", [hang(), spin(), stop()], ids=["hang", "spin", "stop"])
 def test_nothing_comes(action: Any) -> None:
-    with faulty([Fault(action, sampler=1)], twin=False, close_grace_s=0.05) as tasks:
+    with faulty([Fault(action, sampler=1)], in_process=False, close_grace_s=0.05) as tasks:
         pid = tasks.call_at(1, "pid")
         tasks.async_step([0, 0])
         tasks.make_sampler_fn.wait_until_fired(0)
@@ -213,7 +213,7 @@ def test_nothing_comes(action: Any) -> None:
 
 @pytest.mark.guarantee("slow-task")
 def test_slow_down_only_takes_longer() -> None:
-    with faulty([Fault(slow_down(0.3), sampler=1)], twin=False) as tasks:
+    with faulty([Fault(slow_down(0.3), sampler=1)], in_process=False) as tasks:
         tasks.async_step([0, 0])
         with pytest.raises(WaitTimeout):
             tasks.wait_step(timeout=0.1)
@@ -230,7 +230,7 @@ def test_waiting_for_a_fault_has_an_end() -> None:
 
 
 @pytest.mark.guarantee("no-observation", "odd-reward", "unpicklable-result")
-@pytest.mark.parametrize("twin", [True, False])
+@pytest.mark.parametrize("in-process", [True, False])
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -239,29 +239,33 @@ def test_waiting_for_a_fault_has_an_end() -> None:
         (spoil_info, "cannot be sent|pickle"),
     ],
 )
-def test_corrupt_steps_fail(change: Any, message: str, twin: bool) -> None:
-    if twin and change is spoil_info:
+def test_corrupt_steps_fail(change: Any, message: str, in_process: bool) -> None:
+    if in_process and change is spoil_info:
         pytest.skip("nothing is sent")
-    with faulty([Fault(corrupt(change))], twin=twin) as tasks:
+    with faulty([Fault(corrupt(change))], in_process=in_process) as tasks:
         with pytest.raises(TaskError, match=message) as caught:
             tasks.step([0, 0])
         assert sorted(caught.value.results) == [1]
 
 
 @pytest.mark.guarantee("misshaped-observation")
-@pytest.mark.parametrize("twin", [True, False])
-def test_misshaped_observations(twin: bool) -> None:
+@pytest.mark.parametrize("in-process", [True, False])
+def test_misshaped_observations(in_process: bool) -> None:
     with (
-        faulty([Fault(corrupt(misshape))], twin=twin) as tasks,
+        faulty([Fault(corrupt(misshape))], in_process=in_process) as tasks,
         pytest.raises(LayoutError, match="float64"),
     ):
         tasks.step_batch([0, 0])
-    with faulty([Fault(corrupt(misshape), at="get_observations", call=2)], twin=twin) as tasks:
+    with faulty(
+        [Fault(corrupt(misshape), at="get_observations", call=2)], in_process=in_process
+    ) as tasks:
         assert tasks.get_observations()[0].shape == (7, 7)
 
 
 def test_misshape_keeps_the_rest_of_a_step() -> None:
-    with faulty([Fault(corrupt(misshape))], twin=False, observation_transport="pipe") as tasks:
+    with faulty(
+        [Fault(corrupt(misshape))], in_process=False, observation_transport="pipe"
+    ) as tasks:
         result = tasks.step([3, 0])[0]
     assert result.observation.shape == (7, 7)
     assert result.observation.dtype == np.float64
@@ -272,7 +276,7 @@ def test_misshape_keeps_the_rest_of_a_step() -> None:
 
 
 @pytest.mark.parametrize("action", [kill(), exit_at_once(), stop()])
-def test_the_twin_does_not_end_your_process(action: Any) -> None:
+def test_the_in_process_does_not_end_your_process(action: Any) -> None:
     with (
         faulty([Fault(action)]) as tasks,
         pytest.raises(TaskError, match="Use VectorSampledTasks") as caught,
@@ -307,7 +311,7 @@ def test_a_method_that_does_not_exist() -> None:
 
 @pytest.mark.parametrize("start_method", ["forkserver", "fork"])
 def test_records_are_removed(start_method: str) -> None:
-    tasks = faulty([Fault(fail())], twin=False, multiprocessing_start_method=start_method)
+    tasks = faulty([Fault(fail())], in_process=False, multiprocessing_start_method=start_method)
     records: Path = tasks.make_sampler_fn._records
     with pytest.raises(TaskError):
         tasks.step([0, 0])

@@ -18,7 +18,7 @@ from vectasks import RLStepResult, Task
 from vectasks.spaces import action_batches
 from vectasks.transport.compiled import core
 from vectasks.transport.layout import NUM_ROWS, Layout
-from vectasks.transport.step_buffer import Slab, SlabWriter
+from vectasks.transport.step_buffer import RowWriter, StepBuffer
 
 pytestmark = pytest.mark.skipif(core is None, reason="the core is not built, or not wanted")
 
@@ -89,12 +89,16 @@ class Rows:
     def __init__(self, space: Any, first: Any, with_core: bool) -> None:
         self.layout = Layout.of(space, spaces.Discrete(2), first, NUM_SAMPLERS, 1)
         self.memory = bytearray(self.layout.size_bytes()) + bytearray(CANARY)
-        self.slab = Slab(self.layout, self.memory)
+        self.step_buffer = StepBuffer(self.layout, self.memory)
         if not with_core:
-            self.slab.compiled = None
+            self.step_buffer.compiled = None
 
     def contents(self) -> list[bytes]:
-        arrays = [self.slab["flags"], self.slab["reward"], *self.slab.leaf_arrays]
+        arrays = [
+            self.step_buffer["flags"],
+            self.step_buffer["reward"],
+            *self.step_buffer.leaf_arrays,
+        ]
         return [array.tobytes() for array in arrays if array is not None]
 
 
@@ -105,7 +109,7 @@ def test_what_it_writes_is_what_python_writes(data: st.DataObject) -> None:
     space.seed(data.draw(st.integers(0, 99)))
     first = space.sample()
     compiled, plain = Rows(space, first, True), Rows(space, first, False)
-    if compiled.slab.compiled is None:
+    if compiled.step_buffer.compiled is None:
         return
     for _ in range(data.draw(st.integers(1, 6))):
         row, sampler = data.draw(st.tuples(st.integers(0, 3), st.integers(0, NUM_SAMPLERS - 1)))
@@ -114,8 +118,8 @@ def test_what_it_writes_is_what_python_writes(data: st.DataObject) -> None:
         info = data.draw(infos)
         result = RLStepResult(observation, data.draw(st.floats(width=32)), False, info)
         before = compiled.contents()
-        if compiled.slab.compiled.put(row, sampler, as_batch, result):
-            writer = SlabWriter(plain.slab, range(NUM_SAMPLERS), row, as_batch)
+        if compiled.step_buffer.compiled.put(row, sampler, as_batch, result):
+            writer = RowWriter(plain.step_buffer, range(NUM_SAMPLERS), row, as_batch)
             extra = writer.write(sampler, result)
             assert (extra is None) == (not info)
             assert extra is None or (extra.info == info and extra[2:] == (None,) * 4)
@@ -123,8 +127,8 @@ def test_what_it_writes_is_what_python_writes(data: st.DataObject) -> None:
         else:  # whatever it wrote belongs to this row and sampler
             after = compiled.contents()
             for old, new, array in zip(
-                before, after, [compiled.slab["flags"], compiled.slab["reward"],
-                                *compiled.slab.leaf_arrays], strict=True,
+                before, after, [compiled.step_buffer["flags"], compiled.step_buffer["reward"],
+                                *compiled.step_buffer.leaf_arrays], strict=True,
             ):  # fmt: skip
                 changed = np.frombuffer(old, np.uint8) != np.frombuffer(new, np.uint8)
                 changed = changed.reshape(NUM_ROWS, NUM_SAMPLERS, -1)
@@ -136,7 +140,7 @@ def test_what_it_writes_is_what_python_writes(data: st.DataObject) -> None:
 
 def test_it_takes_what_is_usual() -> None:
     space = spaces.Dict({"a": box((2,), KINDS[2]), "b": spaces.Discrete(5)})
-    rows = Rows(space, {"a": np.zeros(2, np.float32), "b": 1}, True).slab.compiled
+    rows = Rows(space, {"a": np.zeros(2, np.float32), "b": 1}, True).step_buffer.compiled
     usual = {"a": np.ones(2, np.float32), "b": 3}
     for result in (RLStepResult(usual, 1.0, False, None), (usual, 1.0, False, {"why": 1})):
         assert rows.put(0, 0, True, result)
@@ -157,12 +161,12 @@ def test_it_never_writes_elsewhere(row: int, sampler: int) -> None:
     rows = Rows(box((2,), KINDS[2]), np.zeros(2, np.float32), True)
     result = RLStepResult(np.ones(2, np.float32), 1.0, False, {})
     with pytest.raises(IndexError, match=f"no row {row} of sampler {sampler}"):
-        rows.slab.compiled.put(row, sampler, True, result)
+        rows.step_buffer.compiled.put(row, sampler, True, result)
     host = SimpleNamespace(is_plain=True, task=SimpleNamespace(step=lambda action: result))
     if row == 0:
         with pytest.raises(IndexError):
             core.run_steps(
-                {sampler: host}, rows.slab.compiled, row, True, [sampler], [0], print, {}
+                {sampler: host}, rows.step_buffer.compiled, row, True, [sampler], [0], print, {}
             )
     assert not any(rows.memory[: -len(CANARY)])
 
@@ -350,15 +354,15 @@ def test_a_task_is_stepped_as_by_its_own_step(
     host = SimpleNamespace(is_plain=True, task=compiled)
     for _ in range(6):
         expected = attempt(lambda: plain.step(0))
-        rows.slab["reward"][...] = -1
+        rows.step_buffer["reward"][...] = -1
         kept: dict[int, Any] = {}
-        core.run_steps({0: host}, rows.slab.compiled, 0, True, [0], [0], unusual, kept)
+        core.run_steps({0: host}, rows.step_buffer.compiled, 0, True, [0], [0], unusual, kept)
         if came:
             assert repr(came.pop()) == repr(expected)
         else:
             assert isinstance(expected, RLStepResult)
             assert expected.done is False
-            assert rows.slab["reward"][0, 0] == expected.reward
+            assert rows.step_buffer["reward"][0, 0] == expected.reward
             assert kept == ({0: expected.info} if expected.info else {})
         assert plain.num_steps_taken() == compiled.num_steps_taken()
         assert plain.cumulative_reward == compiled.cumulative_reward

@@ -1,4 +1,4 @@
-"""Rows of the slab are written again only when nobody holds them."""
+"""Rows of the step buffer are written again only when nobody holds them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 from vectasks.transport.layout import NUM_ROWS, Layout
 from vectasks.transport.row_pool import WORKING_ROW, Rows
-from vectasks.transport.step_buffer import Slab
+from vectasks.transport.step_buffer import StepBuffer
 
 SPACE = spaces.Dict({"a": spaces.Box(0, 9, (2, 3), np.float32), "words": spaces.Text(3)})
 HANDED_OUT = list(range(1, NUM_ROWS))
@@ -20,7 +20,7 @@ HANDED_OUT = list(range(1, NUM_ROWS))
 @pytest.fixture
 def rows() -> Rows:
     layout = Layout.of(SPACE, spaces.Discrete(2), SPACE.sample(), 4, 1)
-    return Rows(Slab(layout), shared=True)
+    return Rows(StepBuffer(layout), shared=True)
 
 
 def lend(rows: Rows, step: int, as_views: bool = False) -> Any:

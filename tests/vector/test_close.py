@@ -404,10 +404,10 @@ def test_two_hundred_samplers(method: str) -> None:
             max_processes=3,
             should_log=False,
         ) as tasks,
-        SingleProcessVectorSampledTasks(ToySampler, args, should_log=False) as twin,
+        SingleProcessVectorSampledTasks(ToySampler, args, should_log=False) as in_process,
     ):
         for _ in range(4):
-            expected = [r.observation.tolist() for r in twin.step([0] * 200)]
+            expected = [r.observation.tolist() for r in in_process.step([0] * 200)]
             assert [r.observation.tolist() for r in tasks.step([0] * 200)] == expected
 
 

@@ -253,7 +253,7 @@ def test_ctrl_c_never_leaves_the_vector_out_of_step(start: Start, transport: str
 @pytest.mark.guarantee("ctrl-c")
 @pytest.mark.parametrize("way", ["all", "some", "out"])
 @pytest.mark.parametrize("task", ["CountingTask", "InfoTask"])
-def test_ctrl_c_leaves_no_step_out_in_the_twin(start: Start, task: str, way: str) -> None:
+def test_ctrl_c_leaves_no_step_out_in_the_in_process(start: Start, task: str, way: str) -> None:
     # Steps of some samplers, and those into given arrays, take a longer way than others.
     script = start(f"""
         import random
@@ -368,7 +368,7 @@ def test_the_handler_of_ctrl_c_is_the_users(start: Start) -> None:
 
 
 @pytest.mark.guarantee("interrupt-in-process")
-def test_ctrl_c_passes_through_the_twin() -> None:
+def test_ctrl_c_passes_through_the_in_process() -> None:
     class InterruptedTask(ToyTask):
         def move(self, action: Any) -> None:
             if self.env.sampler == 1 and self.episode == 0:
@@ -387,7 +387,7 @@ def test_ctrl_c_passes_through_the_twin() -> None:
 
 
 @pytest.mark.parametrize("where", ["before it is written down", "after"])
-def test_ctrl_c_writes_a_step_of_the_twin_down_once(
+def test_ctrl_c_writes_a_step_of_the_in_process_down_once(
     monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     def interrupted(*_: object) -> None:

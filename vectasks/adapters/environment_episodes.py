@@ -14,7 +14,7 @@ from gymnasium import spaces
 from vectasks._util.step_values import as_flag
 from vectasks.envs.interface import OLD_GYM_ADVICE, as_info, explain_step_error, reset_env
 from vectasks.protocol import StepOutcome
-from vectasks.spaces import ActionBatches, action_batches, own, task_action
+from vectasks.spaces import ActionBatches, action_batches, copy_arrays, task_action
 from vectasks.task import RLStepResult
 
 # In the info of a step that ends an episode: the environment's own info, and that of the reset.
@@ -143,9 +143,9 @@ class Episodes:
             return RLStepResult(observation, reward, True, info)
         # At once what a host makes of a last step and a next task, which are one here. Copies:
         # the environment may reset the very same objects.
-        last = {ENDED: own(info, True), "final_observation": own(observation, True)}
+        last = {ENDED: copy_arrays(info, True), "final_observation": copy_arrays(observation, True)}
         self._begin({})
-        last[BEGUN] = own(self.reset_info, True)
+        last[BEGUN] = copy_arrays(self.reset_info, True)
         return StepOutcome(self._observation, reward, True, last, terminated, truncated, False)
 
     def _begin(self, start: dict[str, Any]) -> None:

@@ -36,7 +36,7 @@ from vectasks.errors import (
     TaskAttributeError,
 )
 from vectasks.protocol import Command
-from vectasks.spaces import map_leaves, own, spaces_equal
+from vectasks.spaces import copy_arrays, map_leaves, spaces_equal
 from vectasks.transport.layout import leaves, pick
 from vectasks.vector import (
     BaseVectorSampledTasks,
@@ -193,7 +193,7 @@ class GivenTasks:
         if "final_observation" not in info:
             # Its worker was restarted, so the last observation is lost; the next episode's first
             # observation stands in for it.
-            return own(_rows(observation, row)), info, {}
+            return copy_arrays(_rows(observation, row)), info, {}
         return info.pop("final_observation"), info, {}
 
     # -- for trainers that want to see the last observation first ---------------------------------

@@ -25,7 +25,7 @@ from vectasks.cli.progress import failures_table, progress_bar
 if TYPE_CHECKING:
     from vectasks.evaluation import Aggregate, EpisodeResult
 
-_NOTE = """\
+_OUT_OF_BAND = """\
 Beside the manifest, run.json, there are run.episodes.jsonl with a line of metrics an episode, and
 run.videos. `vectasks report run.json -o report.html` makes a page of it all.
 
@@ -37,7 +37,8 @@ Exit code: 0: all episodes were played; 1: some failed; 2: bad use; 130: Ctrl-C
 @click.command(
     "eval",
     epilog=examples(
-        "vectasks eval my_tasks:make_sampler --policy my_policy:act --episodes 100", note=_NOTE
+        "vectasks eval my_tasks:make_sampler --policy my_policy:act --episodes 100",
+        note=_OUT_OF_BAND,
     ),
     short_help="Evaluate a policy on exactly so many episodes.",
 )

@@ -142,7 +142,7 @@ def _demo(out: Path, steps: int, seed: int) -> int:
 # -- record -----------------------------------------------------------------------------------
 
 
-_NOTE = """
+_OUT_OF_BAND = """
 \b
 A policy is a function of two lists that returns a third, each with one entry per sampler:
     def policy(observations, action_spaces):
@@ -156,7 +156,7 @@ It is found in MODULE as seen from the current directory.
     epilog=examples(
         "vectasks record CartPole-v1 --out rollout.mp4",
         "vectasks record CartPole-v1 --policy my_policy:act --captions --out rollout.gif",
-        note=_NOTE,
+        note=_OUT_OF_BAND,
     ),
     short_help="Film a Gymnasium environment in many samplers at once.",
 )

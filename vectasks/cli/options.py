@@ -39,7 +39,7 @@ def at_least(minimum: int) -> Callable[[Any], int]:
 
 
 def examples(*commands: str, note: str = "") -> str:
-    """Return the end of a help page: commands to copy, and a note under them."""
+    """Return the end of a help page: commands to copy, and out-of-band data under them."""
     lines = ["\b", "Example:" if len(commands) == 1 else "Examples:"]  # \b: click keeps the lines
     lines += [f"  {command}" for command in commands]
     return "\n".join([*lines, "", note])

@@ -20,7 +20,7 @@ import numpy as np
 from vectasks._util.extras import require
 from vectasks.cli.options import examples
 from vectasks.errors import InvalidArgument
-from vectasks.monitoring.board import KINDS, MAGIC, MEMORY_NAME, Lines
+from vectasks.monitoring.live_stats import KINDS, MAGIC, MEMORY_NAME, Lines
 from vectasks.protocol import Command, SamplerState
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class SamplerLine(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What the board said at one time."""
+    """What the live stats said at one time."""
 
     name: str
     pid: int
@@ -62,7 +62,7 @@ class Reading(NamedTuple):
     samplers: list[SamplerLine]
 
 
-class BoardView:
+class LiveStatsView:
     """Another process's board, mapped for reading.
 
     Raises:
@@ -172,8 +172,8 @@ def _memory_files(pid: int) -> Iterator[tuple[Path, str]]:
             yield path, target.removeprefix("/memfd:").removesuffix(" (deleted)")
 
 
-def find_boards(pid: int | None = None) -> list[BoardView]:
-    """The boards of the vectors in a process; without one, in every process of this user's.
+def find_live_stats(pid: int | None = None) -> list[LiveStatsView]:
+    """The live stats of the vectors in a process; without one, in every process of this user's.
 
     Raises:
         InvalidArgument: there is no such process, or it is somebody else's.
@@ -181,16 +181,16 @@ def find_boards(pid: int | None = None) -> list[BoardView]:
     if not (_PROC / "self" / "fd").exists():
         raise InvalidArgument("top: it looks into /proc, which only Linux has.")
     pids = [int(path.name) for path in _PROC.iterdir() if path.name.isdigit()]
-    boards: dict[int, BoardView] = {}
+    found: dict[int, LiveStatsView] = {}
     for candidate in pids if pid is None else [pid]:
         try:
             for path, name in _memory_files(candidate):
                 inode = path.stat().st_ino
-                if name == MEMORY_NAME and inode not in boards:
-                    view = BoardView(path)
-                    # A fork holds its parent's boards, too: they are found there.
+                if name == MEMORY_NAME and inode not in found:
+                    view = LiveStatsView(path)
+                    # A fork holds its parent's live stats, too: they are found there.
                     if view.pid in (candidate, pid):
-                        boards[inode] = view
+                        found[inode] = view
         except FileNotFoundError:
             if pid is not None:
                 raise InvalidArgument(f"top: there is no process {pid}.") from None
@@ -201,24 +201,26 @@ def find_boards(pid: int | None = None) -> list[BoardView]:
                 ) from None
         except (OSError, ValueError):  # it ended, or closed its vector, meanwhile
             continue
-    return sorted(boards.values(), key=lambda board: (board.pid, board.name))
+    return sorted(found.values(), key=lambda live_stats: (live_stats.pid, live_stats.name))
 
 
-def choose_board(pid: int | None, name: str | None) -> BoardView:
+def choose_vector(pid: int | None, name: str | None) -> LiveStatsView:
     """The one vector that is meant.
 
     Raises:
         InvalidArgument: there is none, or more than one.
     """
-    boards = [board for board in find_boards(pid) if name is None or board.name == name]
+    found = [
+        live_stats for live_stats in find_live_stats(pid) if name is None or live_stats.name == name
+    ]
     where = "of yours is running" if pid is None else f"runs in process {pid}"
-    if not boards:
+    if not found:
         named = "" if name is None else f" named {name!r}"
         raise InvalidArgument(f"top: no vector{named} {where}.")
-    if len(boards) > 1:
-        several = ", ".join(f"{board.name!r} in process {board.pid}" for board in boards)
+    if len(found) > 1:
+        several = ", ".join(f"{one.name!r} in process {one.pid}" for one in found)
         raise InvalidArgument(f"top: choose one by PID or --name; there are {several}.")
-    return boards[0]
+    return found[0]
 
 
 # -- what is shown ----------------------------------------------------------------------------
@@ -316,22 +318,22 @@ def command(pid: int | None, name: str | None, once: bool) -> int:
     from rich.console import Console
     from rich.live import Live
 
-    board = choose_board(pid, name)
+    live_stats = choose_vector(pid, name)
     console = Console()
     if once or not console.is_terminal:
-        console.print(view(board.read()))
+        console.print(view(live_stats.read()))
         return 0
 
     def now() -> RenderableType:
-        return view(board.read(), most_rows=max(1, console.height - 8))
+        return view(live_stats.read(), most_rows=max(1, console.height - 8))
 
     try:
         with Live(now(), console=console, screen=True, auto_refresh=False) as live:
-            while not board.read().is_closed:
+            while not live_stats.read().is_closed:
                 live.update(now(), refresh=True)
                 time.sleep(_REFRESH_S)
     except KeyboardInterrupt:
         pass  # the usual way to end it
-    console.print(view(board.read()))
+    console.print(view(live_stats.read()))
     sys.stdout.flush()
     return 0

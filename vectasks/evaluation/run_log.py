@@ -82,8 +82,10 @@ class RunLog:
 
     def owns(self, path: Path) -> bool:
         """Tell whether this log writes to ``path`` itself."""
-        own = (self._path, run_log_path(self._path), _lock_path(self._path))
-        return os.path.normpath(path.absolute()) in {os.path.normpath(p.absolute()) for p in own}
+        copy_arrays = (self._path, run_log_path(self._path), _lock_path(self._path))
+        return os.path.normpath(path.absolute()) in {
+            os.path.normpath(p.absolute()) for p in copy_arrays
+        }
 
     def add(self, record: BatchRunRecord) -> None:
         """Append the record of a job.

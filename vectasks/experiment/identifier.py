@@ -155,9 +155,9 @@ def type_name(kind: type) -> str:
 
     A class of a script has the same name whether the script is run or imported.
     """
-    own: str | None = vars(kind).get("__typename__")
-    if own is not None:
-        return own
+    copy_arrays: str | None = vars(kind).get("__typename__")
+    if copy_arrays is not None:
+        return copy_arrays
     return name_of(kind)
 
 

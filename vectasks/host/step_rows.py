@@ -9,12 +9,12 @@ from typing import Any
 from vectasks.errors import LayoutError
 from vectasks.host.task_host import HostGroup
 from vectasks.protocol import Failure
-from vectasks.spaces import own
+from vectasks.spaces import copy_arrays
 from vectasks.transport.compiled import core
-from vectasks.transport.step_buffer import DONE, Extra, SlabWriter
+from vectasks.transport.step_buffer import DONE, OutOfBand, RowWriter
 from vectasks.transport.step_protocol import Outcome
 
-_NO_OTHERS = Extra(0)[2:]  # nothing but an info
+_NO_OTHERS = OutOfBand(0)[2:]  # nothing but an info
 
 
 class RowSteps:
@@ -28,14 +28,14 @@ class RowSteps:
     """
 
     def __init__(
-        self, group: HostGroup, keep: Callable[[Extra], object], *, owned: bool = False
+        self, group: HostGroup, keep: Callable[[OutOfBand], object], *, owned: bool = False
     ) -> None:
         self._group = group
         self._keep = keep
         self._owned = owned
 
     def run(
-        self, writer: SlabWriter, ids: Sequence[int], actions: Iterable[Any], *, timed: bool = False
+        self, writer: RowWriter, ids: Sequence[int], actions: Iterable[Any], *, timed: bool = False
     ) -> None:
         """Step hosts.
 
@@ -73,7 +73,7 @@ class RowSteps:
 
     def write_unusual(
         self,
-        writer: SlabWriter,
+        writer: RowWriter,
         sampler_id: int,
         action: Any,
         result: Any,
@@ -98,13 +98,13 @@ class RowSteps:
 
     def keep_info(self, sampler_id: int, info: Any) -> None:
         """Keep the info of a step that the compiled core wrote."""
-        extra = Extra(sampler_id, info)
-        self._keep(own(extra, with_objects=True) if self._owned else extra)
+        extra = OutOfBand(sampler_id, info)
+        self._keep(copy_arrays(extra, with_objects=True) if self._owned else extra)
 
-    def _write(self, writer: SlabWriter, i: int, outcome: Outcome) -> None:
+    def _write(self, writer: RowWriter, i: int, outcome: Outcome) -> None:
         try:
             if isinstance(outcome, Failure):
-                extra: Extra | None = writer.fail(i, outcome)
+                extra: OutOfBand | None = writer.fail(i, outcome)
             else:
                 extra = writer.write(i, outcome)
         except LayoutError as error:
@@ -113,5 +113,5 @@ class RowSteps:
             return
         # An episode's last info is owned already.
         if self._owned and (not writer.flags[i] & DONE or extra[2:] != _NO_OTHERS):
-            extra = own(extra, with_objects=True)
+            extra = copy_arrays(extra, with_objects=True)
         self._keep(extra)

@@ -1,8 +1,8 @@
 """Hosts: the one implementation of every command.
 
 A :class:`TaskHost` owns one task sampler and its current task. A :class:`HostGroup` holds the hosts
-of one worker; it is what runs in this process for the twin and behind a channel in a child, so that
-both answer alike. Neither knows which lane a request came by or a reply leaves by.
+of one worker, in this process or behind a channel in a child, so that both answer alike. Neither
+knows how a request came or a reply leaves.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vectasks.protocol import (
     StepOutcome,
     TaskStart,
 )
-from vectasks.spaces import own, spaces_equal
+from vectasks.spaces import copy_arrays, spaces_equal
 from vectasks.task import RLStepResult
 
 __all__ = ["COMPLETE_TASK_CALLBACK_KEY", "COMPLETE_TASK_METRICS_KEY"]
@@ -118,7 +118,7 @@ class TaskHost:
             return result  # nothing to add, as in most steps
         if type(result) is StepOutcome:  # an adapter's environment, which has gone on by itself
             if self._keeps_final_frame:
-                result.info[FINAL_FRAME] = own(task.render("rgb"))
+                result.info[FINAL_FRAME] = copy_arrays(task.render("rgb"))
             reward = result.reward
             return result if type(reward) is float else result._replace(reward=as_reward(reward))
         try:
@@ -136,7 +136,7 @@ class TaskHost:
         if observation is None:
             observation = self._observe_into(place, "step")
         if self._keeps_all_frames and type(info) is dict:
-            info = {**info, FRAME: own(task.render("rgb"))}
+            info = {**info, FRAME: copy_arrays(task.render("rgb"))}
         return RLStepResult(observation, reward, False, info)
 
     def _observe_into(self, place: Any, method: str) -> Any:
@@ -159,16 +159,20 @@ class TaskHost:
         if observation is None:
             observation = self.observe()
         # Copies: the next task may live in the same arrays, and the task's own dict stays its own.
-        observation = own(observation, with_objects=True)
-        info = own(info if type(info) is dict else dict(info), with_objects=True) if info else {}
+        observation = copy_arrays(observation, with_objects=True)
+        info = (
+            copy_arrays(info if type(info) is dict else dict(info), with_objects=True)
+            if info
+            else {}
+        )
         terminated, truncated = _end_flags(task, info)
         metrics = task.metrics() if hasattr(task, "metrics") else None
         if metrics is not None and len(metrics) > 0:
-            info[COMPLETE_TASK_METRICS_KEY] = own(metrics, with_objects=True)
+            info[COMPLETE_TASK_METRICS_KEY] = copy_arrays(metrics, with_objects=True)
         if self._callback is not None:
-            info[COMPLETE_TASK_CALLBACK_KEY] = own(self._callback(task), with_objects=True)
+            info[COMPLETE_TASK_CALLBACK_KEY] = copy_arrays(self._callback(task), with_objects=True)
         if self._keeps_final_frame:
-            info[FINAL_FRAME] = own(task.render("rgb"))
+            info[FINAL_FRAME] = copy_arrays(task.render("rgb"))
         if not self._auto_resample:
             self._finished = StepOutcome(
                 observation, 0.0, True, {"waiting": True}, terminated, truncated, False
@@ -334,7 +338,7 @@ class HostGroup:
     def step(
         self, sampler_id: int, action: Any, place: Any = None
     ) -> RLStepResult | StepOutcome | Failure:
-        """Step one host; the step lane's way to what ``execute`` does for a STEP request."""
+        """Step one host; the step transport's way to what ``execute`` does for a STEP request."""
         try:
             return self.hosts[sampler_id].step(action, place)
         except (KeyboardInterrupt, SystemExit):

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from vectasks.host.task_host import HostGroup
-from vectasks.monitoring.board import KINDS, Recorder
+from vectasks.monitoring.live_stats import KINDS, Recorder
 from vectasks.protocol import Reply, Request
 
 _clock = time.monotonic

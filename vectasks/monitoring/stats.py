@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vectasks.monitoring.board import (
+from vectasks.monitoring.live_stats import (
     KINDS,
     SEND,
     STEPS_KEPT,
     TAKE,
     WAIT,
-    Board,
+    LiveStats,
     spans_a_step,
 )
 from vectasks.protocol import Command
@@ -37,12 +37,12 @@ class Spans(NamedTuple):
     workers: list[NDArray[Any]]
 
     @classmethod
-    def of(cls, board: Board, steps: int = STEPS_KEPT) -> Spans:
+    def of(cls, live_stats: LiveStats, steps: int = STEPS_KEPT) -> Spans:
         """The spans of the last ``steps`` timed steps, as far as all of them are still there."""
-        parent = board.spans(-1)
-        workers = [board.spans(number) for number in range(board.num_workers)]
+        parent = live_stats.spans(-1)
+        workers = [live_stats.spans(number) for number in range(live_stats.num_workers)]
         begin_s = 0.0
-        for ring, spans in zip(board.rings, [*workers, parent], strict=True):
+        for ring, spans in zip(live_stats.rings, [*workers, parent], strict=True):
             kept = ring.capacity - spans_a_step(ring.capacity)
             if len(spans) >= kept:  # older ones were written over
                 begin_s = max(begin_s, float(spans["begin_s"][0]))
@@ -57,9 +57,9 @@ class Spans(NamedTuple):
         return cls(begin_s, max(ends, default=begin_s), parent, workers)
 
 
-def figures(board: Board, num_samplers: int) -> dict[str, Any]:
+def figures(live_stats: LiveStats, num_samplers: int) -> dict[str, Any]:
     """Rates, latencies, shares of time and stragglers, by the timed steps that are kept."""
-    spans = Spans.of(board)
+    spans = Spans.of(live_stats)
     window_s = spans.end_s - spans.begin_s
     records = np.concatenate(spans.workers)
     samplers, kinds = np.divmod(records["code"].astype(np.int64), KINDS)
@@ -150,9 +150,9 @@ def _percentiles(
     return found
 
 
-def write_trace(board: Board, path: str | os.PathLike[str], steps: int) -> None:
+def write_trace(live_stats: LiveStats, path: str | os.PathLike[str], steps: int) -> None:
     """Write the last timed steps as trace-event JSON: times in us since the first of them."""
-    spans = Spans.of(board, steps)
+    spans = Spans.of(live_stats, steps)
     own_pid = os.getpid()
     events: list[dict[str, Any]] = []
 
@@ -169,7 +169,7 @@ def write_trace(board: Board, path: str | os.PathLike[str], steps: int) -> None:
     name(own_pid, 0, "calls")
     for code, begin_s, end_s, _ in spans.parent.tolist():
         span(own_pid, 0, _PARENT_SPANS[int(code) % KINDS], begin_s, end_s)
-    for number, (pid, its) in enumerate(zip(board.pids(), spans.workers, strict=True)):
+    for number, (pid, its) in enumerate(zip(live_stats.pids(), spans.workers, strict=True)):
         if pid != own_pid:
             name(pid, None, f"worker {number}")
         for i in sorted({int(code) // KINDS for code in its["code"]}):

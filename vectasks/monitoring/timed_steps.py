@@ -14,11 +14,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from vectasks.batch import StepBatch
-from vectasks.monitoring.board import KINDS, SEND, TAKE, WAIT, Recorder
+from vectasks.monitoring.live_stats import KINDS, SEND, TAKE, WAIT, Recorder
 from vectasks.spaces import ActionBatches
 from vectasks.transport.base import StepTransport
-from vectasks.transport.rollout_rows import Block
-from vectasks.transport.step_buffer import Extra
+from vectasks.transport.rollout_rows import RolloutRows
+from vectasks.transport.step_buffer import OutOfBand
 from vectasks.transport.step_results import StepForm
 
 _MANY = 100  # values of spans that are not written yet
@@ -150,7 +150,7 @@ class TimedTransport(StepTransport):
         """Ask the transport that carries the steps."""
         return self._inner.usual_steps(batches, hooks)
 
-    def take_plain_extras(self, ids: Sequence[int]) -> dict[int, Extra] | None:
+    def take_plain_extras(self, ids: Sequence[int]) -> dict[int, OutOfBand] | None:
         """Ask the transport that carries the steps."""
         return self._inner.take_plain_extras(ids)
 
@@ -171,7 +171,7 @@ class TimedTransport(StepTransport):
         """Ask the transport that carries the steps."""
         return self._inner.take_rows(ids)
 
-    def add_rows(self, num_rows: int, workers: Iterable[Any]) -> Block:
+    def add_rows(self, num_rows: int, workers: Iterable[Any]) -> RolloutRows:
         """Ask the transport that carries the steps."""
         return self._inner.add_rows(num_rows, workers)
 

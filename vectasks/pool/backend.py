@@ -26,8 +26,8 @@ RESTARTED = "was restarted by restart_at() before it answered"
 CLOSED = "was ended by close() of its pool before it answered"
 
 
-class Crew(abc.ABC):
-    """All workers of one pool. They are started when the crew is made, and not waited for."""
+class PoolBackend(abc.ABC):
+    """All workers of one pool. They are started when the backend is made, and not waited for."""
 
     @abc.abstractmethod
     def submit(self, worker: int, call: Call) -> CallFuture:
@@ -111,7 +111,7 @@ def unsendable_call(worker: int, call: Call, error: Exception) -> InvalidArgumen
     )
 
 
-class InlineCrew(Crew):
+class InlineBackend(PoolBackend):
     """Objects in this process. A call is over when ``submit`` returns.
 
     But where an event loop runs, what is awaitable is awaited there, in a task: the calls of one

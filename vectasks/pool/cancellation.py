@@ -1,8 +1,8 @@
-"""Permits to begin calls: of a worker and its parent, who both may take one, exactly one gets it.
+"""Cancellation tokens: a worker takes one to begin a call, and the parent to cancel that.
 
-A call that was sent ahead waits in the worker's socket, out of the parent's reach. Its permit is a
-byte in a socket that both read, so the parent can still make sure that it never begins: what one
-of them has read, the other does not find.
+A call that was sent ahead waits in the worker's socket, out of the parent's reach. Its cancellation
+token is a byte in a socket that both read, so the parent can still make sure that it never begins:
+what one of them has read, the other does not find.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import contextlib
 import socket
 
 
-class Permits:
-    """The permits of one worker.
+class CancellationTokens:
+    """The cancellation tokens of one worker.
 
     Attributes:
         taking: the end to take them from; a worker gets it when it starts.
@@ -40,7 +40,7 @@ class Permits:
 
 
 def take(taking: socket.socket) -> bool:
-    """Take a permit; False if there is none."""
+    """Take a cancellation token; False if there is none."""
     with contextlib.suppress(OSError):
         return bool(taking.recv(1))
     return False

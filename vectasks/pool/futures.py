@@ -24,7 +24,7 @@ class CallFuture(Future[Any]):
 
 
 class Cancellable(CallFuture):
-    """The answer to a call that needs a permit.
+    """The answer to a call that needs a cancellation token.
 
     Args:
         cancel: makes sure that it never begins; False if it is too late for that.

@@ -7,13 +7,13 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
-from vectasks.pool import cancellation as permits
+from vectasks.pool import cancellation as tokens
 from vectasks.protocol import Failure
 from vectasks.transport.channel import Channel, Unreadable, unreadable, unsendable
 from vectasks.workers import child
 
-#: The message before a call that is made only if the worker gets the permit for it.
-BY_PERMIT = "by permit"
+#: The message before a call that is made only if the worker gets the cancellation token for it.
+BY_TOKEN = "by cancellation token"
 #: What a worker says when it begins a call: it is rebuilt, with all that had to be imported for it.
 BEGUN = "begun"
 
@@ -113,7 +113,7 @@ def run(start: child.Start, taking: socket.socket, tells_begun: bool) -> None:
 
     Args:
         start: what every worker begins with.
-        taking: where the permits for calls are taken from that need one.
+        taking: where the cancellation tokens for calls are taken from that need one.
         tells_begun: whether to send BEGUN before each call.
     """
     hosts: list[ObjectHost] = []
@@ -123,11 +123,11 @@ def run(start: child.Start, taking: socket.socket, tells_begun: bool) -> None:
         hosts.append(host)
         channel.send_blocking(Answer(failure=host.failure))
         while (message := channel.receive_blocking()) != child.END:
-            is_permitted = True
-            if message == BY_PERMIT:
-                is_permitted = permits.take(taking)
+            is_allowed = True
+            if message == BY_TOKEN:
+                is_allowed = tokens.take(taking)
                 message = channel.receive_blocking()
-            if not is_permitted:
+            if not is_allowed:
                 channel.send_blocking(Answer())  # it was cancelled, and nobody waits for it
             elif isinstance(message, Unreadable):
                 channel.send_blocking(Answer(failure=unreadable(message.error)))

@@ -11,11 +11,11 @@ from typing import Any
 from vectasks._util.checks import is_whole_number, real_number, seconds_or_none, whole_number
 from vectasks._util.closing import Closable
 from vectasks.errors import InvalidArgument, PoolClosed, UsageError, WorkerIndexError
-from vectasks.pool.backend import Crew, InlineCrew, call_error
+from vectasks.pool.backend import InlineBackend, PoolBackend, call_error
 from vectasks.pool.futures import CallFuture
 from vectasks.pool.kinds import Kind, checked_kind
 from vectasks.pool.objects import Call
-from vectasks.pool.process import ProcessCrew
+from vectasks.pool.process import ProcessBackend
 from vectasks.protocol import Failure
 from vectasks.workers import stacks
 
@@ -77,11 +77,11 @@ class WorkerPool(Closable):
             raise InvalidArgument(f"resources are for kind='ray'; this pool is of kind={kind!r}.")
         start_timeout_s = seconds_or_none("start_timeout_s", start_timeout_s)
         self._close_grace_s = real_number("close_grace_s", close_grace_s)
-        self._crew: Crew
+        self._backend: PoolBackend
         if kind == "inline":
-            self._crew = InlineCrew(make_object, self.num_workers)
+            self._backend = InlineBackend(make_object, self.num_workers)
         elif kind == "process":
-            self._crew = ProcessCrew(
+            self._backend = ProcessBackend(
                 make_object,
                 self.num_workers,
                 start_timeout_s=start_timeout_s,
@@ -89,9 +89,9 @@ class WorkerPool(Closable):
                 tells_begun=tells_begun,
             )
         else:
-            from vectasks.pool.ray import RayCrew
+            from vectasks.pool.ray import RayBackend
 
-            self._crew = RayCrew(
+            self._backend = RayBackend(
                 make_object,
                 self.num_workers,
                 start_timeout_s=start_timeout_s,
@@ -123,7 +123,7 @@ class WorkerPool(Closable):
             PoolClosed: the pool was closed.
         """
         self._require_open("submit_at")
-        return self._crew.submit(self._checked(worker), Call(method, args, kwargs))
+        return self._backend.submit(self._checked(worker), Call(method, args, kwargs))
 
     def submit_ahead_at(
         self, worker: int, method: str, /, *args: Any, **kwargs: Any
@@ -144,7 +144,7 @@ class WorkerPool(Closable):
             PoolClosed: the pool was closed.
         """
         self._require_open("submit_ahead_at")
-        return self._crew.submit_ahead(self._checked(worker), Call(method, args, kwargs))
+        return self._backend.submit_ahead(self._checked(worker), Call(method, args, kwargs))
 
     def restart_at(self, worker: int) -> None:
         """Kill a worker and restart it; the others never notice.
@@ -159,16 +159,16 @@ class WorkerPool(Closable):
             PoolClosed: the pool was closed.
         """
         self._require_open("restart_at")
-        self._crew.restart(self._checked(worker))
+        self._backend.restart(self._checked(worker))
 
     def is_alive(self, worker: int) -> bool:
         """Whether a worker takes calls; False from when its death was noticed."""
-        return self._is_open and self._crew.is_alive(self._checked(worker))
+        return self._is_open and self._backend.is_alive(self._checked(worker))
 
     @property
     def pids(self) -> list[int | None]:
         """The process id of each worker; None where it is dead, or (Ray, inline) has none here."""
-        return self._crew.pids if self._is_open else [None] * self.num_workers
+        return self._backend.pids if self._is_open else [None] * self.num_workers
 
     def describe(self, worker: int) -> str:
         """What a worker's process is doing now, with the Python stack of its main thread.
@@ -204,10 +204,10 @@ class WorkerPool(Closable):
             raise call_error(worker, "close", failure)
 
     def _end_all(self) -> Sequence[tuple[int, Failure]]:
-        return self._crew.close(self._close_grace_s)
+        return self._backend.close(self._close_grace_s)
 
     def _forget(self) -> None:
-        self._crew.forget()
+        self._backend.forget()
 
     # -- checks -------------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ from typing import Any
 from vectasks.errors import ResourceLimit, SetupError
 from vectasks.pool.backend import (
     RESTARTED,
-    Crew,
+    PoolBackend,
     death,
     unsendable_call,
     unsendable_object,
@@ -53,7 +53,7 @@ from vectasks.workers.starting import (
 logger: logging.Logger = logging.getLogger("vectasks")
 
 
-class ProcessCrew(Crew):
+class ProcessBackend(PoolBackend):
     """Objects in child processes; arguments are as for ``WorkerPool``.
 
     Raises:
@@ -70,7 +70,7 @@ class ProcessCrew(Crew):
         daemon: bool,
         tells_begun: bool,
     ) -> None:
-        each = DESCRIPTORS_A_WORKER + 2  # both ends of its permits
+        each = DESCRIPTORS_A_WORKER + 2  # both ends of its cancellation tokens
         require_descriptors(num_workers, "num_workers", each=each)
         try:
             self._first_message = Channel.pack(make_object)
@@ -120,14 +120,14 @@ class ProcessCrew(Crew):
 
     def submit(self, worker: int, call: Call) -> CallFuture:
         """Send the call."""
-        parcel = _parcel(worker, call)
+        packed = _packed(worker, call)
         future = CallFuture()
         future.set_running_or_notify_cancel()
         with self._lock:
             asked = self._workers[worker]
             end = asked.end
             if end is None:
-                asked.ask(Out(call.method, future), parcel)
+                asked.ask(Out(call.method, future), packed)
                 if asked.is_clogged:
                     self._look_anew()
         if end is not None:
@@ -135,14 +135,14 @@ class ProcessCrew(Crew):
         return future
 
     def submit_ahead(self, worker: int, call: Call) -> CallFuture | None:
-        """Send the call and a permit for it."""
-        parcel = _parcel(worker, call)
+        """Send the call and a cancellation token for it."""
+        packed = _packed(worker, call)
         with self._lock:
             asked = self._workers[worker]
             if asked.end is not None or not asked.has_room_ahead:
                 return None
             future = Cancellable(functools.partial(self._cancel, asked))
-            asked.ask_ahead(Out(call.method, future, is_ahead=True), parcel)
+            asked.ask_ahead(Out(call.method, future, is_ahead=True), packed)
             if asked.is_clogged:
                 self._look_anew()
         return future
@@ -328,7 +328,7 @@ class ProcessCrew(Crew):
             self.forget()
 
 
-def _parcel(worker: int, call: Call) -> list[memoryview]:
+def _packed(worker: int, call: Call) -> list[memoryview]:
     try:
         return Channel.pack(call)
     except Exception as error:  # user code

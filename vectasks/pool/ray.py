@@ -26,7 +26,7 @@ from vectasks.errors import InvalidArgument, SetupError, VectasksError
 from vectasks.pool.backend import (
     CLOSED,
     RESTARTED,
-    Crew,
+    PoolBackend,
     call_error,
     death,
     settle,
@@ -127,7 +127,7 @@ class _Worker:
         self.is_ready = False
 
 
-class RayCrew(Crew):
+class RayBackend(PoolBackend):
     """Objects in Ray actors; arguments are as for ``WorkerPool``, ``options`` its ``resources``.
 
     For what is not among the options, Ray's defaults hold: a CPU to be placed, none to run.

@@ -15,14 +15,14 @@ from typing import Any, TypeAlias
 from vectasks.errors import VectasksError
 from vectasks.pool import objects
 from vectasks.pool.backend import CLOSED, death, settle
-from vectasks.pool.cancellation import Permits
+from vectasks.pool.cancellation import CancellationTokens
 from vectasks.pool.futures import CallFuture
 from vectasks.pool.objects import Answer, LastWords
 from vectasks.protocol import Failure
 from vectasks.transport.channel import Channel, Unreadable
 from vectasks.workers.child_process import ChildProcess
 
-_BY_PERMIT = Channel.pack(objects.BY_PERMIT)
+_BY_TOKEN = Channel.pack(objects.BY_TOKEN)
 
 #: Gives a future its result or its error, which is done once nothing is locked.
 Settle: TypeAlias = Callable[[], None]
@@ -35,7 +35,7 @@ class Out:
     Attributes:
         method: its name.
         future: None where it is the object's making, and once it was cancelled.
-        is_ahead: whether the worker needs a permit to begin it.
+        is_ahead: whether the worker needs a cancellation token to begin it.
     """
 
     method: str
@@ -60,34 +60,34 @@ class WorkerProcess(ChildProcess):
         self.deadline_s: float | None = None
         self.last_words: Failure | None = None
         self._late: list[Settle] = []
-        self._permits = Permits()
+        self._tokens = CancellationTokens()
         self._tells_begun = tells_begun
 
     def start(self) -> None:
         """Start the process; it is not waited for."""
-        self.begin(objects.run, self._permits.taking, self._tells_begun)
+        self.begin(objects.run, self._tokens.taking, self._tells_begun)
 
     def let_go(self) -> None:
         """Close everything and forget the process, which is killed if it still runs."""
         super().let_go()
-        self._permits.close()
+        self._tokens.close()
 
     @property
     def is_clogged(self) -> bool:
         """Whether something waits until the channel takes more."""
         return self._channel is not None and bool(self._channel.events & select.POLLOUT)
 
-    def post(self, parcel: list[memoryview]) -> None:
+    def post(self, packed: list[memoryview]) -> None:
         """Send a packed message; the loss of one that finds no worker shows as its end."""
         if self._channel is not None:
             with contextlib.suppress(OSError):
-                self._channel.post(parcel)
+                self._channel.post(packed)
 
-    def ask(self, out: Out, parcel: list[memoryview]) -> None:
+    def ask(self, out: Out, packed: list[memoryview]) -> None:
         """Send a call. It is killed where Ctrl-C cuts that short: it would answer out of step."""
         try:
             self.out.append(out)
-            self.post(parcel)
+            self.post(packed)
         except BaseException:
             self.kill()
             raise
@@ -98,16 +98,16 @@ class WorkerProcess(ChildProcess):
         ahead = [out for out in self.out if out.is_ahead]
         return len(ahead) <= 1 and all(out.future is not None for out in ahead)
 
-    def ask_ahead(self, out: Out, parcel: list[memoryview]) -> None:
-        """Send a call that needs a permit, with the permit."""
-        self._permits.give()
-        self.ask(out, [*_BY_PERMIT, *parcel])
+    def ask_ahead(self, out: Out, packed: list[memoryview]) -> None:
+        """Send a call that needs a cancellation token, with the cancellation token."""
+        self._tokens.give()
+        self.ask(out, [*_BY_TOKEN, *packed])
 
     def cancel(self, future: Future[Any]) -> bool:
         """Make sure that the newest call, which was sent ahead, never begins; False: too late."""
         # Permits are all alike. Of those that are left, the last one is the newest call's.
         newest = self.out[-1] if self.out else None
-        if newest is None or newest.future is not future or not self._permits.take():
+        if newest is None or newest.future is not future or not self._tokens.take():
             return False
         newest.future = None
         return True

@@ -32,7 +32,7 @@ from vectasks.host.task_host import HostPlan, HostReady
 from vectasks.protocol import Command, Failure, StepOutcome
 from vectasks.replay.recording import Call, Passed, RecordedFailure, Recording, Recordings
 from vectasks.replay.track import Track
-from vectasks.spaces import dispatch_rows, map_leaves, own
+from vectasks.spaces import copy_arrays, dispatch_rows, map_leaves
 from vectasks.task import RLStepResult
 
 __all__ = ["EpisodeRecorder"]
@@ -119,11 +119,11 @@ class EpisodeLog:
         if command is Command.SETUP:
             self.made(sampler_id, data)
         elif command is Command.STEP:
-            self.steps((sampler_id,), [own(data)])
+            self.steps((sampler_id,), [copy_arrays(data)])
         elif command not in KEPT:
             track.look = Call(command, data)
         else:
-            data = own(data)
+            data = copy_arrays(data)
             if command in _STARTS:
                 track.begin_episode(self._end, self._is_seeded(sampler_id))
             self.entries.append((_CALL, (sampler_id,), command, data))
@@ -228,7 +228,7 @@ class EpisodeLog:
 
     def _observations(self, ids: Sequence[int], observation_at: Any) -> dict[int, Any] | None:
         wanted = {i for recorder in self._recorders for i in recorder.observed}
-        return {i: own(observation_at(k)) for k, i in enumerate(ids) if i in wanted} or None
+        return {i: copy_arrays(observation_at(k)) for k, i in enumerate(ids) if i in wanted} or None
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -277,7 +277,7 @@ class EpisodeLog:
             kind = entry[0]
             if kind in (_STEPS, _STEPPED):
                 (action,) = dispatch_rows(entry[2][column : column + 1])
-                calls.append(Call(Command.STEP, own(action)))
+                calls.append(Call(Command.STEP, copy_arrays(action)))
                 is_out = True
             if kind in (_RESULTS, _STEPPED):
                 if is_out:

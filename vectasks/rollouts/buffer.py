@@ -96,12 +96,14 @@ class RolloutBuffer:
         self._place = Device(device, "RolloutBuffer")
         self.device: Any = self._place.device
         self._tasks: weakref.ref[Any] = weakref.ref(tasks)
-        self._block = port_of(tasks).add_rows(horizon + 1)
-        self._place.pin(self, self._block.slab.memory)
-        slab = self._block.slab
-        self._nest = slab.nest
-        self._flags, self._rewards = slab["flags"], slab["reward"]
-        self._leaves: list[NDArray[Any]] = [leaf for leaf in slab.leaf_arrays if leaf is not None]
+        self._rows = port_of(tasks).add_rows(horizon + 1)
+        self._place.pin(self, self._rows.step_buffer.memory)
+        step_buffer = self._rows.step_buffer
+        self._nest = step_buffer.nest
+        self._flags, self._rewards = step_buffer["flags"], step_buffer["reward"]
+        self._leaves: list[NDArray[Any]] = [
+            leaf for leaf in step_buffer.leaf_arrays if leaf is not None
+        ]
         self._actions = np.zeros((horizon, n, *action_shape), action_dtype)
         self._ends = np.zeros((3, horizon, n), np.bool_)
         self._masked = np.zeros((horizon, n), np.uint8)
@@ -308,7 +310,7 @@ class RolloutBuffer:
             if self._memory is not None:
                 self._memory[0] = self._memory[-1]
         else:
-            writer = self._block.writer_at(0)
+            writer = self._rows.writer_at(0)
             observations = tasks.get_observations()
             for i, observation in zip(tasks.sampler_ids, observations, strict=True):
                 if observation is not None:  # and an exhausted sampler refuses its step
@@ -392,7 +394,7 @@ class RolloutBuffer:
 
     def _stack(self, observations: tuple[Any, ...]) -> Any:
         arrays = []
-        for leaf in self._block.slab.layout.leaves:
+        for leaf in self._rows.step_buffer.layout.leaves:
             parts = [as_numpy(pick(observation, leaf.path)) for observation in observations]
             arrays.append(self._place.send(np.stack(parts).astype(leaf.dtype, copy=False)))
         return self._nest(arrays)

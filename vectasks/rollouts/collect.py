@@ -85,7 +85,7 @@ def _in_lockstep(tasks: Any, policy: Policy, buffer: RolloutBuffer, _: int) -> l
     port = port_of(tasks)
     for t in range(buffer.horizon):
         action = buffer._keep(t, policy(*buffer._inputs(t)))
-        infos = port.step_into(action, buffer._block, t + 1)
+        infos = port.step_into(action, buffer._rows, t + 1)
         ends += [EpisodeEnd(t, i, infos[i]) for i in buffer._finish_step(t, infos)]
     return ends
 
@@ -97,11 +97,11 @@ def _in_turns(
     # A worker's samplers are neighbours: dealt out in turn, each group has some of every worker.
     all_columns = [slice(first, None, num_splits) for first in range(num_splits)]
     groups = [(list(range(buffer.num_samplers)[columns]), columns) for columns in all_columns]
-    block, port = buffer._block, port_of(tasks)
+    rollout_rows, port = buffer._rows, port_of(tasks)
     ends: list[EpisodeEnd] = []
 
     def finish(t: int, ids: list[int], columns: slice) -> None:
-        infos = port.recv_into(ids, block, t + 1)
+        infos = port.recv_into(ids, rollout_rows, t + 1)
         ends.extend(EpisodeEnd(t, i, infos[i]) for i in buffer._finish_step(t, infos, columns))
 
     try:
@@ -110,7 +110,7 @@ def _in_turns(
                 if t > 0:
                     finish(t - 1, ids, columns)
                 action = buffer._keep(t, policy(*buffer._inputs(t, columns)), columns)
-                port.send_into(ids, action, block, t + 1)
+                port.send_into(ids, action, rollout_rows, t + 1)
         for group in groups:
             finish(buffer.horizon - 1, *group)
     except BaseException as error:

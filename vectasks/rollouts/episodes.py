@@ -17,7 +17,7 @@ from vectasks.rollouts.buffer import RolloutBuffer
 from vectasks.rollouts.collect import collect
 from vectasks.rollouts.devices import without_gradients
 from vectasks.rollouts.policy import Policy, checked_decision
-from vectasks.spaces import map_leaves, nested_as, own, prepare_action, tensors_to_arrays
+from vectasks.spaces import copy_arrays, map_leaves, nested_as, prepare_action, tensors_to_arrays
 
 if TYPE_CHECKING:
     from vectasks.vector import SingleProcessVectorSampledTasks, VectorSampledTasks
@@ -114,7 +114,7 @@ class EpisodeRunner:
         if task.seed is not None:
             self._host.seed(task.seed + run_id)
         with without_gradients(self._device):
-            return self._play(run_id, own(self._first_observation(task), True))
+            return self._play(run_id, copy_arrays(self._first_observation(task), True))
 
     def _first_observation(self, task: EpisodeTask) -> Any:
         was_begun, self._was_begun = self._was_begun, True
@@ -141,9 +141,9 @@ class EpisodeRunner:
                 memory = [decision.pop("memory")[None]]
             action = prepare_action(action_space, decision["action"], 0, self._check_actions)
             outcome = self._host.step(action)
-            observation = nested_as(space, own(outcome.observation, True))
+            observation = nested_as(space, copy_arrays(outcome.observation, True))
             observations.append(observation)
-            decisions.append(own(tensors_to_arrays(decision)))
+            decisions.append(copy_arrays(tensors_to_arrays(decision)))
             rewards.append(outcome.reward)
         kept = {name: _stacked([d[name] for d in decisions]) for name in decisions[0]}
         return Episode(
@@ -256,7 +256,7 @@ class RolloutRunner:
             buffer._kept,
         )
         rest = (episodes, {"num_episodes": float(len(episodes))})
-        return Rollout._make([*own(tensors_to_arrays(fields)), *rest])
+        return Rollout._make([*copy_arrays(tensors_to_arrays(fields)), *rest])
 
     def close(self) -> None:
         """Close the vector."""

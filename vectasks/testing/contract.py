@@ -24,7 +24,7 @@ import numpy as np
 
 from vectasks._util.checks import checked_seed, whole_number
 from vectasks._util.step_values import as_reward
-from vectasks.spaces import nested_as, own
+from vectasks.spaces import copy_arrays, nested_as
 from vectasks.task import RLStepResult, TaskSampler
 
 __all__ = ["TaskSamplerContract", "assert_identical", "record_trace"]
@@ -349,4 +349,4 @@ def _copied(value: Any) -> Any:
     try:
         return copy.deepcopy(value)
     except TypeError:  # read-only views of dicts are refused
-        return own(value)
+        return copy_arrays(value)

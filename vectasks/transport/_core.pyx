@@ -14,7 +14,7 @@ from collections import OrderedDict
 import numpy as np
 
 from vectasks.batch import StepBatch
-from vectasks.spaces import own
+from vectasks.spaces import copy_arrays
 from vectasks.task import RLStepResult, Task
 
 cimport numpy as cnp
@@ -610,7 +610,7 @@ cdef bint _is_simple(dict info) except -1:
     return True
 
 
-cdef class OutOfBand:
+cdef class InfoPlaces:
     """Infos in the place of out-of-band data: for each sampler, its size and marshal's bytes.
 
     Args:
@@ -670,7 +670,7 @@ def _owned_info(dict info):
     """Copy an info, so that the task may go on to write into its own."""
     for value in info.values():
         if type(value) not in _IMMUTABLE and not isinstance(value, (np.number, np.bool_)):
-            return own(info, True)
+            return copy_arrays(info, True)
     return info.copy()
 
 
@@ -747,7 +747,7 @@ cdef class WorkerSteps:
     cdef object _writer_at
     cdef object _unusual
     cdef object _keep_info
-    cdef OutOfBand _infos
+    cdef InfoPlaces _infos
     cdef object _send
     cdef object _ring
     cdef object _held
@@ -774,7 +774,7 @@ cdef class WorkerSteps:
             raise IndexError(f"samplers {self._ids} are not all among {n}")
         self._hosts, self._writer_at = hosts, writer_at
         self._unusual, self._keep_info = unusual, keep_info
-        self._infos = OutOfBand(buffer["note_parts"], buffer["note"])
+        self._infos = InfoPlaces(buffer["out_of_band_parts"], buffer["out_of_band"])
         self._extras, self._send, self._ring = extras, send, ring
         self._held = (buffer, last)
 
@@ -1268,7 +1268,7 @@ cdef class UsualStepsOfWorkers(UsualSteps):
     cdef Py_ssize_t _line
     cdef int _polls
     cdef object _wake
-    cdef OutOfBand _infos
+    cdef InfoPlaces _infos
 
     @property
     def num_info_bytes(self):
@@ -1294,7 +1294,7 @@ cdef class UsualStepsOfWorkers(UsualSteps):
         self._asleep = <int64_t *>_words(asleep, 1, 8)
         self._shared_actions = <char *>cnp.PyArray_DATA(<cnp.ndarray>buffer["action"])
         self._polls, self._wake = polls, wake
-        self._infos = OutOfBand(buffer["note_parts"], buffer["note"])
+        self._infos = InfoPlaces(buffer["out_of_band_parts"], buffer["out_of_band"])
         self._held = (self._held, buffer)
 
     cdef object _step(self, RowArrays rows, Py_ssize_t index, Py_ssize_t row, int form):

@@ -18,8 +18,8 @@ from typing import Any, Protocol
 from vectasks.batch import StepBatch
 from vectasks.protocol import Command, Failure
 from vectasks.spaces import ActionBatches
-from vectasks.transport.rollout_rows import Block
-from vectasks.transport.step_buffer import Extra
+from vectasks.transport.rollout_rows import RolloutRows
+from vectasks.transport.step_buffer import OutOfBand
 from vectasks.transport.step_results import Answers, StepForm, StepResults
 
 _MANY = 1 << 62
@@ -120,7 +120,7 @@ class StepTransport(abc.ABC):
             the infos that are not empty, by id; and all outcomes by id, if one of them failed.
         """
 
-    def add_rows(self, num_rows: int, workers: Iterable[Any]) -> Block:
+    def add_rows(self, num_rows: int, workers: Iterable[Any]) -> RolloutRows:
         """Make further rows, for steps to be written to.
 
         Args:
@@ -131,7 +131,7 @@ class StepTransport(abc.ABC):
             OSError: there is not enough memory.
         """
         assert self.results is not None
-        return self.results.add_block(num_rows, None)
+        return self.results.add_rollout_rows(num_rows, None)
 
     # -- by the compiled core ----------------------------------------------------------------------
 
@@ -148,7 +148,7 @@ class StepTransport(abc.ABC):
         """Begin steps that are not timed; so many of all samplers may be made."""
         return _MANY
 
-    def take_plain_extras(self, ids: Sequence[int]) -> dict[int, Extra] | None:
+    def take_plain_extras(self, ids: Sequence[int]) -> dict[int, OutOfBand] | None:
         """Take what belongs to the steps of these beside arrays, if it is nothing but infos.
 
         Returns:
@@ -161,7 +161,7 @@ class StepTransport(abc.ABC):
         """Keep infos, by sampler id, of the step that is out: tasks of this process gave them."""
         assert self.results is not None
         for i, info in infos.items():
-            self.results.keep(Extra(i, info))
+            self.results.keep(OutOfBand(i, info))
 
     # -- where workers write what their steps gave, and may die after that -------------------------
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Protocol
 
 from vectasks.batch import StepBatch
-from vectasks.spaces import ActionBatches, dispatch_rows, own
+from vectasks.spaces import ActionBatches, copy_arrays, dispatch_rows
 from vectasks.transport.base import Exchange, StepTransport
 from vectasks.transport.compiled import core
-from vectasks.transport.step_buffer import Extra, SlabWriter
+from vectasks.transport.step_buffer import OutOfBand, RowWriter
 from vectasks.transport.step_protocol import Outcome
 from vectasks.transport.step_results import StepForm, StepResults
 
@@ -23,8 +23,8 @@ class Hosts(Protocol):
 
     def write_unusual(
         self,
-        writer: SlabWriter,
-        keep: Callable[[Extra], object],
+        writer: RowWriter,
+        keep: Callable[[OutOfBand], object],
         sampler_id: int,
         action: Any,
         result: Any,
@@ -36,8 +36,8 @@ class Hosts(Protocol):
         self,
         ids: Sequence[int],
         actions: Iterable[Any],
-        writer: SlabWriter,
-        keep: Callable[[Extra], object],
+        writer: RowWriter,
+        keep: Callable[[OutOfBand], object],
         *,
         timed: bool,
     ) -> None:
@@ -78,10 +78,10 @@ class InProcessTransport(StepTransport):
         """Step now. Ctrl-C passes through; what it cut off has failed."""
         results, rows = self._results, dispatch_rows(actions)
         ticket = results.begin(ids, form)
-        self._exchange.open_steps(ids, own(actions))
+        self._exchange.open_steps(ids, copy_arrays(actions))
         self._order.update(dict.fromkeys(ids))
         if form.as_batch:
-            writer = results.desks.at(ticket)
+            writer = results.row_writers.at(ticket)
             self._hosts.step_rows(ids, rows, writer, results.keep, timed=self.is_timed)
         else:
             self._hosts.step_each(ids, rows, results.give, timed=self.is_timed)
@@ -94,7 +94,7 @@ class InProcessTransport(StepTransport):
             steps.use(
                 hosts.hosts_by_id,
                 lambda i, action, result, error: hosts.write_unusual(
-                    results.desks.at(steps.ticket), results.keep, i, action, result, error
+                    results.row_writers.at(steps.ticket), results.keep, i, action, result, error
                 ),
                 hooks.cut_off,
             )

@@ -25,7 +25,7 @@ Fields = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
 
 _ALIGNMENT_BYTES = 64
 NUM_ROWS = 4
-NOTE_BYTES = 1 << 20  # an image of 640x480; the memory that no note reaches is never taken
+OUT_OF_BAND_BYTES = 1 << 20  # an image of 640x480; the memory that no note reaches is never taken
 SMALL_BYTES = 512  # copying so little costs less than a look at who holds it
 
 
@@ -119,20 +119,20 @@ def _containers(space: Any, observation: Any, path: Path = ()) -> list[Container
 
 
 class Layout(NamedTuple):
-    """What a slab holds; it travels to the workers, and both sides find the same arrays by it.
+    """Describe a step buffer; it travels to the workers, so that both sides find the same arrays.
 
     Attributes:
         forms: for each leaf, the type that carries it through a list-returning step: ``ndarray``,
-            ``int``, ``float``, a numpy scalar type, or None where the leaf leaves the slab there.
+            ``int``, ``float``, a numpy scalar type, or None where the leaf has no place there.
     """
 
     leaves: tuple[Leaf, ...]
     containers: tuple[Container, ...]
     forms: tuple[type | None, ...]
-    action: tuple[str, tuple[int, ...], Any] | None  # (kind, shape, dtype); None: by control lane
+    action: tuple[str, tuple[int, ...], Any] | None  # (kind, shape, dtype); None: by channel
     num_samplers: int
     num_workers: int
-    note_bytes: int = 0
+    out_of_band_bytes: int = 0
 
     @classmethod
     def of(
@@ -143,7 +143,7 @@ class Layout(NamedTuple):
         num_samplers: int,
         num_workers: int,
     ) -> Layout:
-        """Lay out a slab for these spaces; ``action_space`` None: actions differ a sampler."""
+        """Lay out a step buffer for these spaces; ``action_space`` None: actions differ."""
         its_leaves = tuple(leaves(observation_space))
         containers = tuple(_containers(observation_space, first_observation))
         usual = is_built_of(first_observation, containers)
@@ -170,7 +170,7 @@ class Layout(NamedTuple):
         return self.action is not None and self.action[0] == "int"
 
     def fields(self) -> Fields:
-        """Name, shape and dtype of every array in the slab."""
+        """Name, shape and dtype of every array in the step buffer."""
         n, w = self.num_samplers, self.num_workers
         word, line = np.dtype(np.int64), _ALIGNMENT_BYTES // 8
         fields: Fields = {
@@ -182,8 +182,8 @@ class Layout(NamedTuple):
             "asked": ((n,), word),
             "answered": ((n,), word),
             "answered_at": ((n,), np.dtype(np.float64)),
-            "note_parts": ((n,), word),
-            "note": ((n, self.note_bytes), np.dtype(np.uint8)),
+            "out_of_band_parts": ((n,), word),
+            "out_of_band": ((n, self.out_of_band_bytes), np.dtype(np.uint8)),
         }
         if self.action is not None:
             _, shape, dtype = self.action
@@ -191,7 +191,7 @@ class Layout(NamedTuple):
         return {**fields, **self.row_fields(NUM_ROWS)}
 
     def row_fields(self, num_rows: int) -> Fields:
-        """Name, shape and dtype of what steps are written to: all that a block of rows has."""
+        """Name, shape and dtype of what steps are written to: all that rollout rows has."""
         n = self.num_samplers
         fields: Fields = {
             "flags": ((num_rows, n), np.dtype(np.uint8)),
@@ -203,7 +203,7 @@ class Layout(NamedTuple):
         return fields
 
     def size_bytes(self, num_rows: int | None = None) -> int:
-        """The memory that the slab takes, or a block of so many rows."""
+        """The memory that the step buffer takes, or so many rollout rows."""
         fields = self.fields() if num_rows is None else self.row_fields(num_rows)
         return max(1, sum(padded_bytes(*field) for field in fields.values()))
 
@@ -239,7 +239,7 @@ def is_built_of(observation: Any, containers: Sequence[Container]) -> bool:
 
 
 def _form(value: Any, leaf: Leaf) -> type | None:
-    """The type that this leaf has in a task's observations, if the slab can give it back so."""
+    """Find the type of this leaf in a task's observations, if the buffer can give it back."""
     if leaf.dtype is None:
         return None
     kind = type(value)

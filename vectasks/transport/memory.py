@@ -1,4 +1,4 @@
-"""Memory that several processes map: where the slab is, the board, and arrays computed on."""
+"""Memory that several processes map: of the step buffer, the live stats, arrays computed on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which rows of the slab may be written: those whose arrays nobody holds.
+"""Which rows of the step buffer may be written: those whose arrays nobody holds.
 
 Row 0 is the *working row*: what is read from it is copied, and it is written again and again, which
 keeps large batches in the cache. The others are handed out whole, as the arrays of a ``StepBatch``,
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vectasks.transport.layout import NUM_ROWS
-from vectasks.transport.step_buffer import Slab
+from vectasks.transport.step_buffer import StepBuffer
 
 WORKING_ROW = 0
 _VIEWS_LAST_STEPS = 2  # so long do views stay valid that the user asked for as such
@@ -30,16 +30,16 @@ _UNHELD = sys.getrefcount(_probe[0]) if _COUNTS else 0
 
 
 class Rows:
-    """The rows of one slab that are handed out.
+    """The rows of one step buffer that are handed out.
 
     Args:
-        slab: whose.
-        shared: other processes map the slab too.
+        step_buffer: whose.
+        shared: other processes map the step buffer too.
     """
 
-    def __init__(self, slab: Slab, shared: bool) -> None:
+    def __init__(self, step_buffer: StepBuffer, shared: bool) -> None:
         # Only what is handed out refers to these arrays: every view of a view does so as well.
-        self._arrays = [slab.row(number) for number in range(NUM_ROWS)]
+        self._arrays = [step_buffer.row(number) for number in range(NUM_ROWS)]
         self._lent_as_views = [-_VIEWS_LAST_STEPS] * NUM_ROWS  # the number of the step
         self._free = list(range(1, NUM_ROWS)) if _COUNTS else []
         if shared:

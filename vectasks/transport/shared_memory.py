@@ -18,13 +18,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from vectasks.batch import StepBatch
-from vectasks.spaces import ActionBatches, dispatch_rows, own
+from vectasks.spaces import ActionBatches, copy_arrays, dispatch_rows
 from vectasks.transport.base import Exchange, StepTransport
 from vectasks.transport.compiled import core
 from vectasks.transport.cpu import current_core, own_core, polls_before_blocking, yield_core
 from vectasks.transport.memory import SharedMemory
-from vectasks.transport.rollout_rows import Block, BlocksMoved
-from vectasks.transport.step_buffer import Extra
+from vectasks.transport.rollout_rows import RolloutRows, RowsMoved
+from vectasks.transport.step_buffer import OutOfBand
 from vectasks.transport.step_protocol import Attach, Fence, Steps, keep_order, words
 from vectasks.transport.step_results import StepForm, StepResults
 
@@ -43,7 +43,7 @@ class SharingWorker(Protocol):
     def pack(self, message: Any) -> Any:
         """Make a message ready for :meth:`post`."""
 
-    def post(self, parcel: Any) -> None:
+    def post(self, packed: Any) -> None:
         """Hand over a packed message."""
 
     def wake(self) -> None:
@@ -58,23 +58,23 @@ class Signals:
     """
 
     def __init__(self, results: StepResults) -> None:
-        slab = self._slab = results.slab
+        step_buffer = self._step_buffer = results.step_buffer
         self._results = results
         self._num_samplers = results.layout.num_samplers
         self._all_ids = list(range(self._num_samplers))
-        self._step_bell = [words(line) for line in slab["step_bell"]]
-        self._message_bell = [words(line) for line in slab["message_bell"]]
-        self._asleep = [words(line) for line in slab["asleep"]]
-        self._parent_asleep = words(slab["parent_asleep"])
-        self._answered = words(slab["answered"])
+        self._step_bell = [words(line) for line in step_buffer["step_bell"]]
+        self._message_bell = [words(line) for line in step_buffer["message_bell"]]
+        self._asleep = [words(line) for line in step_buffer["asleep"]]
+        self._parent_asleep = words(step_buffer["parent_asleep"])
+        self._answered = words(step_buffer["answered"])
         self.fence: Fence = Fence()
 
     def ask(self, ids: Sequence[int], actions: Any, ticket: int) -> None:
         """Put actions and tickets into the memory; :meth:`ring` announces them."""
         where: Any = slice(None) if ids == self._all_ids else list(ids)
-        self._slab["action"][where] = actions
+        self._step_buffer["action"][where] = actions
         keep_order()
-        self._slab["asked"][where] = ticket
+        self._step_buffer["asked"][where] = ticket
         keep_order()  # before the bell
 
     def ring(self, worker: int) -> None:
@@ -92,7 +92,7 @@ class Signals:
     def forget(self, worker: int, sampler_ids: Sequence[int]) -> tuple[int, int]:
         """Call off what a worker's predecessor was asked; the values of its two bells."""
         for i in sampler_ids:
-            self._slab["asked"][i] = self._slab["answered"][i] = 0
+            self._step_buffer["asked"][i] = self._step_buffer["answered"][i] = 0
         self._asleep[worker][0] = 0
         return self._step_bell[worker][0], self._message_bell[worker][0]
 
@@ -102,7 +102,7 @@ class Signals:
 
     def answered_at(self, sampler_id: int) -> float:
         """Tell when it was, in seconds of ``time.monotonic``."""
-        return float(self._slab["answered_at"][sampler_id])
+        return float(self._step_buffer["answered_at"][sampler_id])
 
     def poll(self, sampler_ids: Sequence[int], polls: int) -> bool:
         """Look so often and no more whether all of these have answered."""
@@ -176,12 +176,12 @@ class SharedMemoryTransport(StepTransport):
         results = self._results
         step_bell, message_bell = self.signals.forget(worker, sampler_ids)
         results.forget(sampler_ids)
-        places = results.blocks.places()
+        places = results.row_sets.places()
         return Attach(
             results.layout, worker, sampler_ids, results.strict, places, step_bell, message_bell
         )
 
-    def keep(self, extras: Iterable[Extra]) -> None:
+    def keep(self, extras: Iterable[OutOfBand]) -> None:
         """Keep what a worker sent ahead of its steps, until these are taken."""
         for extra in extras:
             self._results.keep(extra)
@@ -189,17 +189,17 @@ class SharedMemoryTransport(StepTransport):
     @property
     def tickets_at(self) -> tuple[int, int, int] | None:
         """The memory's inode, and where in it the tickets asked and answered stand, in bytes."""
-        slab = self._results.slab
+        step_buffer = self._results.step_buffer
         inode = os.fstat(self._memory.fd).st_ino
-        return inode, slab.offset_of("asked"), slab.offset_of("answered")
+        return inode, step_buffer.offset_of("asked"), step_buffer.offset_of("answered")
 
-    def add_rows(self, num_rows: int, living: Iterable[Any]) -> Block:
+    def add_rows(self, num_rows: int, living: Iterable[Any]) -> RolloutRows:
         """Lay out further rows in the memory, and tell the workers."""
-        block = self._results.add_block(num_rows, self._memory)
+        rollout_rows = self._results.add_rollout_rows(num_rows, self._memory)
         for worker in living:
-            parcel = worker.pack(BlocksMoved(self._results.blocks.places()))
-            self._exchange.reach(worker, functools.partial(worker.post, parcel))
-        return block
+            packed = worker.pack(RowsMoved(self._results.row_sets.places()))
+            self._exchange.reach(worker, functools.partial(worker.post, packed))
+        return rollout_rows
 
     # -- a step out -------------------------------------------------------------------------------
 
@@ -229,15 +229,15 @@ class SharedMemoryTransport(StepTransport):
     def _send(
         self, workers: Sequence[SharingWorker], actions: Mapping[int, Any], ticket: int
     ) -> None:
-        parcels = []
+        packed_messages = []
         for worker in workers:
             its = {i: actions[i] for i in worker.sampler_ids if i in actions}
-            parcels.append(worker.pack(Steps(ticket, its)))
-        kept = own(list(actions.values()))  # what the caller holds may change
+            packed_messages.append(worker.pack(Steps(ticket, its)))
+        kept = copy_arrays(list(actions.values()))  # what the caller holds may change
         self._exchange.open_steps(list(actions), kept)
         self._actions_sent.update(zip(actions, kept, strict=True))
-        for worker, parcel in zip(workers, parcels, strict=True):
-            self._exchange.reach(worker, functools.partial(worker.post, parcel))
+        for worker, packed in zip(workers, packed_messages, strict=True):
+            self._exchange.reach(worker, functools.partial(worker.post, packed))
 
     def send_again(self, sampler_id: int) -> None:
         """Send the sampler's action by a message of its own."""
@@ -264,7 +264,7 @@ class SharedMemoryTransport(StepTransport):
         results = self._results
         steps = results.usual_steps(core and core.UsualStepsOfWorkers, batches, hooks)
         if steps is not None:
-            steps.share(results.slab, self._polls, self._wake)
+            steps.share(results.step_buffer, self._polls, self._wake)
             self._usual_steps = steps
         return steps
 
@@ -273,7 +273,7 @@ class SharedMemoryTransport(StepTransport):
         workers = self._in_order_of_waking([self._workers[number] for number in numbers])
         return all([self._exchange.can_reach(worker, worker.wake) for worker in workers])
 
-    def take_plain_extras(self, ids: Sequence[int]) -> dict[int, Extra] | None:
+    def take_plain_extras(self, ids: Sequence[int]) -> dict[int, OutOfBand] | None:
         """Collect out-of-band data first."""
         self._collect_extras(ids)
         return None if self._answers else self._results.take_plain_extras(ids)
@@ -387,10 +387,10 @@ class SharedMemoryTransport(StepTransport):
         step_bytes = sum(
             math.prod(shape) * dtype.itemsize for shape, dtype in arrays if dtype is not None
         )
-        note_bytes = self._results.notes.num_bytes
+        out_of_band_bytes = self._results.out_of_band.num_bytes
         if self._usual_steps is not None:
-            note_bytes += self._usual_steps.num_info_bytes
-        return {"slab": num_steps * step_bytes, "notes": note_bytes}
+            out_of_band_bytes += self._usual_steps.num_info_bytes
+        return {"slab": num_steps * step_bytes, "notes": out_of_band_bytes}
 
     def close(self) -> None:
         """Let go of all arrays on the memory: its mapping goes with the last of them."""

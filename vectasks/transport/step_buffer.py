@@ -1,8 +1,7 @@
-"""The slab: the arrays of a layout, and what writes a step into them and reads it again.
+"""The step buffer: the arrays of a layout, and what writes a step into them and reads it again.
 
 What has no place here (leaves without a fixed shape, infos, lists of rewards, a value of another
-type or shape than usual) is returned by :meth:`SlabWriter.write` as :class:`Extra`, for a note or
-the control lane.
+type or shape than usual) is returned by :meth:`RowWriter.write` as :class:`OutOfBand`.
 """
 
 from __future__ import annotations
@@ -32,13 +31,13 @@ from vectasks.transport.layout import (
 DONE, TERMINATED, TRUNCATED, EXHAUSTED, EMPTY_INFO, EXTRA = (1 << bit for bit in range(6))
 
 
-class Slab:
+class StepBuffer:
     """The arrays of a layout, over memory that is shared or private.
 
     Args:
         layout: what it holds.
         memory: where; None: private memory of its own.
-        num_rows: it is not the slab itself but a block of so many rows beside it.
+        num_rows: it is not the step buffer itself but so many rollout rows beside it.
     """
 
     def __init__(self, layout: Layout, memory: Any = None, num_rows: int | None = None) -> None:
@@ -73,7 +72,7 @@ class Slab:
         return self._arrays[name]
 
     def get(self, name: str) -> NDArray[Any] | None:
-        """An array of the slab, or None."""
+        """An array of the step buffer, or None."""
         return self._arrays.get(name)
 
     def offset_of(self, name: str) -> int:
@@ -146,8 +145,8 @@ def _flatten(tree: Any, part: Any, values: list[Any]) -> None:
         _flatten(sub, item, values)
 
 
-class Extra(NamedTuple):
-    """What of one sampler's step is no array of the slab: whatever is not None."""
+class OutOfBand(NamedTuple):
+    """What of one sampler's step is no array of the step buffer: whatever is not None."""
 
     sampler_id: int
     info: Any = None
@@ -157,30 +156,30 @@ class Extra(NamedTuple):
     failure: Failure | None = None
 
 
-class SlabWriter:
-    """Writes what some samplers' steps gave into one row of the slab.
+class RowWriter:
+    """Writes what some samplers' steps gave into one row of the step buffer.
 
     Args:
-        slab: where to.
+        step_buffer: where to.
         sampler_ids: whose steps.
         row: the row.
         as_batch: convert every fixed-shape leaf to its array's dtype, as a StepBatch has it;
-            otherwise only values that the slab gives back unchanged go into it.
+            otherwise only values that the step buffer gives back unchanged go into it.
         strict: a leaf that does not fit is a LayoutError in list-returning steps too.
     """
 
     def __init__(
         self,
-        slab: Slab,
+        step_buffer: StepBuffer,
         sampler_ids: Sequence[int],
         row: int,
         as_batch: bool,
         strict: bool = False,
     ) -> None:
-        layout = slab.layout
-        self._slab = slab
+        layout = step_buffer.layout
+        self._step_buffer = step_buffer
         #: For the compiled core: the arrays, the row, and in which form.
-        self.compiled: Any = slab.compiled
+        self.compiled: Any = step_buffer.compiled
         self.row: int = row
         self.as_batch = as_batch
         self._sampler_ids = sampler_ids
@@ -195,22 +194,22 @@ class SlabWriter:
 
     def move_to(self, row: int) -> None:
         """Write into this row from now on."""
-        slab = self._slab
+        step_buffer = self._step_buffer
         self.row = row
-        self.flags: Any = memoryview(slab["flags"][row])
-        self.rewards: Any = memoryview(slab["reward"][row])
+        self.flags: Any = memoryview(step_buffer["flags"][row])
+        self.rewards: Any = memoryview(step_buffer["reward"][row])
         #: A view for each leaf, by sampler.
         self._views: dict[int, list[Any]] = {
-            i: [None if array is None else array[row, i, ...] for array in slab.leaf_arrays]
+            i: [None if array is None else array[row, i, ...] for array in step_buffer.leaf_arrays]
             for i in self._sampler_ids
         }
         #: By sampler: the arrays that a task may write its observation into, nested as the space.
         self.places: dict[int, Any] = {
-            i: slab.nest(views) if self._can_be_in_place else None
+            i: step_buffer.nest(views) if self._can_be_in_place else None
             for i, views in self._views.items()
         }
 
-    def write(self, sampler_id: int, outcome: RLStepResult | StepOutcome) -> Extra | None:
+    def write(self, sampler_id: int, outcome: RLStepResult | StepOutcome) -> OutOfBand | None:
         """Write one outcome; what has no place in the row.
 
         Raises:
@@ -253,12 +252,12 @@ class SlabWriter:
             return None
         self.flags[sampler_id] = flags | EXTRA
         # As the constructor, in less time.
-        return tuple.__new__(Extra, (sampler_id, info, several, off or None, whole, None))
+        return tuple.__new__(OutOfBand, (sampler_id, info, several, off or None, whole, None))
 
-    def fail(self, sampler_id: int, failure: Failure) -> Extra:
+    def fail(self, sampler_id: int, failure: Failure) -> OutOfBand:
         """Write that the step failed."""
         self.flags[sampler_id] = EXTRA
-        return Extra(sampler_id, failure=failure)
+        return OutOfBand(sampler_id, failure=failure)
 
     def _write_leaves(self, views: Sequence[Any], values: Sequence[Any]) -> dict[int, Any] | None:
         off: dict[int, Any] | None = None
@@ -291,7 +290,7 @@ class SlabWriter:
 
     def _flat(self, observation: Any) -> list[Any]:
         try:
-            return self._slab.flat(observation)
+            return self._step_buffer.flat(observation)
         except Exception as error:  # user code: a mapping of its own may raise anything
             raise self._wrong_structure(observation) from error
 
@@ -340,19 +339,19 @@ def _misfit(leaf: Leaf, value: Any) -> LayoutError:
     )
 
 
-class SlabReader:
+class RowReader:
     """Reads what writers wrote: as outcomes, or as arrays of a batch."""
 
-    def __init__(self, slab: Slab) -> None:
-        self._slab = slab
-        self._layout = slab.layout
+    def __init__(self, step_buffer: StepBuffer) -> None:
+        self._step_buffer = step_buffer
+        self._layout = step_buffer.layout
 
     def outcomes(
         self,
         ids: Sequence[int],
         row: int,
         as_batch: bool,
-        extras: Mapping[int, Extra],
+        extras: Mapping[int, OutOfBand],
         lent: Sequence[NDArray[Any] | None] | None = None,
     ) -> list[RLStepResult | StepOutcome | Failure]:
         """The outcomes of some samplers' steps, which share a row; owned.
@@ -361,14 +360,16 @@ class SlabReader:
             ids: whose.
             row: where they were written.
             as_batch: in the form of a batch.
-            extras: what is no array of the slab, by sampler id.
+            extras: what is no array of the step buffer, by sampler id.
             lent: the row's arrays, where nobody writes to it while they are held: large leaves are
                 given out as they are.
         """
-        flags_of = self._slab["flags"][row].tolist()
-        reward_of = self._slab["reward"][row].tolist()
+        flags_of = self._step_buffer["flags"][row].tolist()
+        reward_of = self._step_buffer["reward"][row].tolist()
         forms = self._layout.forms
-        rows = lent or [None if array is None else array[row] for array in self._slab.leaf_arrays]
+        rows = lent or [
+            None if array is None else array[row] for array in self._step_buffer.leaf_arrays
+        ]
         columns = [
             None
             if array is None
@@ -376,7 +377,7 @@ class SlabReader:
             for array, form in zip(rows, forms, strict=True)
         ]
         single = columns[0] if not self._layout.containers else None
-        nest = self._slab.nest if as_batch else self._slab.nest_as_given
+        nest = self._step_buffer.nest if as_batch else self._step_buffer.nest_as_given
         results: list[RLStepResult | StepOutcome | Failure] = []
         for k, i in enumerate(ids):
             flags, reward = flags_of[i], reward_of[i]

@@ -1,16 +1,16 @@
-"""The step lane: how parent and workers tell each other what is new in the slab.
+"""How parent and workers tell each other what is new in the step buffer.
 
-Here is what both halves go by; ``parent_lane`` and ``worker_lane`` are the halves.
+The halves are ``transport/shared_memory.py`` and ``workers/step_loop.py``.
 
 ::
 
     parent                                        worker w, with sampler i
-    actions, asked[i] = ticket   ──> slab
-    step_bell[w] += 1            ──> slab ──poll──> step where asked[i] != answered[i]
-    ring the channel if asleep[w]                   observation, reward, flags ──> slab
-                                                    what is no array: a note ──> slab
+    actions, asked[i] = ticket   ──> memory
+    step_bell[w] += 1            ──> memory ──poll──> step where asked[i] != answered[i]
+    ring the channel if asleep[w]                   observation, reward, flags ──> memory
+                                                    what is no array: out-of-band data ──> memory
                                                     what is large, or not plain ──> channel
-    <──poll── slab <──────────────────────────────  answered[i] = ticket
+    <──poll── memory <──────────────────────────────  answered[i] = ticket
                                                     ring the channel if parent_asleep
 
 Both sides poll counters in shared memory first, giving the core up between polls, and after a while
@@ -40,8 +40,8 @@ from vectasks.protocol import Failure, StepOutcome
 from vectasks.task import RLStepResult
 from vectasks.transport.cpu import yield_core
 from vectasks.transport.layout import NUM_ROWS, Layout
-from vectasks.transport.rollout_rows import BlockPlace, Blocks
-from vectasks.transport.step_buffer import Extra, Slab, SlabWriter
+from vectasks.transport.rollout_rows import RolloutRowSets, RowsPlace
+from vectasks.transport.step_buffer import OutOfBand, RowWriter, StepBuffer
 
 AS_BATCH, ONE_BY_ONE, TIMED = 1, 2, 4
 ROW_SHIFT, ROW_BITS = 3, 22
@@ -72,7 +72,7 @@ def words(array: NDArray[Any]) -> Any:
 
 
 def row_of(ticket: int) -> int:
-    """The row of the slab that a ticket's step is written to."""
+    """The row of the step buffer that a ticket's step is written to."""
     return (ticket >> ROW_SHIFT) & ((1 << ROW_BITS) - 1)
 
 
@@ -82,50 +82,54 @@ def is_batch(ticket: int) -> bool:
 
 
 class Attach(NamedTuple):
-    """Tells a worker to map the slab: its layout and what it will find there."""
+    """Tells a worker to map the step buffer: its layout and what it will find there."""
 
     layout: Layout
     worker: int
     sampler_ids: tuple[int, ...]
     strict: bool
-    blocks: tuple[BlockPlace, ...]
+    row_sets: tuple[RowsPlace, ...]
     step_bell: int  # the bells' values when this was sent: what they count since is new
     message_bell: int
 
 
 class Steps(NamedTuple):
-    """Steps whose actions have no place in the slab."""
+    """Steps whose actions have no place in the step buffer."""
 
     ticket: int
     actions: dict[int, Any]
 
 
-class StepExtras(NamedTuple):
-    """What of some steps has no place in the slab; sent before they are announced."""
+class StepsOutOfBand(NamedTuple):
+    """What of some steps has no place in the step buffer; sent before they are announced."""
 
-    extras: list[Extra]
+    extras: list[OutOfBand]
 
 
 Outcome = RLStepResult | StepOutcome | Failure
 
 
-class Desks:
+class RowWriters:
     """The writers of every row and form, for some samplers."""
 
     def __init__(
-        self, slab: Slab, sampler_ids: Sequence[int], strict: bool, blocks: Blocks
+        self,
+        step_buffer: StepBuffer,
+        sampler_ids: Sequence[int],
+        strict: bool,
+        row_sets: RolloutRowSets,
     ) -> None:
-        self._blocks = blocks
-        self.writers: list[SlabWriter] = [
-            SlabWriter(slab, sampler_ids, row, as_batch, strict)
+        self._row_sets = row_sets
+        self.writers: list[RowWriter] = [
+            RowWriter(step_buffer, sampler_ids, row, as_batch, strict)
             for row in range(NUM_ROWS)
             for as_batch in (False, True)
         ]
 
-    def at(self, ticket: int) -> SlabWriter:
+    def at(self, ticket: int) -> RowWriter:
         """The writer for a ticket's step."""
         row = row_of(ticket)
         if row < NUM_ROWS:
             return self.writers[row * 2 + (ticket & AS_BATCH)]
-        block, index = self._blocks.at(row)
-        return block.writer_at(index)
+        rollout_rows, index = self._row_sets.at(row)
+        return rollout_rows.writer_at(index)

@@ -16,8 +16,13 @@ from vectasks.transport.compiled import core
 from vectasks.transport.given_batch import leaves_of
 from vectasks.transport.layout import NUM_ROWS, Layout
 from vectasks.transport.memory import SharedMemory
-from vectasks.transport.out_of_band import Notes
-from vectasks.transport.rollout_rows import Block, BlockPlace, Blocks, shared_block_memory
+from vectasks.transport.out_of_band import OutOfBandArea
+from vectasks.transport.rollout_rows import (
+    RolloutRows,
+    RolloutRowSets,
+    RowsPlace,
+    shared_rows_memory,
+)
 from vectasks.transport.row_pool import WORKING_ROW, Rows
 from vectasks.transport.step_buffer import (
     DONE,
@@ -26,9 +31,9 @@ from vectasks.transport.step_buffer import (
     EXTRA,
     TERMINATED,
     TRUNCATED,
-    Extra,
-    Slab,
-    SlabReader,
+    OutOfBand,
+    RowReader,
+    StepBuffer,
 )
 from vectasks.transport.step_protocol import (
     AS_BATCH,
@@ -36,15 +41,15 @@ from vectasks.transport.step_protocol import (
     ROW_BITS,
     ROW_SHIFT,
     TIMED,
-    Desks,
     Outcome,
+    RowWriters,
     is_batch,
     row_of,
     words,
 )
 
 _SMALL_ROW_BYTES = 4096  # of a leaf, all samplers together: copied sooner than a row is lent
-_NOTHING_ELSE = Extra(0)[2:]  # than an info
+_NOTHING_ELSE = OutOfBand(0)[2:]  # than an info
 _NOTHING_SPECIAL = bytes([0, EMPTY_INFO])  # flags of most samplers in most steps
 # What a batch tells of an episode's end, by a sampler's flags: looked up sooner than worked out.
 _BITS = np.array(
@@ -68,7 +73,7 @@ class StepForm(NamedTuple):
     as_batch: bool
     one_by_one: bool = False
     to_hand_out: bool = False
-    rows: tuple[Block, int] | None = None
+    rows: tuple[RolloutRows, int] | None = None
 
 
 class Answers(Protocol):
@@ -87,9 +92,9 @@ class StepResults:
     Every step gets a *ticket*, which says to which row it is written and in which form.
 
     Args:
-        layout: of the slab.
-        memory: the mapped shared memory; None: the slab is private, and outcomes that came another
-            way are written into it by :meth:`put`.
+        layout: of the step buffer.
+        memory: the mapped shared memory; None: the step buffer is private, and outcomes that came
+            another way are written into it by :meth:`put`.
         strict: a leaf that does not fit is a LayoutError in list-returning steps too.
     """
 
@@ -97,20 +102,22 @@ class StepResults:
         self.layout = layout
         self.shared: bool = memory is not None
         self.strict = strict
-        self.slab: Slab = Slab(layout, memory)
+        self.step_buffer: StepBuffer = StepBuffer(layout, memory)
         self.step_number: int = 0
-        self._rows = Rows(self.slab, self.shared)
-        self._reader = SlabReader(self.slab)
-        self.blocks: Blocks = Blocks()
-        self.desks: Desks = Desks(self.slab, range(layout.num_samplers), strict, self.blocks)
-        self._extras: dict[int, Extra] = {}
+        self._rows = Rows(self.step_buffer, self.shared)
+        self._reader = RowReader(self.step_buffer)
+        self.row_sets: RolloutRowSets = RolloutRowSets()
+        self.row_writers: RowWriters = RowWriters(
+            self.step_buffer, range(layout.num_samplers), strict, self.row_sets
+        )
+        self._extras: dict[int, OutOfBand] = {}
         self._outcomes: dict[int, Outcome] = {}
         self._warned = strict
         self.detoured: list[str] = []  # names of leaves that the user was warned of
         self._detoured: list[str] = []  # names of leaves that the user is to be warned of
         self._id_array = np.arange(layout.num_samplers)
-        self.notes: Notes = Notes(self.slab)
-        self._flags = [memoryview(self.slab["flags"][row]) for row in range(NUM_ROWS)]
+        self.out_of_band: OutOfBandArea = OutOfBandArea(self.step_buffer)
+        self._flags = [memoryview(self.step_buffer["flags"][row]) for row in range(NUM_ROWS)]
         tickets = np.zeros(layout.num_samplers, np.int64)
         self._set_tickets = tickets
         #: By sampler: the ticket of the step that is out, or was last.
@@ -120,7 +127,7 @@ class StepResults:
         self._lists_are_lent = self.shared and any(leaf.is_large for leaf in layout.leaves)
         self._batches_are_lent = any(
             array is not None and array[0].nbytes > _SMALL_ROW_BYTES
-            for array in self.slab.leaf_arrays
+            for array in self.step_buffer.leaf_arrays
         )
 
     def begin(self, ids: Sequence[int], form: StepForm, *, timed: bool = False) -> int:
@@ -132,10 +139,10 @@ class StepResults:
         self.step_number += 1
         whole = len(ids) == self.layout.num_samplers
         row = WORKING_ROW
-        self.blocks.in_use = None
+        self.row_sets.in_use = None
         if into is not None:
-            self.blocks.in_use, index = into
-            row = self.blocks.in_use.place.first_row + index
+            self.row_sets.in_use, index = into
+            row = self.row_sets.in_use.place.first_row + index
         elif (
             to_hand_out and whole and (self._batches_are_lent if as_batch else self._lists_are_lent)
         ):
@@ -156,7 +163,7 @@ class StepResults:
         """
         num_samplers = self.layout.num_samplers
         bounds = batches.bounds(num_samplers)
-        has_arrays = self.slab.compiled is not None and self.layout.action is not None
+        has_arrays = self.step_buffer.compiled is not None and self.layout.action is not None
         if kind is None or bounds is None or not has_arrays:
             return None
         actions = core.Actions(
@@ -168,7 +175,7 @@ class StepResults:
         )
         next_free = self._rows.next_free
         return kind(
-            self.slab.compiled,
+            self.step_buffer.compiled,
             actions,
             hooks.entries,
             hooks.lock,
@@ -180,14 +187,14 @@ class StepResults:
             hooks.read_unusual,
         )
 
-    def catch_up(self, step_number: int, ticket: int, rows: Block | None) -> None:
+    def catch_up(self, step_number: int, ticket: int, rows: RolloutRows | None) -> None:
         """Take in that steps of all samplers were made; the last one's ticket, and its rows."""
         if ticket:
             self.step_number, self.common = step_number, ticket
             self._set_tickets[:] = ticket
-            self.blocks.in_use = rows
+            self.row_sets.in_use = rows
 
-    def add_block(self, num_rows: int, memory: SharedMemory | None) -> Block:
+    def add_rollout_rows(self, num_rows: int, memory: SharedMemory | None) -> RolloutRows:
         """Further rows, in the shared memory if there is one; the workers are not told here.
 
         Raises:
@@ -195,16 +202,18 @@ class StepResults:
         """
         mapped, offset = None, 0
         if memory is not None:
-            mapped, offset = shared_block_memory(memory, self.layout.size_bytes(num_rows))
-        place = BlockPlace(self.blocks.free_rows(num_rows), num_rows, offset)
+            mapped, offset = shared_rows_memory(memory, self.layout.size_bytes(num_rows))
+        place = RowsPlace(self.row_sets.free_rows(num_rows), num_rows, offset)
         if place.first_row + num_rows > 1 << ROW_BITS:
             raise LayoutError(
                 f"{num_rows} more rows: a vector's rollout buffers have {1 << ROW_BITS} together "
                 "at most; make a shorter one, or let go of another."
             )
-        block = Block(place, self.layout, mapped, range(self.layout.num_samplers), self.strict)
-        self.blocks.add(block)
-        return block
+        rollout_rows = RolloutRows(
+            place, self.layout, mapped, range(self.layout.num_samplers), self.strict
+        )
+        self.row_sets.add(rollout_rows)
+        return rollout_rows
 
     def forget(self, sampler_ids: Iterable[int]) -> None:
         """Forget what is kept of steps of these samplers, whose worker died."""
@@ -213,7 +222,7 @@ class StepResults:
 
     # -- what they gave ------------------------------------------------------------------------
 
-    def keep(self, extra: Extra | None) -> None:
+    def keep(self, extra: OutOfBand | None) -> None:
         """Keep what is no array of a step until that step is read."""
         if extra is not None:
             self._extras[extra.sampler_id] = extra
@@ -230,7 +239,7 @@ class StepResults:
                 ]
 
     def warn_of_detours(self) -> None:
-        """Say once that a leaf with a place in the slab does not use it.
+        """Say once that a leaf with a place in the step buffer does not use it.
 
         A warning may be made an exception, so this is called when the step's results are taken.
         """
@@ -239,7 +248,7 @@ class StepResults:
             self._warned = True
             self.detoured = names
             warnings.warn(
-                f"{', '.join(names)} left the shared-memory lane and is pickled, which is slower: "
+                f"{', '.join(names)} left the shared memory and is pickled, which is slower: "
                 "the task gives it as another type, dtype or shape, or with other keys, than its "
                 "space declares (or than at first). Results are the same; "
                 "observation_transport='pipe' silences this.",
@@ -252,7 +261,7 @@ class StepResults:
         self._outcomes[sampler_id] = outcome
 
     def owing(self, ids: Sequence[int]) -> list[int]:
-        """Read these samplers' notes; those who have something on the control lane instead."""
+        """Read these samplers' out-of-band data; those who have some on the channel instead."""
         if not self.shared:  # nothing is under way; flags of list-returning steps are not written
             return []
         ticket = self.common or self._ticket_of(ids)
@@ -263,13 +272,15 @@ class StepResults:
                 return []
             ids = [i for i in ids if flags[i] & EXTRA and i not in self._extras]
         # count_nonzero takes a fraction of the time of any() on so short an array.
-        elif self.blocks.in_use is not None or np.count_nonzero(self.slab["flags"] & EXTRA):
+        elif self.row_sets.in_use is not None or np.count_nonzero(
+            self.step_buffer["flags"] & EXTRA
+        ):
             ids = [i for i in ids if self.needs_extra(i)]
         else:
             return []
         owing = []
         for i in ids:
-            note = self.notes.read(i)
+            note = self.out_of_band.read(i)
             if note is None:
                 owing.append(i)
             self.keep(note)
@@ -285,23 +296,23 @@ class StepResults:
         """Each sampler's flags in a row, which say whether its step was more than usual."""
         if row < NUM_ROWS:
             return self._flags[row].tobytes()
-        block, index = self.blocks.at(row)
-        flags: Any = block.slab["flags"][index]
+        rollout_rows, index = self.row_sets.at(row)
+        flags: Any = rollout_rows.step_buffer["flags"][index]
         return bytes(flags)
 
     def needs_extra(self, sampler_id: int) -> bool:
         """Whether something of this sampler's step is no array, and is not here."""
-        slab, row = self._where(self.tickets[sampler_id])
-        flags = slab["flags"][row, sampler_id]
+        step_buffer, row = self._where(self.tickets[sampler_id])
+        flags = step_buffer["flags"][row, sampler_id]
         return bool(flags & EXTRA) and sampler_id not in self._extras
 
-    def _where(self, ticket: int) -> tuple[Slab, int]:
+    def _where(self, ticket: int) -> tuple[StepBuffer, int]:
         """The arrays that a ticket's step is written to, and the row there."""
         row = row_of(ticket)
         if row < NUM_ROWS:
-            return self.slab, row
-        block, index = self.blocks.at(row)
-        return block.slab, index
+            return self.step_buffer, row
+        rollout_rows, index = self.row_sets.at(row)
+        return rollout_rows.step_buffer, index
 
     def outcomes(self, ids: Sequence[int]) -> list[Outcome]:
         """The samplers' outcomes, owned."""
@@ -316,8 +327,8 @@ class StepResults:
         ticket = self._ticket_of(ids)
         if not ticket:
             return [outcome for i in ids for outcome in self._written([i])]
-        slab, row = self._where(ticket)
-        reader = self._reader if slab is self.slab else SlabReader(slab)
+        step_buffer, row = self._where(ticket)
+        reader = self._reader if step_buffer is self.step_buffer else RowReader(step_buffer)
         lent = None
         if self._is_lent_to_list(ticket) and len(ids) == self.layout.num_samplers:
             lent = self._rows.lend(row, self.step_number, as_views=False)
@@ -340,7 +351,7 @@ class StepResults:
         taken = [self._extras.pop(i) for i in ids if i in self._extras] if self._extras else []
         return {extra.sampler_id: dict(extra.info) for extra in taken if extra.info is not None}
 
-    def take_plain_extras(self, ids: Sequence[int]) -> dict[int, Extra] | None:
+    def take_plain_extras(self, ids: Sequence[int]) -> dict[int, OutOfBand] | None:
         """Take what belongs to the steps of these beside arrays, if it is nothing but infos."""
         extras = {i: self._extras[i] for i in ids if i in self._extras}
         if any(extra[2:] != _NOTHING_ELSE for extra in extras.values()):
@@ -357,7 +368,7 @@ class StepResults:
             out: write into the arrays of this earlier batch.
             copy: False gives arrays that change after the second following step.
         """
-        slab, n = self.slab, len(ids)
+        step_buffer, n = self.step_buffer, len(ids)
         whole = n == self.layout.num_samplers
         row = self._row_of_all(ids)
         where: Any = row
@@ -365,7 +376,7 @@ class StepResults:
             where = ([row_of(self.tickets[i]) for i in ids], list(ids))
         elif not whole:
             where = (row, list(ids))
-        extras: dict[int, Extra] = {}
+        extras: dict[int, OutOfBand] = {}
         if self._extras:
             extras = {i: self._extras.pop(i) for i in ids if i in self._extras}
         lent = None
@@ -373,7 +384,7 @@ class StepResults:
             lent = self._rows.lend(row, self.step_number, as_views=not copy)
         targets = None if out is None else leaves_of(out, self.layout)
         leaf_values: list[Any] = []
-        for number, array in enumerate(slab.leaf_arrays):
+        for number, array in enumerate(step_buffer.leaf_arrays):
             if array is None:
                 leaf_values.append(
                     [(extras[i].off_leaves or {}).get(number) if i in extras else None for i in ids]
@@ -390,14 +401,14 @@ class StepResults:
         for k, i in enumerate(ids) if extras else ():
             if i in extras and extras[i].info is not None:
                 infos[k] = dict(extras[i].info)
-        bits = _BITS.take(slab["flags"][where], axis=1)
-        reward = slab["reward"][where].astype(np.float32)
+        bits = _BITS.take(step_buffer["flags"][where], axis=1)
+        reward = step_buffer["reward"][where].astype(np.float32)
         samplers = self._id_array.copy() if whole else np.array(ids, np.int64)
         if out is None:
             terminated, truncated, done, exhausted = bits
             return StepBatch(
                 samplers,
-                slab.nest(leaf_values),
+                step_buffer.nest(leaf_values),
                 reward,
                 terminated,
                 truncated,
@@ -415,7 +426,7 @@ class StepResults:
         ]
         for target, values in zip(targets_of_flags, (samplers, reward, *bits), strict=True):
             np.copyto(target, values)
-        return out._replace(observation=slab.nest(leaf_values), infos=infos)
+        return out._replace(observation=step_buffer.nest(leaf_values), infos=infos)
 
     def _row_of_all(self, ids: Sequence[int]) -> int | None:
         """The row that these samplers' steps were written to; None: to several."""
@@ -452,8 +463,8 @@ class StepResults:
         Returns:
             why it cannot be in a batch, or what it failed with.
         """
-        writer = self.desks.at(self.tickets[sampler_id] | AS_BATCH)
-        extra: Extra | None
+        writer = self.row_writers.at(self.tickets[sampler_id] | AS_BATCH)
+        extra: OutOfBand | None
         if isinstance(outcome, Failure):
             extra = writer.fail(sampler_id, outcome)
         else:

@@ -36,7 +36,7 @@ _takes_index_process = also_named(index_process="sampler_index")
 
 
 class BaseVectorSampledTasks(Closable):
-    """Everything that :class:`VectorSampledTasks` and its in-process twin can do.
+    """Everything that :class:`VectorSampledTasks` and its in-process equal can do.
 
     Positions named ``sampler_index`` count the *unpaused* samplers from 0; they shift down when a
     sampler before them is paused. ``sampler_ids`` tells which sampler is where. Every method raises
@@ -167,7 +167,7 @@ class BaseVectorSampledTasks(Closable):
         }
         if not core.options.timing:
             return counts
-        return {**counts, **figures(core.board, core.num_samplers), **core.traffic()}
+        return {**counts, **figures(core.live_stats, core.num_samplers), **core.traffic()}
 
     @exclusive("trace")
     def trace(self, path: str | os.PathLike[str], steps: int = 100) -> None:
@@ -185,7 +185,7 @@ class BaseVectorSampledTasks(Closable):
         """
         if not self._core.options.timing:
             raise InvalidArgument("trace: nothing was recorded; make the vector with timing=True.")
-        write_trace(self._core.board, path, whole_number("steps", steps, at_least=1))
+        write_trace(self._core.live_stats, path, whole_number("steps", steps, at_least=1))
 
     # -- stepping -----------------------------------------------------------------------------
 

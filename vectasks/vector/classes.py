@@ -113,7 +113,7 @@ class VectorSampledTasks(BaseVectorSampledTasks):
 
 
 class SingleProcessVectorSampledTasks(BaseVectorSampledTasks):
-    """The twin of :class:`VectorSampledTasks` in this process: same interface, no processes.
+    """The equal of :class:`VectorSampledTasks` in this process: same interface, no processes.
 
     For debugging, and for tasks that cost less than waking a process. Arguments are those of
     :class:`VectorSampledTasks`; the ones that only processes need are accepted and ignored.

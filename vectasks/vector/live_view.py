@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from vectasks.monitoring.board import Board
+from vectasks.monitoring.live_stats import LiveStats
 from vectasks.vector.requests import Requests
 from vectasks.vector.results import Counts
 from vectasks.vector.states import SamplerStates
@@ -24,13 +24,13 @@ class LiveView:
 
     def __init__(
         self,
-        board: Board,
+        live_stats: LiveStats,
         counts: Counts,
         states: SamplerStates,
         supervisor: Supervisor,
         requests: Requests,
     ) -> None:
-        self._board = board
+        self._live_stats = live_stats
         self._counts = counts
         self._states = states
         self._supervisor = supervisor
@@ -38,14 +38,14 @@ class LiveView:
 
     def call_came(self) -> None:
         """Note that a call came in; tell the rest if it is time to."""
-        if self._board.call_came():
+        if self._live_stats.call_came():
             self.tell()
 
     def tell(self, error: BaseException | None = None) -> None:
         """Bring everything up to date, for whoever looks; show this error, if there is one."""
         if self._states.closed:
             return
-        self._board.tell(
+        self._live_stats.tell(
             self._counts.steps,
             self._counts.episodes,
             self._supervisor.num_restarts,
@@ -53,4 +53,4 @@ class LiveView:
             [worker.pid or os.getpid() for worker in self._requests.workers],
         )
         if error is not None:
-            self._board.tell_error(error)
+            self._live_stats.tell_error(error)

@@ -12,7 +12,7 @@ import numpy as np
 from vectasks.errors import ResourceLimit
 from vectasks.transport.base import Exchange, StepTransport
 from vectasks.transport.in_process import InProcessTransport
-from vectasks.transport.layout import NOTE_BYTES, Layout
+from vectasks.transport.layout import OUT_OF_BAND_BYTES, Layout
 from vectasks.transport.memory import SharedMemory
 from vectasks.transport.messages import MessageTransport
 from vectasks.transport.shared_memory import SharedMemoryTransport
@@ -158,10 +158,10 @@ def _laid_out(layout: Layout, memory: SharedMemory) -> tuple[Layout, Any]:
     Raises:
         OSError: there is not so much memory.
     """
-    with_notes = layout._replace(note_bytes=NOTE_BYTES)
+    with_out_of_band = layout._replace(out_of_band_bytes=OUT_OF_BAND_BYTES)
     try:
-        memory.resize(with_notes.size_bytes())
-        return with_notes, memory.map(with_notes.size_bytes())
+        memory.resize(with_out_of_band.size_bytes())
+        return with_out_of_band, memory.map(with_out_of_band.size_bytes())
     except OSError:  # the address space is limited, perhaps: these are a mebibyte a sampler
         memory.resize(layout.size_bytes())
         return layout, memory.map(layout.size_bytes())

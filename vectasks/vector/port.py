@@ -18,7 +18,7 @@ from vectasks.errors import (
 from vectasks.protocol import Command
 from vectasks.replay.recording import Recordings
 from vectasks.transport.base import StepTransport
-from vectasks.transport.rollout_rows import Block
+from vectasks.transport.rollout_rows import RolloutRows
 from vectasks.transport.step_results import StepForm
 from vectasks.vector.calls import Calls
 from vectasks.vector.exclusive import Guard, exclusive
@@ -82,7 +82,7 @@ class StepPort:
         return self._calls.requests.moves
 
     @exclusive("add_rows")
-    def add_rows(self, num_rows: int) -> Block:
+    def add_rows(self, num_rows: int) -> RolloutRows:
         """Make further rows beside the step buffer's own; they live while they are held.
 
         Raises:
@@ -97,7 +97,7 @@ class StepPort:
             )
         return self._transport.add_rows(num_rows, self._calls.requests.living)
 
-    def step_into(self, actions: Any, rows: Block, index: int) -> dict[int, dict[str, Any]]:
+    def step_into(self, actions: Any, rows: RolloutRows, index: int) -> dict[int, dict[str, Any]]:
         """Step all samplers, and have what comes of it written to one of the rows.
 
         Returns:
@@ -111,7 +111,7 @@ class StepPort:
 
     @exclusive("collect")
     def _step_into_in_python(
-        self, actions: Any, rows: Block, index: int
+        self, actions: Any, rows: RolloutRows, index: int
     ) -> dict[int, dict[str, Any]]:
         self._require_every_sampler()
         ids = self._stepping.begin(actions, StepForm(as_batch=True, rows=(rows, index)))
@@ -120,7 +120,7 @@ class StepPort:
         return infos
 
     @exclusive("send_into")
-    def send_into(self, ids: Sequence[int], actions: Any, rows: Block, index: int) -> None:
+    def send_into(self, ids: Sequence[int], actions: Any, rows: RolloutRows, index: int) -> None:
         """Begin such a step of some samplers, beside those of others; :meth:`recv_into` ends it.
 
         Raises:
@@ -132,7 +132,9 @@ class StepPort:
         self._stepping.begin(actions, StepForm(as_batch=True, rows=(rows, index)), ids)
 
     @exclusive("recv_into")
-    def recv_into(self, ids: Sequence[int], rows: Block, index: int) -> dict[int, dict[str, Any]]:
+    def recv_into(
+        self, ids: Sequence[int], rows: RolloutRows, index: int
+    ) -> dict[int, dict[str, Any]]:
         """Wait for what :meth:`send_into` began; the infos that are not empty, by sampler id."""
         if not set(ids).issubset(self._states.uncollected or ()):
             raise NothingPending(

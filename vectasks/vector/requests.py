@@ -122,11 +122,13 @@ class Requests:
             by_worker.setdefault(self._worker_of[sampler_id], []).append(request)
         sent = set()
         try:
-            parcels = {worker: worker.pack(requests) for worker, requests in by_worker.items()}
+            packed_messages = {
+                worker: worker.pack(requests) for worker, requests in by_worker.items()
+            }
             for worker, requests in by_worker.items():
                 for request in requests:
                     self._log.asked(*request[1:])
-                self._send_to(worker, requests, parcels[worker])
+                self._send_to(worker, requests, packed_messages[worker])
                 sent.add(worker)
         except BaseException:
             for worker, requests in by_worker.items():
@@ -137,14 +139,14 @@ class Requests:
                 self.abandon(request.sampler_id for request in requests)
             raise
 
-    def _send_to(self, worker: Worker, requests: list[Request], parcel: Any) -> None:
+    def _send_to(self, worker: Worker, requests: list[Request], packed: Any) -> None:
         if self._supervisor.is_dead(worker):
             # Only commands that revive are allowed on the samplers of a dead worker.
             self._supervisor.interrupt(worker, requests)
             asked = {r.sampler_id: r.data for r in requests if r.command is Command.SETUP}
             self._restart(worker, asked)
             return
-        self.reach(worker, functools.partial(worker.post, parcel))
+        self.reach(worker, functools.partial(worker.post, packed))
 
     def open_steps(self, ids: Sequence[int], actions: Any) -> None:
         """Write down that these samplers are stepped, without requests; nobody may change these."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from vectasks.errors import SpaceMismatch
 from vectasks.host.task_host import HostPlan, HostReady
-from vectasks.monitoring.board import Board
+from vectasks.monitoring.live_stats import LiveStats
 from vectasks.monitoring.timed_steps import TimedTransport
 from vectasks.protocol import Command, Failure
 from vectasks.replay.episode_log import EpisodeLog
@@ -90,7 +90,7 @@ class Core:
         try:
             workers = place.make_workers(seeds, options)
             self.requests: Requests = Requests(workers, self.states, self.supervisor, self.log)
-            self.board: Board = Board(
+            self.live_stats: LiveStats = LiveStats(
                 [worker.sampler_ids for worker in workers],
                 timed=bool(options.timing),
                 name=options.name or "vectasks",
@@ -99,7 +99,7 @@ class Core:
             place.close()
             raise
         self.live_view: LiveView = LiveView(
-            self.board, self.counts, self.states, self.supervisor, self.requests
+            self.live_stats, self.counts, self.states, self.supervisor, self.requests
         )
         self.results: Results = Results(
             self.counts, self.states, self.log, options.auto_resample_when_done, self.live_view.tell
@@ -118,18 +118,18 @@ class Core:
         """Start the workers, set the samplers up, and choose how their steps travel."""
         ids = list(range(self.num_samplers))
         if self.options.timing:
-            for worker, ring in zip(self.requests.workers, self.board.rings, strict=False):
+            for worker, ring in zip(self.requests.workers, self.live_stats.rings, strict=False):
                 worker.record_spans(ring)
         started = self.requests.start(ids, self.options.start_timeout_s)
         ready: dict[int, HostReady] = self.results.unwrap(ids, Command.SETUP, started)
         self.spaces = self._shared_spaces([ready[i] for i in ids])
         transport = self._place.transport(self._layout(ready[0]), self.options, self.requests)
         self.requests.carry_steps_by(transport)
-        self.board.show_tickets(transport.tickets_at)
+        self.live_stats.show_tickets(transport.tickets_at)
         if self.options.timing:
             transport = TimedTransport(
                 transport,
-                self.board.parent_recorder(),
+                self.live_stats.parent_recorder(),
                 steps_sent=lambda: self.states.steps_sent,
                 every_batch=self.options.timing == "all",
             )
@@ -150,7 +150,7 @@ class Core:
             transport,
             self.log,
             self.counts,
-            self.board,
+            self.live_stats,
             self.guard,
             auto_resample=self.options.auto_resample_when_done,
         )
@@ -198,7 +198,7 @@ class Core:
         )
 
     def traffic(self) -> dict[str, Any]:
-        """Say what travelled how: bytes by slab, notes and pipe, and leaves that have no array."""
+        """Say what travelled how, in bytes, and which leaves have no array."""
         if self.transport is not None and self.requests.workers:  # else what was known at the end
             lane_bytes = dict(self.transport.bytes_of(self.counts.steps))
             lane_bytes["pipe"] = sum(worker.channel_bytes for worker in self.requests.workers)
@@ -218,6 +218,6 @@ class Core:
             if self.transport is not None:
                 self.transport.close()
             self._place.close()
-            self.board.close()
+            self.live_stats.close()
             self.states.uncollected = None
             self.states.closed = True

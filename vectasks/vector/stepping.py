@@ -37,7 +37,7 @@ from vectasks.spaces import ActionBatches, dispatch_rows, prepare_action, split_
 from vectasks.task import RLStepResult
 from vectasks.transport.base import StepTransport
 from vectasks.transport.given_batch import check_given
-from vectasks.transport.rollout_rows import Block
+from vectasks.transport.rollout_rows import RolloutRows
 from vectasks.transport.step_buffer import DONE, EXHAUSTED
 from vectasks.transport.step_results import StepForm, StepResults
 from vectasks.vector.arguments import checked_keywords, checked_name, name_and_data
@@ -253,33 +253,37 @@ class Stepping:
         )
         return batch
 
-    def finish_into(self, ids: Sequence[int], rows: Block, index: int) -> dict[int, dict[str, Any]]:
+    def finish_into(
+        self, ids: Sequence[int], rows: RolloutRows, index: int
+    ) -> dict[int, dict[str, Any]]:
         """Wait for steps that are written to a rollout row; the infos that are not empty, by id."""
         self._transport.wait(ids, len(ids), self._calls.read_timeout)
         self._states.end_step(ids)
         infos, failed = self._transport.take_rows(ids)
         self.let_go_of_rows()
-        slab = rows.slab
+        step_buffer = rows.step_buffer
         whole = len(ids) == len(self._spaces.action)
         columns: Any = slice(None) if whole else ids
-        flags = slab["flags"][index, columns]
+        flags = step_buffer["flags"][index, columns]
         if failed:
             self._settle_batch(ids, failed)
             self._counted(ids, failed)
         self._settle_rows(ids, flags & EXHAUSTED)
         self._results.count_rows(
             ids,
-            slab["reward"][index, columns].astype(np.float32),
+            step_buffer["reward"][index, columns].astype(np.float32),
             (flags & DONE) != 0,
             [infos.get(i, {}) for i in ids],
-            lambda: slab.nest([None if a is None else a[index, columns] for a in slab.leaf_arrays]),
+            lambda: step_buffer.nest(
+                [None if a is None else a[index, columns] for a in step_buffer.leaf_arrays]
+            ),
         )
         return infos
 
     def let_go_of_rows(self) -> None:
         """Hold the rows no longer that steps were written to, once none of them is out."""
         if self._transport.results is not None and self._states.uncollected is None:
-            self._transport.results.blocks.in_use = None
+            self._transport.results.row_sets.in_use = None
 
     def _settle_rows(self, ids: Sequence[int], exhausted: Any) -> None:
         """Write down that steps came in as rows, and whose was the last."""

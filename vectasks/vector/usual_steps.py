@@ -17,11 +17,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from vectasks._util.interrupts import ctrl_c
-from vectasks.monitoring.board import Board
+from vectasks.monitoring.live_stats import LiveStats
 from vectasks.replay.episode_log import EpisodeLog
 from vectasks.transport.base import StepTransport
 from vectasks.transport.compiled import core
-from vectasks.transport.rollout_rows import Block as RolloutRows
+from vectasks.transport.rollout_rows import RolloutRows as RolloutRows
 from vectasks.transport.step_buffer import DONE, EXHAUSTED
 from vectasks.vector.calls import Calls
 from vectasks.vector.exclusive import Guard
@@ -75,7 +75,7 @@ class UsualSteps:
         transport: StepTransport,
         log: EpisodeLog,
         counts: Counts,
-        board: Board,
+        live_stats: LiveStats,
         guard: Guard,
         *,
         auto_resample: bool,
@@ -86,7 +86,7 @@ class UsualSteps:
         self._transport = transport
         self._log = log
         self._counts = counts
-        self._board = board
+        self._live_stats = live_stats
         self._guard = guard
         self._ids: list[int] = list(range(log.num_samplers))
         self._is_open = False  # the step that is out was written down as such
@@ -100,7 +100,7 @@ class UsualSteps:
                 stepping.action_batches,
                 StepHooks(
                     log.entries,
-                    board.called,
+                    live_stats.called,
                     guard.lock,
                     self._hand_over,
                     self._read_unusual,
@@ -114,12 +114,12 @@ class UsualSteps:
 
     def step_into(self, actions: Any, rows: RolloutRows, index: int) -> Any:
         """Step all samplers into a rollout row if the core can; the infos, or None."""
-        if self._steps is None or rows.slab.compiled is None:
+        if self._steps is None or rows.step_buffer.compiled is None:
             return None
         self._rows, self._index = rows, index
         try:
             row = rows.place.first_row + index
-            return self._steps.step_into(actions, rows.slab.compiled, index, row)
+            return self._steps.step_into(actions, rows.step_buffer.compiled, index, row)
         finally:
             self._rows = None
 
@@ -131,7 +131,7 @@ class UsualSteps:
         if steps_left > 0:
             results = self._transport.results
             assert results is not None
-            self._steps.arm(results.step_number, steps_left, self._board.tell_next_s)
+            self._steps.arm(results.step_number, steps_left, self._live_stats.tell_next_s)
 
     def settle(self) -> None:
         """Take in what the core did, and have it do no more until it is armed again."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vectasks.errors import ResourceLimit
-from vectasks.monitoring.board import Ring
+from vectasks.monitoring.live_stats import Ring
 from vectasks.protocol import Failure, Reply, Request
 from vectasks.transport.channel import Unreadable
 
@@ -82,7 +82,7 @@ class Worker(abc.ABC):
         """
 
     @abc.abstractmethod
-    def post(self, parcel: Any) -> None:
+    def post(self, packed: Any) -> None:
         """Hand over a packed message; its requests or steps are carried out in order.
 
         Raises:

@@ -21,15 +21,15 @@ from typing import Any, NamedTuple
 from vectasks._util.gym_registry import adopt_registrations
 from vectasks.host.task_host import HostGroup
 from vectasks.host.timed import TimedHostGroup
-from vectasks.monitoring.board import Recorder, Ring
+from vectasks.monitoring.live_stats import Recorder, Ring
 from vectasks.protocol import Reply, Request, SendAlone
 from vectasks.transport.channel import Channel, Unreadable, unreadable, unsendable
 from vectasks.transport.memory import SharedMemory
-from vectasks.transport.rollout_rows import BlocksMoved
+from vectasks.transport.rollout_rows import RowsMoved
 from vectasks.transport.step_protocol import Attach, Steps
 from vectasks.workers import stacks
 from vectasks.workers.randomness import WorkerSeed, seed_generators
-from vectasks.workers.step_loop import WorkerLane
+from vectasks.workers.step_loop import StepServer
 
 #: The message that asks a worker to close everything and to end.
 END = "end"
@@ -63,7 +63,7 @@ def run(
 
     Args:
         start: what every worker begins with.
-        memory: where the slab will be, once its layout is known; None: steps come by the socket.
+        memory: where the step buffer will be, once its layout is known; None: steps come by socket.
         ring: where to record how long everything takes; None: nowhere.
     """
     group: HostGroup = HostGroup()
@@ -130,30 +130,30 @@ def _leave_the_parents_forkserver() -> None:
 
 
 def _serve(channel: Channel, group: HostGroup, memory: SharedMemory | None) -> None:
-    lane: WorkerLane | None = None
+    step_server: StepServer | None = None
     while True:
-        message = channel.receive_blocking() if lane is None else lane.next_message()
+        message = channel.receive_blocking() if step_server is None else step_server.next_message()
         if isinstance(message, list):
             _answer(channel, [group.execute(request) for request in message], message)
         elif isinstance(message, Attach):
             assert memory is not None
-            lane = WorkerLane(message, memory, channel, group)
+            step_server = StepServer(message, memory, channel, group)
             # What imports and set-up left in memory stays: the collector need not look again.
             gc.collect()
             gc.freeze()
-        elif isinstance(message, BlocksMoved):
-            assert lane is not None
-            lane.move_blocks(message)
+        elif isinstance(message, RowsMoved):
+            assert step_server is not None
+            step_server.move_row_sets(message)
         elif isinstance(message, Steps):
-            assert lane is not None
-            lane.serve_message(message)
+            assert step_server is not None
+            step_server.serve_message(message)
         elif isinstance(message, Unreadable):
-            _refuse(channel, lane, message)
+            _refuse(channel, step_server, message)
         else:  # END
             return
 
 
-def _refuse(channel: Channel, lane: WorkerLane | None, message: Unreadable) -> None:
+def _refuse(channel: Channel, step_server: StepServer | None, message: Unreadable) -> None:
     """Answer for requests or steps that cannot be unpickled here, as ``ProcessWorker`` sent them.
 
     One fails. Of several, perhaps only one is to blame: they are asked for again, one by one.
@@ -167,8 +167,8 @@ def _refuse(channel: Channel, lane: WorkerLane | None, message: Unreadable) -> N
         ticket, ids = envelope
         requests, is_alone = [(0, i) for i in ids], False
         if len(ids) == 1:
-            assert lane is not None
-            lane.fail_step(ticket, ids[0], unreadable(error))
+            assert step_server is not None
+            step_server.fail_step(ticket, ids[0], unreadable(error))
             return
     value = unreadable(error) if is_alone else SendAlone()
     channel.send_blocking([Reply(seq, sampler_id, value) for seq, sampler_id in requests])

@@ -8,12 +8,12 @@ from typing import Any
 from vectasks.host.step_rows import RowSteps
 from vectasks.host.task_host import HostGroup
 from vectasks.host.timed import TimedHostGroup
-from vectasks.monitoring.board import Recorder, Ring
+from vectasks.monitoring.live_stats import Recorder, Ring
 from vectasks.protocol import Command, Failure, Reply, Request, StepOutcome
-from vectasks.spaces import own
+from vectasks.spaces import copy_arrays
 from vectasks.task import RLStepResult
 from vectasks.transport.channel import Unreadable
-from vectasks.transport.step_buffer import Extra, SlabWriter
+from vectasks.transport.step_buffer import OutOfBand, RowWriter
 from vectasks.transport.step_protocol import Outcome
 from vectasks.workers.base import Worker
 
@@ -51,19 +51,19 @@ class InlineWorker(Worker):
         """Nothing to make ready."""
         return message
 
-    def post(self, parcel: list[Request]) -> None:
+    def post(self, packed: list[Request]) -> None:
         """Carry requests out, now. Ctrl-C passes through; what it cut off is answered as failed."""
-        for position, request in enumerate(parcel):
+        for position, request in enumerate(packed):
             try:
                 reply = self.group.execute(request)
                 # Owned, as what another process sends is: a task may write into its arrays again.
                 # But who asks for an object of the task's gets it.
                 with_objects = request.command not in _HANDING_OVER
-                self._replies.append(reply._replace(value=own(reply.value, with_objects)))
+                self._replies.append(reply._replace(value=copy_arrays(reply.value, with_objects)))
             except BaseException as error:
                 failure = Failure.of(error)
                 self._replies += [
-                    Reply(cut.seq, cut.sampler_id, failure) for cut in parcel[position:]
+                    Reply(cut.seq, cut.sampler_id, failure) for cut in packed[position:]
                 ]
                 raise
 
@@ -71,8 +71,8 @@ class InlineWorker(Worker):
         self,
         ids: Sequence[int],
         actions: Iterable[Any],
-        writer: SlabWriter,
-        keep: Callable[[Extra], object],
+        writer: RowWriter,
+        keep: Callable[[OutOfBand], object],
         *,
         timed: bool,
     ) -> None:
@@ -86,8 +86,8 @@ class InlineWorker(Worker):
 
     def write_unusual(
         self,
-        writer: SlabWriter,
-        keep: Callable[[Extra], object],
+        writer: RowWriter,
+        keep: Callable[[OutOfBand], object],
         sampler_id: int,
         action: Any,
         result: Any,
@@ -153,9 +153,9 @@ def _owned(outcome: Outcome) -> Outcome:
     """A copy that shares nothing with the task's that can change."""
     if type(outcome) is RLStepResult:
         observation, reward, done, info = outcome
-        return RLStepResult(own(observation, True), reward, done, own(info, True))
+        return RLStepResult(copy_arrays(observation, True), reward, done, copy_arrays(info, True))
     if type(outcome) is StepOutcome:
         return outcome._replace(
-            observation=own(outcome.observation, True), info=own(outcome.info, True)
+            observation=copy_arrays(outcome.observation, True), info=copy_arrays(outcome.info, True)
         )
     return outcome

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from multiprocessing.context import BaseContext
 from typing import Any
 
-from vectasks.monitoring.board import Ring
+from vectasks.monitoring.live_stats import Ring
 from vectasks.protocol import Failure, Reply, Request
 from vectasks.transport.channel import Channel, Unreadable
 from vectasks.transport.memory import SharedMemory
-from vectasks.transport.rollout_rows import BlocksMoved
+from vectasks.transport.rollout_rows import RowsMoved
 from vectasks.transport.shared_memory import SharedMemoryTransport
-from vectasks.transport.step_protocol import StepExtras, Steps
+from vectasks.transport.step_protocol import Steps, StepsOutOfBand
 from vectasks.workers import child
 from vectasks.workers.base import Worker, WorkerEnded
 from vectasks.workers.child_process import LONGEST_EXIT_S, ChildProcess
@@ -30,7 +30,7 @@ class ProcessWorker(ChildProcess, Worker):
         number: its number among the workers of a vector, from 0.
         sampler_ids: the samplers whose hosts live in it.
         context: the multiprocessing context that starts it.
-        memory: where a slab may be, once its layout is known.
+        memory: where a step buffer may be, once its layout is known.
         seeds: of its samplers; None for those that have none.
         daemon: a daemonic child may not start children of its own.
         rerun_main: let the child import the user's ``__main__`` again, as CPython's default is.
@@ -74,16 +74,16 @@ class ProcessWorker(ChildProcess, Worker):
         seeds = [seed for seed in self._seeds if seed is not None]
         return WorkerSeed(seeds, self.number, self._num_starts) if seeds else None
 
-    def pack(self, message: list[Request] | Steps | BlocksMoved) -> list[memoryview]:
+    def pack(self, message: list[Request] | Steps | RowsMoved) -> list[memoryview]:
         """Pickle the message, and beside it whom it is for."""
         return Channel.pack(message, _envelope(message))
 
-    def post(self, parcel: list[memoryview]) -> None:
-        """Send the message, and ring its bell in the slab."""
+    def post(self, packed: list[memoryview]) -> None:
+        """Send the message, and ring its bell in the step buffer."""
         if self._channel is None:
             raise WorkerEnded(None)
         try:
-            self._channel.post(parcel)
+            self._channel.post(packed)
         except OSError:
             raise WorkerEnded(self._last_exitcode()) from None
         if self._steps is not None:
@@ -113,7 +113,7 @@ class ProcessWorker(ChildProcess, Worker):
         # process is not always the end of the channel: a process of the task's may hold it.
         ended = self.exitcode is not None
         for message in self.take_in():
-            if isinstance(message, StepExtras):
+            if isinstance(message, StepsOutOfBand):
                 assert self._steps is not None
                 self._steps.keep(message.extras)
             elif isinstance(message, Unreadable):
@@ -163,7 +163,7 @@ class ProcessWorker(ChildProcess, Worker):
         return failures
 
 
-def _envelope(message: list[Request] | Steps | BlocksMoved) -> Any:
+def _envelope(message: list[Request] | Steps | RowsMoved) -> Any:
     """What a worker answers by if it cannot unpickle the message: numbers only."""
     if isinstance(message, list):
         return [tuple(request[:2]) for request in message]

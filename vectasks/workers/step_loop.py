@@ -1,4 +1,4 @@
-"""The worker's half of the step lane: it steps what was asked for, and tells what came of it."""
+"""The worker's half of shared memory: step what is asked for, and tell what came of it."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from vectasks.transport.cpu import (
 )
 from vectasks.transport.layout import NUM_ROWS
 from vectasks.transport.memory import SharedMemory
-from vectasks.transport.out_of_band import Notes
-from vectasks.transport.rollout_rows import Block, Blocks, BlocksMoved
-from vectasks.transport.step_buffer import Extra, Slab
+from vectasks.transport.out_of_band import OutOfBandArea
+from vectasks.transport.rollout_rows import RolloutRows, RolloutRowSets, RowsMoved
+from vectasks.transport.step_buffer import OutOfBand, StepBuffer
 from vectasks.transport.step_protocol import (
     ONE_BY_ONE,
     TIMED,
     Attach,
-    Desks,
     Fence,
-    StepExtras,
+    RowWriters,
     Steps,
+    StepsOutOfBand,
     keep_order,
     row_of,
     words,
@@ -41,12 +41,12 @@ from vectasks.transport.step_protocol import (
 _FIRST_NAP_MS, _LONGEST_NAP_MS = 5, 200
 
 
-class WorkerLane:
+class StepServer:
     """The worker's half.
 
     Args:
         attach: what the parent told.
-        memory: where the slab is, and the blocks behind it.
+        memory: where the step buffer is, and the blocks behind it.
         channel: for extras and rings.
         group: the hosts to step.
     """
@@ -54,44 +54,46 @@ class WorkerLane:
     def __init__(
         self, attach: Attach, memory: SharedMemory, channel: Channel, group: HostGroup
     ) -> None:
-        slab = Slab(attach.layout, memory.map(attach.layout.size_bytes()))
+        step_buffer = StepBuffer(attach.layout, memory.map(attach.layout.size_bytes()))
         w = attach.worker
         self._memory = memory
         self._layout, self._strict = attach.layout, attach.strict
-        self._blocks = Blocks()
-        self._held_blocks: list[Block] = []
+        self._row_sets = RolloutRowSets()
+        self._held_row_sets: list[RolloutRows] = []
         self._channel = channel
-        self._extras: list[Extra] = []  # to be sent before the steps are announced
+        self._extras: list[OutOfBand] = []  # to be sent before the steps are announced
         self._rows = RowSteps(group, self._keep)
         self._ids = attach.sampler_ids
-        self.desks: Desks = Desks(slab, attach.sampler_ids, attach.strict, self._blocks)
-        self.move_blocks(BlocksMoved(attach.blocks))
-        self._step_bell = words(slab["step_bell"][w])
-        self._message_bell = words(slab["message_bell"][w])
-        self._asleep = words(slab["asleep"][w])
-        self._parent_asleep = words(slab["parent_asleep"])
-        self._asked = words(slab["asked"])
-        self._answered = words(slab["answered"])
-        self._answered_at = words(slab["answered_at"])
-        self._notes = Notes(slab)
+        self.row_writers: RowWriters = RowWriters(
+            step_buffer, attach.sampler_ids, attach.strict, self._row_sets
+        )
+        self.move_row_sets(RowsMoved(attach.row_sets))
+        self._step_bell = words(step_buffer["step_bell"][w])
+        self._message_bell = words(step_buffer["message_bell"][w])
+        self._asleep = words(step_buffer["asleep"][w])
+        self._parent_asleep = words(step_buffer["parent_asleep"])
+        self._asked = words(step_buffer["asked"])
+        self._answered = words(step_buffer["answered"])
+        self._answered_at = words(step_buffer["answered_at"])
+        self._out_of_band = OutOfBandArea(step_buffer)
         last = np.zeros(attach.layout.num_samplers, np.int64)
         self._last = words(last)  # the tickets that were answered last
-        self._action: Any = slab.get("action")
+        self._action: Any = step_buffer.get("action")
         self.fence: Fence = Fence()
         self._seen_steps = attach.step_bell
         self._seen_messages = attach.message_bell
         self._polls = polls_before_blocking(attach.layout.num_workers)
         self._wakes_on_own_core = WakesOnOwnCore(w, attach.layout.num_workers)
         self._compiled: Any = None
-        if slab.compiled is not None and self._action is not None:
+        if step_buffer.compiled is not None and self._action is not None:
             self._compiled = core.WorkerSteps(
-                slab,
+                step_buffer,
                 w,
                 attach.sampler_ids,
                 attach.layout.has_integer_actions,
                 last,
                 group.hosts,
-                self.desks.at,
+                self.row_writers.at,
                 self._write_unusual,
                 self._rows.keep_info,
                 self._extras,
@@ -110,7 +112,7 @@ class WorkerLane:
         while True:
             if step_bell[0] != self._seen_steps:
                 keep_order()
-                if message_bell[0] > self._seen_messages and self._is_asked_for_block_rows():
+                if message_bell[0] > self._seen_messages and self._is_asked_for_rollout_rows():
                     # Sent before these steps, it may say where the rows are that they go to.
                     self._seen_messages += 1
                     return self._channel.receive_blocking()
@@ -138,7 +140,7 @@ class WorkerLane:
         has_rung = self._compiled.poll(self._seen_steps, self._seen_messages, polls_left, PROMPT_S)
         return polls_left if has_rung else 0
 
-    def _is_asked_for_block_rows(self) -> bool:
+    def _is_asked_for_rollout_rows(self) -> bool:
         asked, last = self._asked, self._last
         return any(asked[i] > last[i] and row_of(asked[i]) >= NUM_ROWS for i in self._ids)
 
@@ -176,18 +178,18 @@ class WorkerLane:
 
     def fail_step(self, ticket: int, sampler_id: int, failure: Failure) -> None:
         """A step that cannot be made: its action came by message and cannot be unpickled."""
-        extra = self.desks.at(ticket).fail(sampler_id, failure)
+        extra = self.row_writers.at(ticket).fail(sampler_id, failure)
         self._answered_at[sampler_id] = time.monotonic()
         self._keep(extra)
         self._announce(ticket, [sampler_id])
 
-    def move_blocks(self, moved: BlocksMoved) -> None:
+    def move_row_sets(self, moved: RowsMoved) -> None:
         """Map the blocks that there are now, and no others."""
-        known = {block.place: block for block in self._held_blocks}
-        self._held_blocks = [
+        known = {rollout_rows.place: rollout_rows for rollout_rows in self._held_row_sets}
+        self._held_row_sets = [
             known[place]
             if place in known
-            else Block(
+            else RolloutRows(
                 place,
                 self._layout,
                 self._memory.map(self._layout.size_bytes(place.num_rows), place.offset),
@@ -196,12 +198,12 @@ class WorkerLane:
             )
             for place in moved.places
         ]
-        for block in self._held_blocks:
-            self._blocks.add(block)
+        for rollout_rows in self._held_row_sets:
+            self._row_sets.add(rollout_rows)
 
     def _run(self, ticket: int, ids: Sequence[int], actions: Iterable[Any]) -> None:
         """Step samplers and announce them together, or one by one where that is wanted."""
-        rows, writer, timed = self._rows, self.desks.at(ticket), bool(ticket & TIMED)
+        rows, writer, timed = self._rows, self.row_writers.at(ticket), bool(ticket & TIMED)
         if not ticket & ONE_BY_ONE:
             rows.run(writer, ids, actions, timed=timed)
             self._announce(ticket, ids)
@@ -214,11 +216,11 @@ class WorkerLane:
     def _write_unusual(
         self, sampler_id: int, action: Any, result: Any, error: BaseException | None
     ) -> None:
-        writer = self.desks.at(self._compiled.ticket)
+        writer = self.row_writers.at(self._compiled.ticket)
         self._rows.write_unusual(writer, sampler_id, action, result, error)
 
-    def _keep(self, extra: Extra) -> None:
-        if not self._notes.write(extra):
+    def _keep(self, extra: OutOfBand) -> None:
+        if not self._out_of_band.write(extra):
             self._extras.append(extra)
 
     def _announce(self, ticket: int, ids: Sequence[int]) -> None:
@@ -238,15 +240,15 @@ class WorkerLane:
         _send_extras(self._channel, extras)
 
 
-def _send_extras(channel: Channel, extras: list[Extra]) -> None:
+def _send_extras(channel: Channel, extras: list[OutOfBand]) -> None:
     try:
-        channel.send_blocking(StepExtras(extras))
+        channel.send_blocking(StepsOutOfBand(extras))
     except OSError:
         raise
     except Exception:  # user code: an info that cannot be pickled fails its own sampler only
-        channel.send_blocking(StepExtras([_sendable(extra) for extra in extras]))
+        channel.send_blocking(StepsOutOfBand([_sendable(extra) for extra in extras]))
 
 
-def _sendable(extra: Extra) -> Extra:
+def _sendable(extra: OutOfBand) -> OutOfBand:
     failure = unsendable(extra, "step")
-    return extra if failure is None else Extra(extra.sampler_id, failure=failure)
+    return extra if failure is None else OutOfBand(extra.sampler_id, failure=failure)

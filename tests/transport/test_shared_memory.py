@@ -1,4 +1,4 @@
-"""The step lane's protocol: who rings whom, and that nobody sleeps through it."""
+"""The step transport's protocol: who rings whom, and that nobody sleeps through it."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ from vectasks.testing.toys import CountingTask, ToySampler, ToyTask
 from vectasks.transport import cpu as cores
 from vectasks.transport.channel import Channel
 from vectasks.transport.cpu import WakesOnOwnCore, current_core, polls_before_blocking
-from vectasks.transport.layout import NOTE_BYTES, Layout
+from vectasks.transport.layout import OUT_OF_BAND_BYTES, Layout
 from vectasks.transport.row_pool import WORKING_ROW
 from vectasks.transport.shared_memory import SharedMemoryTransport
-from vectasks.transport.step_buffer import Extra
+from vectasks.transport.step_buffer import OutOfBand
 from vectasks.transport.step_protocol import (
     AS_BATCH,
     ONE_BY_ONE,
     ROW_BITS,
     TIMED,
-    StepExtras,
     Steps,
+    StepsOutOfBand,
     is_batch,
     row_of,
 )
 from vectasks.transport.step_results import StepForm, StepResults
-from vectasks.workers import step_loop as worker_lane
+from vectasks.workers import step_loop as step_loop
 from vectasks.workers.process import ProcessWorker
-from vectasks.workers.step_loop import WorkerLane
+from vectasks.workers.step_loop import StepServer
 
 PATIENCE_S = 20.0
 SPACE = spaces.Box(0, 99, (2,), np.int64)
@@ -98,7 +98,7 @@ class Pair:
     def __init__(self, num_samplers: int = 4) -> None:
         first = np.zeros(2, np.int64)
         layout = Layout.of(SPACE, spaces.Discrete(99), first, num_samplers, 1)
-        layout = layout._replace(note_bytes=NOTE_BYTES)
+        layout = layout._replace(out_of_band_bytes=OUT_OF_BAND_BYTES)
         self.ids = list(range(num_samplers))
         memory: Any = StubMemory(layout.size_bytes())
         self.results = StepResults(layout, memory.map())
@@ -110,7 +110,7 @@ class Pair:
         self.group = StubGroup()
         attach = self.parent.attach_message(0, tuple(self.ids))
         group: Any = self.group
-        self.worker = WorkerLane(attach, memory, self._there, group)
+        self.worker = StepServer(attach, memory, self._there, group)
         self.messages: list[Any] = []
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
@@ -139,7 +139,7 @@ class Pair:
 
     def take_in(self) -> None:
         while (message := self.channel.receive()) is not None:
-            assert isinstance(message, StepExtras)
+            assert isinstance(message, StepsOutOfBand)
             self.parent.keep(message.extras)
 
     def answers(self, ids: list[int]) -> list[Any]:
@@ -171,9 +171,9 @@ def pair() -> Iterator[Pair]:
 @pytest.fixture
 def sleepy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sleep at once, and so long that a wake-up that is missed is seen."""
-    monkeypatch.setattr(worker_lane, "polls_before_blocking", lambda num_workers: 0)
-    monkeypatch.setattr(worker_lane, "_FIRST_NAP_MS", 60_000)
-    monkeypatch.setattr(worker_lane, "_LONGEST_NAP_MS", 60_000)
+    monkeypatch.setattr(step_loop, "polls_before_blocking", lambda num_workers: 0)
+    monkeypatch.setattr(step_loop, "_FIRST_NAP_MS", 60_000)
+    monkeypatch.setattr(step_loop, "_LONGEST_NAP_MS", 60_000)
     monkeypatch.setattr(
         "vectasks.transport.shared_memory.polls_before_blocking", lambda num_workers: 0
     )
@@ -187,10 +187,10 @@ def sleepy(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_tickets() -> None:
     layout = Layout.of(SPACE, spaces.Discrete(2), np.zeros(2, np.int64), 2, 1)
     parent = StepResults(layout)
-    block = parent.add_block(3, None)
-    last_row = block.place.first_row + 2
+    rollout_rows = parent.add_rollout_rows(3, None)
+    last_row = rollout_rows.place.first_row + 2
     tickets = []
-    for into, row in ((None, WORKING_ROW), ((block, 2), last_row)):
+    for into, row in ((None, WORKING_ROW), ((rollout_rows, 2), last_row)):
         for timed, batch, single in itertools.product((0, TIMED), (False, True), (False, True)):
             form = StepForm(batch, one_by_one=single, rows=into)
             ticket = parent.begin([0, 1], form, timed=bool(timed))
@@ -199,11 +199,11 @@ def test_tickets() -> None:
             assert bool(ticket & ONE_BY_ONE) == single
             assert ticket & TIMED == timed
             # The way that it goes back is no other for being timed.
-            assert parent.desks.at(ticket) is parent.desks.at(ticket & ~TIMED)
+            assert parent.row_writers.at(ticket) is parent.row_writers.at(ticket & ~TIMED)
             tickets.append(ticket)
     assert len(set(tickets)) == 16
     assert tickets == sorted(tickets)  # later steps have greater ones
-    assert min(tickets) > 0  # 0 is what a new slab holds
+    assert min(tickets) > 0  # 0 is what a new step buffer holds
 
 
 def test_a_ticket_has_room_for_every_row_and_many_steps() -> None:
@@ -211,8 +211,10 @@ def test_a_ticket_has_room_for_every_row_and_many_steps() -> None:
     parent = StepResults(layout)
     parent.step_number = 2**38 - 2
     place: Any = SimpleNamespace(first_row=(1 << ROW_BITS) - 1)
-    block: Any = SimpleNamespace(place=place)
-    ticket = parent.begin([0, 1], StepForm(True, one_by_one=True, rows=(block, 0)), timed=True)
+    rollout_rows: Any = SimpleNamespace(place=place)
+    ticket = parent.begin(
+        [0, 1], StepForm(True, one_by_one=True, rows=(rollout_rows, 0)), timed=True
+    )
     assert ticket == 2**63 - 1
     assert row_of(ticket) == (1 << ROW_BITS) - 1
     assert parent.tickets.tolist() == [ticket] * 2
@@ -251,14 +253,14 @@ class Affinity:
     ],
 )
 def test_workers_sleep_bound_to_cores_of_their_own(
-    monkeypatch: pytest.MonkeyPatch, num_workers: int, cores: set[int], own: list[set[int]]
+    monkeypatch: pytest.MonkeyPatch, num_workers: int, cores: set[int], copy_arrays: list[set[int]]
 ) -> None:
     affinity = Affinity(monkeypatch, cores)
     for worker in range(num_workers):
         sleep = WakesOnOwnCore(worker, num_workers)
         for _ in range(2):
             with sleep:
-                assert affinity.cores == own[worker]
+                assert affinity.cores == copy_arrays[worker]
             assert affinity.cores == cores
 
 
@@ -300,9 +302,9 @@ def test_who_gets_the_core_back_late_shares_it(
 def test_who_shares_its_core_polls_no_more(
     monkeypatch: pytest.MonkeyPatch, shares_core: bool
 ) -> None:
-    monkeypatch.setattr(worker_lane, "polls_before_blocking", lambda num_workers: 1_000_000_000)
+    monkeypatch.setattr(step_loop, "polls_before_blocking", lambda num_workers: 1_000_000_000)
     prompt_s = 0.0 if shares_core else 1e9  # so long may it take until the core is given back
-    monkeypatch.setattr(worker_lane, "PROMPT_S", prompt_s)
+    monkeypatch.setattr(step_loop, "PROMPT_S", prompt_s)
     monkeypatch.setattr(cores, "PROMPT_S", prompt_s)
     pair = Pair()
     if shares_core:
@@ -313,7 +315,7 @@ def test_who_shares_its_core_polls_no_more(
     pair.send("now it sleeps, where it can" if shares_core else "it polls still")
     until(lambda: bool(pair.messages))
     assert shares_core or not pair.signals.is_asleep(0)
-    monkeypatch.setattr(worker_lane, "polls_before_blocking", lambda num_workers: 0)
+    monkeypatch.setattr(step_loop, "polls_before_blocking", lambda num_workers: 0)
     monkeypatch.setattr(pair.worker, "_polls", 0)
     pair.ask([0], [1])
     assert len(pair.answers([0])) == 1
@@ -415,7 +417,7 @@ def test_messages_and_steps_in_any_order(pair: Pair) -> None:
     assert pair.messages == sent
 
 
-# -- what goes beside the slab ---------------------------------------------------------------------
+# -- what goes beside the arrays ---------------------------------------------------------------
 
 
 def test_infos_come_with_their_step(pair: Pair) -> None:
@@ -435,7 +437,7 @@ def test_a_failure_is_one_samplers_own(pair: Pair) -> None:
 
 
 def test_small_infos_take_no_message_and_large_ones_do(pair: Pair) -> None:
-    large = {"map": np.arange(NOTE_BYTES)}
+    large = {"map": np.arange(OUT_OF_BAND_BYTES)}
     for infos in ({0: {"small": 1}, 1: {"also": 2}}, {0: {"small": 3}, 2: large}, {2: {"not": 4}}):
         pair.group.infos = infos
         pair.ask(pair.ids, [1] * 4)
@@ -459,12 +461,12 @@ def test_an_info_that_cannot_travel_is_one_samplers_own(pair: Pair) -> None:
 def test_extras_of_a_predecessor_are_dropped(pair: Pair) -> None:
     """A worker that died between sending an info and announcing its step leaves nothing behind."""
     parent = pair.parent
-    parent.keep([Extra(0, info={"old": True})])
+    parent.keep([OutOfBand(0, info={"old": True})])
     parent.attach_message(0, tuple(pair.ids))
     pair.group.infos = {0: {"new": True}}
     pair.ask([0], [1])
     assert pair.answers([0])[0].info == {"new": True}
-    parent.keep([Extra(0, info={"old": True})])
+    parent.keep([OutOfBand(0, info={"old": True})])
     parent.attach_message(0, tuple(pair.ids))
     assert not pair.results.failures([0])
     pair.group.infos = {0: {"newer": True}}
@@ -568,7 +570,7 @@ def test_a_warning_that_is_an_error_loses_no_step() -> None:
         tasks.step([0] * 4)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            with pytest.raises(RuntimeWarning, match="left the shared-memory lane"):
+            with pytest.raises(RuntimeWarning, match="left the shared memory"):
                 tasks.step([0] * 4)
         try:
             results = tasks.wait_step(timeout=5)

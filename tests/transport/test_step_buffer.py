@@ -1,4 +1,4 @@
-"""The slab: how spaces are laid out in it, and what finds a place there."""
+"""The step buffer: how spaces are laid out in it, and what finds a place there."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from vectasks.transport.step_buffer import (
     EXTRA,
     TERMINATED,
     TRUNCATED,
-    Extra,
-    Slab,
-    SlabReader,
-    SlabWriter,
+    OutOfBand,
+    RowReader,
+    RowWriter,
+    StepBuffer,
 )
 
 NESTED = spaces.Dict(
@@ -78,21 +78,21 @@ def outcome(observation: Any, **changes: Any) -> RLStepResult | StepOutcome:
 
 
 class Desk:
-    """A slab with one writer for all samplers and one reader."""
+    """A step buffer with one writer for all samplers and one reader."""
 
     def __init__(self, space: Any, first: Any, samplers: int = 3, strict: bool = False) -> None:
-        self.slab = Slab(layout_of(space, first, samplers=samplers))
+        self.step_buffer = StepBuffer(layout_of(space, first, samplers=samplers))
         self.writers = {
-            (row, as_batch): SlabWriter(self.slab, range(samplers), row, as_batch, strict)
+            (row, as_batch): RowWriter(self.step_buffer, range(samplers), row, as_batch, strict)
             for row in range(NUM_ROWS)
             for as_batch in (False, True)
         }
-        self.reader = SlabReader(self.slab)
+        self.reader = RowReader(self.step_buffer)
 
     def back(
         self, observation: Any, *, sampler: int = 1, row: int = 0, as_batch: bool = False
     ) -> Any:
-        """An observation after its way through the slab, and the Extra that went beside it."""
+        """An observation after its way through the buffer, and what went beside it."""
         extra = self.writers[row, as_batch].write(sampler, outcome(observation))
         extras = {} if extra is None else {sampler: extra}
         (got,) = self.reader.outcomes([sampler], row, as_batch, extras)
@@ -123,8 +123,8 @@ def test_spaces_of_no_fixed_shape_have_no_dtype(space: Any) -> None:
 
 
 def test_arrays_hold_a_batch_in_each_row() -> None:
-    slab = Slab(layout_of(NESTED, NESTED.sample()))
-    shapes = [None if a is None else (a.shape, a.dtype) for a in slab.leaf_arrays]
+    step_buffer = StepBuffer(layout_of(NESTED, NESTED.sample()))
+    shapes = [None if a is None else (a.shape, a.dtype) for a in step_buffer.leaf_arrays]
     for leaf, shape in zip(leaves(NESTED), shapes, strict=True):
         if leaf.dtype is None:
             assert shape is None
@@ -143,7 +143,7 @@ def test_arrays_hold_a_batch_in_each_row() -> None:
     ],
 )
 def test_actions_that_have_a_place(action_space: Any, expected: Any) -> None:
-    array = Slab(layout_of(spaces.Discrete(2), 0, action_space)).get("action")
+    array = StepBuffer(layout_of(spaces.Discrete(2), 0, action_space)).get("action")
     assert (None if array is None else (array.shape, array.dtype)) == expected
 
 
@@ -154,8 +154,8 @@ def test_arrays_are_aligned_and_apart(space: Any) -> None:
     memory.resize(layout.size_bytes())
     mapped = memory.map()
     memory.close()
-    slab = Slab(layout, mapped)
-    arrays = [slab[name] for name in layout.fields()]
+    step_buffer = StepBuffer(layout, mapped)
+    arrays = [step_buffer[name] for name in layout.fields()]
     ends = sorted((a.ctypes.data, a.ctypes.data + a.nbytes) for a in arrays if a.size)
     assert all(start % 64 == 0 for start, _ in ends)
     assert all(one[1] <= two[0] for one, two in itertools.pairwise(ends))
@@ -163,9 +163,9 @@ def test_arrays_are_aligned_and_apart(space: Any) -> None:
 
 
 def test_counters_of_workers_share_no_cache_line() -> None:
-    slab = Slab(Layout.of(spaces.Discrete(2), None, 0, 8, 4))
+    step_buffer = StepBuffer(Layout.of(spaces.Discrete(2), None, 0, 8, 4))
     for name in ("step_bell", "message_bell", "asleep"):
-        assert slab[name].strides[0] == 64
+        assert step_buffer[name].strides[0] == 64
 
 
 def test_a_layout_travels() -> None:
@@ -193,7 +193,7 @@ def test_shared_memory_has_no_name_and_outlives_its_descriptor() -> None:
     before = set(Path("/dev/shm").iterdir())
     memory = SharedMemory()
     memory.resize(layout.size_bytes())
-    one, two = Slab(layout, memory.map()), Slab(layout, memory.map())
+    one, two = StepBuffer(layout, memory.map()), StepBuffer(layout, memory.map())
     memory.close()
     memory.close()
     one["reward"][1, 2] = 2.5
@@ -223,7 +223,7 @@ def test_nested_samples_come_back_bit_by_bit() -> None:
     value = NESTED.sample()
     got, extra = desk.back(value)
     assert_identical(got, value)
-    assert extra == Extra(1, off_leaves={4: value["inner"]["deep"][0]})
+    assert extra == OutOfBand(1, off_leaves={4: value["inner"]["deep"][0]})
 
 
 def test_nan_infinity_and_minus_zero_come_back() -> None:
@@ -416,7 +416,7 @@ def test_an_unshaped_leaf_goes_beside_the_batch() -> None:
     space = spaces.Dict({"words": spaces.Text(9), "number": spaces.Discrete(4)})
     desk = Desk(space, {"words": "a", "number": 1})
     _, extra = desk.back({"words": "bcd", "number": 2}, as_batch=True)
-    assert extra == Extra(1, off_leaves={list(space.spaces).index("words"): "bcd"})
+    assert extra == OutOfBand(1, off_leaves={list(space.spaces).index("words"): "bcd"})
 
 
 # -- rewards, flags, infos -------------------------------------------------------------------------
@@ -424,12 +424,12 @@ def test_an_unshaped_leaf_goes_beside_the_batch() -> None:
 
 def test_flags_and_rewards() -> None:
     desk = Desk(spaces.Discrete(3), 0)
-    flags = desk.slab["flags"]
+    flags = desk.step_buffer["flags"]
     desk.writers[1, False].write(0, outcome(1, done=True, terminated=True))
     desk.writers[1, False].write(1, outcome(1, done=True, truncated=True, info={}))
     desk.writers[1, False].write(2, outcome(1, reward=float("nan"), info={"a": 1}))
     assert flags[1].tolist() == [DONE | TERMINATED, DONE | TRUNCATED | EMPTY_INFO, EXTRA]
-    one, two, three = desk.reader.outcomes([0, 1, 2], 1, False, {2: Extra(2, info={"a": 1})})
+    one, two, three = desk.reader.outcomes([0, 1, 2], 1, False, {2: OutOfBand(2, info={"a": 1})})
     assert one == outcome(1, done=True, terminated=True)
     assert two == outcome(1, done=True, truncated=True, info={})
     assert_identical(tuple(three), tuple(outcome(1, reward=float("nan"), info={"a": 1})))
@@ -472,8 +472,8 @@ def test_an_exhausted_sampler_has_zeros(as_batch: bool) -> None:
     desk.back(first)
     ended = StepOutcome(None, 2.0, True, {}, True, False, True)
     assert desk.writers[0, as_batch].write(1, ended) is None
-    assert desk.slab["flags"][0, 1] == DONE | TERMINATED | EXHAUSTED | EMPTY_INFO
-    assert not any(array[0, 1].any() for array in desk.slab.leaf_arrays if array is not None)
+    assert desk.step_buffer["flags"][0, 1] == DONE | TERMINATED | EXHAUSTED | EMPTY_INFO
+    assert not any(array[0, 1].any() for array in desk.step_buffer.leaf_arrays if array is not None)
     (got,) = desk.reader.outcomes([1], 0, as_batch, {})
     assert got == ended
 
@@ -482,7 +482,7 @@ def test_a_failure() -> None:
     desk = Desk(spaces.Discrete(3), 0)
     failure = Failure.of(ValueError("no"))
     extra = desk.writers[1, False].fail(2, failure)
-    assert desk.slab["flags"][1, 2] & EXTRA
+    assert desk.step_buffer["flags"][1, 2] & EXTRA
     assert desk.reader.outcomes([2], 1, False, {2: extra}) == [failure]
 
 
@@ -502,14 +502,14 @@ def test_a_task_may_write_into_its_place(as_batch: bool) -> None:
     place["a"][:] = 5
     expected = {"a": np.full(2, 4, np.float32), "b": np.array([0, 1, 0], np.int8)}
     assert_identical(got.observation, expected)
-    assert not any(array[0].any() for array in desk.slab.leaf_arrays if array is not None)
+    assert not any(array[0].any() for array in desk.step_buffer.leaf_arrays if array is not None)
 
 
 def test_a_place_for_a_single_number_can_be_written() -> None:
     desk = Desk(spaces.Box(0, 9, (), np.float64), np.array(0.0))
     place = desk.writers[0, True].places[0]
     place[...] = 3.5
-    assert desk.slab.leaf_arrays[0][0].tolist() == [3.5, 0, 0]
+    assert desk.step_buffer.leaf_arrays[0][0].tolist() == [3.5, 0, 0]
 
 
 @pytest.mark.parametrize(

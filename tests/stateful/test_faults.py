@@ -1,8 +1,8 @@
-"""As :mod:`test_same_on_every_lane`, but tasks raise and workers are killed meanwhile.
+"""As :mod:`test_same_everywhere`, but tasks raise and workers are killed meanwhile.
 
-The twin is the model here too. It raises what it is told to raise, like the vector. It cannot die:
-where a worker is killed, the same samplers of the twin are made anew by ``restart_at``, and the
-other ones are stepped one by one.
+The in-process vector is the model here too. It raises what it is told to raise, but cannot die:
+where a worker is killed, the same samplers are made anew there by ``restart_at``, and the other
+ones are stepped one by one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
-from test_same_on_every_lane import TestVectorAndTwin, VectorAndTwin
+from test_same_everywhere import TestVectorAndInProcess, VectorAndInProcess
 
 from vectasks import Command, RLStepResult, VectasksError
 from vectasks.testing import assert_identical
@@ -55,7 +55,7 @@ def die_once_told(path: Path) -> Action:
     return act
 
 
-class FaultsInVectorAndTwin(VectorAndTwin):
+class FaultsInVectorAndInProcess(VectorAndInProcess):
     """Adds faults of the tasks' and deaths of the workers'."""
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class FaultsInVectorAndTwin(VectorAndTwin):
         }
 
     def made_from(self, arguments: Any) -> tuple[Any, Any]:
-        place = f"{'vector' if self.pair else 'twin'} {{}}"
+        place = f"{'vector' if self.pair else 'in-process vector'} {{}}"
         self.orders = [Path(self.directory.name) / place.format(i) for i in range(len(arguments))]
         faults = [
             Fault(die_once_told(order), sampler=i, times=math.inf)
@@ -91,7 +91,7 @@ class FaultsInVectorAndTwin(VectorAndTwin):
     def kill_a_worker(self, data: Any, amid: bool) -> None:
         """Kill a worker that is asked nothing, or in the midst of a step; and step."""
         self.revive_everybody()
-        twin, vector = self.pair
+        in_process, vector = self.pair
         pids = vector.call("pid")
         workers = [[i for i in range(self.count) if pids[i] == pid] for pid in dict.fromkeys(pids)]
         dead = data.draw(st.sampled_from(workers))
@@ -105,10 +105,10 @@ class FaultsInVectorAndTwin(VectorAndTwin):
         expected: dict[int, Any] = {}
         failures = {}
         for i in dead:
-            twin.restart_at(i)
+            in_process.restart_at(i)
         for i in range(self.count):
             if i in dead and self.restarts:
-                observation = twin.command_at(i, Command.OBSERVE)
+                observation = in_process.command_at(i, Command.OBSERVE)
                 told = given[i].info.pop("worker_restarted")
                 assert "SIGKILL" in told
                 expected[i] = RLStepResult(observation, 0.0, True, {"truncated": True})
@@ -116,7 +116,7 @@ class FaultsInVectorAndTwin(VectorAndTwin):
             elif i in dead:
                 failures[i] = "WorkerDied"
             else:
-                one, error = _results(lambda i=i: twin.step_at(i, actions[i]))
+                one, error = _results(lambda i=i: in_process.step_at(i, actions[i]))
                 if error is None:
                     expected[i] = one[0]
                 else:
@@ -148,6 +148,6 @@ def _end(pid: int) -> None:
             time.sleep(0.001)
 
 
-TestFaultsInVectorAndTwin = pytest.mark.timeout(600)(FaultsInVectorAndTwin.TestCase)
-TestFaultsInVectorAndTwin.settings = settings(TestVectorAndTwin.settings, max_examples=15)
-del TestVectorAndTwin, VectorAndTwin  # these are run where they are defined
+TestFaultsInVectorAndInProcess = pytest.mark.timeout(600)(FaultsInVectorAndInProcess.TestCase)
+TestFaultsInVectorAndInProcess.settings = settings(TestVectorAndInProcess.settings, max_examples=15)
+del TestVectorAndInProcess, VectorAndInProcess  # these are run where they are defined

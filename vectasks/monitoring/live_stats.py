@@ -11,9 +11,9 @@ which only the owner of that process may open.
 
 A *span* is one thing that took time: ``(code, begin_s, end_s, copied_s)``, in seconds of
 ``time.monotonic``, which all processes of a machine share. ``code`` says whose it is and what; a
-step whose result was then written into the slab lasts until ``copied_s``. The spans of a batch's
-steps are written together: one by one they would cost more than a short step takes. Where batches
-are short not all of them are timed (see ``timing``); other commands always are.
+step whose result was then written into the step buffer lasts until ``copied_s``. The spans of a
+batch's steps are written together: one by one they would cost more than a short step takes. Where
+batches are short not all of them are timed (see ``timing``); other commands always are.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ HEAD = np.dtype(
         ("steps_per_s", "f8"),
         ("episodes", "i8"),
         ("restarts", "i8"),
-        ("slab_inode", "i8"),  # where the tickets are; 0: there is no slab
+        ("slab_inode", "i8"),  # where the tickets are; 0: there is no step buffer
         ("asked_at", "i8"),
         ("answered_at", "i8"),
         ("error_s", "f8"),
@@ -76,7 +76,7 @@ def spans_a_step(capacity: int) -> int:
 
 
 class Lines(NamedTuple):
-    """The arrays of a board; ``workers`` has a line more, the parent's."""
+    """The arrays of live stats; ``workers`` has a line more, the parent's."""
 
     head: Any
     workers: Any
@@ -84,7 +84,7 @@ class Lines(NamedTuple):
 
     @classmethod
     def on(cls, memory: Any, num_workers: int, num_samplers: int) -> Lines:
-        """The arrays over a board's memory."""
+        """The arrays over live stats's memory."""
         workers_at = HEAD.itemsize
         samplers_at = workers_at + (num_workers + 1) * WORKER.itemsize
         return cls(
@@ -160,7 +160,7 @@ def _write_values(spans: memoryview, first: int, values: Sequence[float]) -> Non
     struct.pack_into(f"={len(values)}d", spans, first * _SPAN.itemsize, *values)
 
 
-class Board:
+class LiveStats:
     """A vector's own end of its board.
 
     Args:
@@ -231,7 +231,7 @@ class Board:
         return now_s >= self.tell_next_s
 
     def show_tickets(self, tickets_at: tuple[int, int, int] | None) -> None:
-        """Tell where to see which samplers have answered: the slab's inode and two offsets."""
+        """Tell where to see who has answered: the step buffer's inode and two offsets."""
         head = self._lines.head
         head["slab_inode"], head["asked_at"], head["answered_at"] = tickets_at or (0, 0, 0)
 
@@ -243,7 +243,7 @@ class Board:
         states: Sequence[int],
         pids: Sequence[int],
     ) -> None:
-        """Bring the board up to date."""
+        """Bring the live stats up to date."""
         if not self._is_open:
             return
         head, now_s = self._lines.head, time.monotonic()

@@ -62,17 +62,17 @@ def test_a_restart_costs_one_step_and_the_others_nothing(
         seed=5,
         on_worker_death="restart",
     )
-    twin = SingleProcessVectorSampledTasks(
+    in_process = SingleProcessVectorSampledTasks(
         ToySampler, toy_args(RandomWalk, 4, max_steps=9), seed=5, should_log=False
     )
     dead = mates(process_lane, 2)
     actions = [[0.5, -0.5]] * 4
-    with tasks, twin:
+    with tasks, in_process:
         for number in range(1, 8):
             if number == 3:
-                expected = step_all_but(twin, dead, actions)
+                expected = step_all_but(in_process, dead, actions)
             else:
-                expected = dict(enumerate(twin.step(actions)))
+                expected = dict(enumerate(in_process.step(actions)))
             with noticed_at_once():
                 given = results(tasks, way, actions)
             for i in range(4):
@@ -94,15 +94,15 @@ def test_a_restart_costs_one_step_and_the_others_nothing(
         assert tasks.stats()["steps"] == 28
 
 
-def step_all_but(twin: Any, dead: tuple[int, ...], actions: list[Any]) -> dict[int, Any]:
-    """What the twin gives where these samplers are made anew in the midst of a step."""
+def step_all_but(in_process: Any, dead: tuple[int, ...], actions: list[Any]) -> dict[int, Any]:
+    """What is given in process where these samplers are made anew in the midst of a step."""
     expected = {}
     for i in range(4):
         if i in dead:
-            twin.restart_at(i)
-            expected[i] = RLStepResult(twin.get_observations()[i], 0.0, True, {})
+            in_process.restart_at(i)
+            expected[i] = RLStepResult(in_process.get_observations()[i], 0.0, True, {})
         else:
-            (expected[i],) = twin.step_at(i, actions[i])
+            (expected[i],) = in_process.step_at(i, actions[i])
     return expected
 
 

@@ -1,7 +1,7 @@
-"""Whatever is done with a vector of processes, its twin gives the same, to the last bit.
+"""Whatever is done with a vector of processes, the in-process one gives the same, to the last bit.
 
 A Hypothesis state machine: it draws spaces, tasks, start method, number of processes and transport,
-makes a vector and its twin of them, and does the same things with both.
+makes a vector of processes and an in-process one of them, and does the same things with both.
 """
 
 from __future__ import annotations
@@ -206,8 +206,8 @@ def _write(out: Any, seen: Any) -> None:
 START_METHODS = ["fork"] * 4 + ["forkserver"] * 4 + ["spawn"]
 
 
-class VectorAndTwin(RuleBasedStateMachine):
-    """Does the same with a vector of processes and with its twin, and compares."""
+class VectorAndInProcess(RuleBasedStateMachine):
+    """Does the same with a vector of processes and with its in-process vector, and compares."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -216,7 +216,7 @@ class VectorAndTwin(RuleBasedStateMachine):
         self.actions = np.random.default_rng(0)
         self.lockstep = False
         self.vector_options: dict[str, Any] = {}
-        self.lost = 0  # steps that the vector gave and the twin did not
+        self.lost = 0  # steps that the vector gave and the in-process vector did not
 
     def prepare(self, data: Any) -> None:
         """Draw what a subclass adds."""
@@ -258,7 +258,7 @@ class VectorAndTwin(RuleBasedStateMachine):
         **options: Any,
     ) -> None:
         self.prepare(data)
-        if transport == "slab":  # which refuses what the twin takes
+        if transport == "slab":  # which refuses what the in-process vector takes
             options.update(odds=0.0, misfits=0.0)
         if style == "in_place":  # an odd observation cannot be written in place
             options.update(odds=0.0, misfits=0.0)
@@ -281,8 +281,8 @@ class VectorAndTwin(RuleBasedStateMachine):
         }
         for arguments_of_one in arguments:
             arguments_of_one.pop("plain", None)
-        twin = SingleProcessVectorSampledTasks(*self.made_from(arguments), **common)
-        self.pair = [twin]
+        in_process = SingleProcessVectorSampledTasks(*self.made_from(arguments), **common)
+        self.pair = [in_process]
         vector = VectorSampledTasks(
             *self.made_from(arguments),
             multiprocessing_start_method=start_method,
@@ -291,7 +291,7 @@ class VectorAndTwin(RuleBasedStateMachine):
             **self.vector_options,
             **common,
         )
-        self.pair = [twin, vector]
+        self.pair = [in_process, vector]
         self.both(lambda tasks: tasks.get_observations())
 
     def both(self, act: Callable[[Any], Any]) -> Any:
@@ -455,8 +455,10 @@ def _row(part: Any, k: int) -> Any:
     return part[k]
 
 
-TestVectorAndTwin = pytest.mark.timeout(600)(VectorAndTwin.TestCase)  # to shrink what fails
-TestVectorAndTwin.settings = settings(
+TestVectorAndInProcess = pytest.mark.timeout(600)(
+    VectorAndInProcess.TestCase
+)  # to shrink what fails
+TestVectorAndInProcess.settings = settings(
     max_examples=25,
     stateful_step_count=14,
     deadline=None,

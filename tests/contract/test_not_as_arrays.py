@@ -1,4 +1,4 @@
-"""Leaves that have a place in the slab and do not use it: told once, or refused."""
+"""Leaves that have a place in the step buffer and do not use it: told once, or refused."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from vectasks.testing.toys import CountingTask, InfoTask, NestedTask, TextTask, 
 
 @contextmanager
 def warned() -> Iterator[list[warnings.WarningMessage]]:
-    """The warnings about the slab that were given."""
+    """The warnings about the step buffer that were given."""
     ours: list[warnings.WarningMessage] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield ours
-    ours += [w for w in caught if "shared-memory lane" in str(w.message)]
+    ours += [w for w in caught if "left the shared memory" in str(w.message)]
 
 
 OFF_SPACE = [
