@@ -291,6 +291,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self.observations = self._batched(observation)
         return self.observations, infos
 
+    @_raising_originals
     def step(self, actions: Any) -> StepResult:
         """Step every environment.
 
@@ -309,11 +310,8 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         if self._holds and np.count_nonzero(self._envs.over):
             self.step_async(actions)
             return self.step_wait()
-        return self._result(self._step_batch(self._sendable(actions)))
-
-    @_raising_originals
-    def _step_batch(self, actions: Any) -> StepBatch:
-        return self._envs.vector.step_batch(actions, copy=self.copy)
+        sendable = self._sendable(actions)
+        return self._result(self._envs.vector.step_batch(sendable, copy=self.copy))
 
     def step_async(self, actions: Any) -> None:
         """Begin a step, which :meth:`step_wait` ends."""

@@ -160,7 +160,7 @@ class ToyTask(Task[ToyWorld]):
         return f"psst from {self.env.sampler}"
 
     def close(self) -> None:
-        _leave_mark(self.options, f"task {self.env.sampler}")
+        _leave_mark(vars(self.options), f"task {self.env.sampler}")
 
 
 class ToySampler(TaskSampler[ToyTask]):
@@ -224,7 +224,7 @@ class ToySampler(TaskSampler[ToyTask]):
         return factor * self.world.sampler + offset
 
     def close(self) -> None:
-        _leave_mark(SimpleNamespace(**self.options), f"sampler {self.world.sampler}")
+        _leave_mark(self.options, f"sampler {self.world.sampler}")
 
 
 def toy_args(task_class: type[ToyTask], count: int, **options: Any) -> list[dict[str, Any]]:
@@ -478,8 +478,7 @@ def _on_purpose(place: str, sampler: int) -> str:
     return f"toy failed on purpose in {place} of sampler {sampler}"
 
 
-def _leave_mark(options: SimpleNamespace, name: str) -> None:
-    marks = getattr(options, "marks", None)
-    if marks is not None:
-        with (Path(marks) / name).open("a", encoding="utf-8") as file:
+def _leave_mark(options: Mapping[str, Any], name: str) -> None:
+    if options.get("marks") is not None:
+        with (Path(options["marks"]) / name).open("a", encoding="utf-8") as file:
             file.write("closed\n")
