@@ -163,7 +163,7 @@ def test_a_step_longer_than_the_budget() -> None:
     assert suggest(2, asleep_s=0.2).step_s >= 0.2
 
 
-def test_a_stream_that_cannot_be_begun_anew() -> None:
+def test_a_stream_that_cannot_be_restarted() -> None:
     suggestion = suggest(2, max_tasks=1)
     assert suggestion.step_s > 0
 

@@ -433,7 +433,7 @@ def test_a_death_that_is_noticed_before_the_next_group_is_sent(some_process, sam
         check_that_it_goes_on(tasks, buffer)
 
 
-def test_a_worker_that_is_begun_anew_amid_steps(some_process):
+def test_a_worker_that_is_restarted_amid_steps(some_process):
     with faulty(some_process, [Fault(kill(), 1, call=3)], on_worker_death="restart") as tasks:
         buffer = RolloutBuffer(tasks, HORIZON)
         ends = collect(tasks, Dice(tasks.action_spaces[0]), buffer, num_splits=2)

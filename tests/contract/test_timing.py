@@ -176,7 +176,7 @@ def test_both_can_be_had_after_the_end(make: Any, tmp_path: Path) -> None:
         tasks.step([0] * 4)
 
 
-def test_a_worker_that_was_begun_anew_records_on(processes: Any, tmp_path: Path) -> None:
+def test_a_worker_that_was_restarted_records_on(processes: Any, tmp_path: Path) -> None:
     with processes.toys(vector={**TIMED, "on_worker_death": "restart"}) as tasks:
         stepped(tasks, 2)
         os.kill(tasks.call_at(1, "pid"), 9)

@@ -35,7 +35,7 @@ def test_every_fault_has_a_row():
     assert arguments == {change.__name__ for change in CORRUPTIONS}
 
 
-@pytest.mark.parametrize("module", ["test_deaths", "test_restarts", "test_task_errors"])
+@pytest.mark.parametrize("module", ["test_deaths", "test_worker_restarts", "test_task_errors"])
 def test_every_test_of_faults_holds_a_row(module):
     names = names_of_tests(f"{module}.py")
     held = set(re.findall(r"`(test_\w+)`", PAGE))

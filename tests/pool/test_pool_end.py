@@ -99,7 +99,7 @@ def test_restarts_while_it_closes(tmp_path: Path) -> None:
 
 
 @pytest.mark.guarantee("pool-hangs-in-close")
-def test_a_worker_that_is_begun_anew_while_its_pool_closes_is_ended_too(
+def test_a_worker_that_is_restarted_while_its_pool_closes_is_ended_too(
     processes: WorkerPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begin = ChildProcess.begin

@@ -242,7 +242,7 @@ def test_actions_are_taken_as_python_takes_them(actions: Any, space: Any, check:
     )
 )
 def test_simple_infos_come_back_as_they_were(info: dict[str, Any]) -> None:
-    out_of_band = core.OutOfBand(np.zeros(2, np.int64), np.zeros((2, 400), np.uint8))
+    out_of_band = core.InfoPlaces(np.zeros(2, np.int64), np.zeros((2, 400), np.uint8))
     if out_of_band.write(1, info):
         assert repr(out_of_band.read(1)) == repr(info)
     else:
@@ -255,13 +255,13 @@ def test_simple_infos_come_back_as_they_were(info: dict[str, Any]) -> None:
 )
 def test_other_infos_are_left_to_pickle(info: dict[Any, Any]) -> None:
     data = np.zeros((2, 400), np.uint8)
-    assert not core.OutOfBand(np.zeros(2, np.int64), data).write(0, info)
+    assert not core.InfoPlaces(np.zeros(2, np.int64), data).write(0, info)
     assert not data[1].any()
 
 
 def test_a_size_that_cannot_be_is_an_error() -> None:
     num_parts, data = np.zeros(2, np.int64), np.zeros((2, 400), np.uint8)
-    out_of_band = core.OutOfBand(num_parts, data)
+    out_of_band = core.InfoPlaces(num_parts, data)
     assert out_of_band.write(0, {"a": 1})
     data[0].view(np.int64)[0] = 1 << 40
     with pytest.raises(ValueError, match="said to have"):

@@ -84,7 +84,7 @@ def test_a_death_too_many_says_why_and_can_be_mended(clock: Clock) -> None:
         assert "worker_restarted" in tasks.step([0])[0].info
 
 
-def test_a_worker_that_dies_while_it_is_begun_anew_is_given_up(tmp_path: Any) -> None:
+def test_a_worker_that_dies_while_it_is_restarted_is_given_up(tmp_path: Any) -> None:
     marker = tmp_path / "second start"
 
     def make(**arguments: Any) -> ToySampler:

@@ -272,7 +272,7 @@ class ProcessBackend(PoolBackend):
                 was_clogged, had_hung_up = worker.is_clogged, worker.has_hung_up
                 settled += worker.take_answers()
                 if has_ended:
-                    settled += self._bury(worker)
+                    settled += self._handle_exit(worker)
                 elif worker.has_hung_up and not had_hung_up:
                     # It is about to end, as a rule; if not, it is out of reach.
                     worker.deadline_s = time.monotonic() + LONGEST_EXIT_S
@@ -285,7 +285,7 @@ class ProcessBackend(PoolBackend):
                     self._overdue(worker)
         return settled
 
-    def _bury(self, worker: WorkerProcess) -> list[Settle]:
+    def _handle_exit(self, worker: WorkerProcess) -> list[Settle]:
         exitcode = worker.exitcode
         if worker.end is None:
             worker.end = lambda: death(worker.number, how_it_ended(exitcode), exitcode)

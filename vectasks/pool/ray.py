@@ -245,7 +245,7 @@ class RayBackend(PoolBackend):
     def _end_overdue(self) -> None:
         for worker in tuple(self._workers):
             if worker.deadline_s is not None and worker.deadline_s <= time.monotonic():
-                self._bury(worker, functools.partial(self._not_made, worker.number))
+                self._handle_exit(worker, functools.partial(self._not_made, worker.number))
 
     def _not_made(self, number: int) -> SetupError:
         return SetupError(
@@ -278,9 +278,9 @@ class RayBackend(PoolBackend):
     def _lose(self, worker: _Worker, error: BaseException | None) -> None:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         how = f"was lost: {lines[0].strip().rstrip('.:')}"
-        self._bury(worker, functools.partial(death, worker.number, how))
+        self._handle_exit(worker, functools.partial(death, worker.number, how))
 
-    def _bury(self, worker: _Worker, end: Callable[[], VectasksError]) -> None:
+    def _handle_exit(self, worker: _Worker, end: Callable[[], VectasksError]) -> None:
         """End an actor that is no good any more; what was out in it fails."""
         with self._lock:
             worker.deadline_s = worker.warn_s = None
@@ -333,7 +333,7 @@ class RayBackend(PoolBackend):
             old.end = old.end or functools.partial(death, worker, RESTARTED)
             self._workers[worker] = self._start(worker)
         self._to_do.put(_look_at_deadlines)
-        self._bury(old, old.end)
+        self._handle_exit(old, old.end)
 
     def is_alive(self, worker: int) -> bool:
         """Whether its actor lives, as far as is known."""
@@ -351,7 +351,7 @@ class RayBackend(PoolBackend):
             failures = self._close_objects(grace_s)
         for worker in self._workers:
             worker.end = worker.end or functools.partial(death, worker.number, CLOSED)
-            self._bury(worker, worker.end)
+            self._handle_exit(worker, worker.end)
         self._to_do.put(None)
         if self._thread is not threading.current_thread():
             self._thread.join()

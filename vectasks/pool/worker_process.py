@@ -105,7 +105,7 @@ class WorkerProcess(ChildProcess):
 
     def cancel(self, future: Future[Any]) -> bool:
         """Make sure that the newest call, which was sent ahead, never begins; False: too late."""
-        # Permits are all alike. Of those that are left, the last one is the newest call's.
+        # Tokens are all alike. Of those that are left, the last one is the newest call's.
         newest = self.out[-1] if self.out else None
         if newest is None or newest.future is not future or not self._tokens.take():
             return False
