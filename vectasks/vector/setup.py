@@ -213,7 +213,7 @@ class Core:
         try:
             return self.requests.close(self.options.close_grace_s)
         finally:
-            if self.transport is not None:
+            if "usual_steps" in vars(self):  # it has started
                 self.usual_steps.close()
             if self.transport is not None:
                 self.transport.close()

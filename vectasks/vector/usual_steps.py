@@ -21,7 +21,7 @@ from vectasks.monitoring.live_stats import LiveStats
 from vectasks.replay.episode_log import EpisodeLog
 from vectasks.transport.base import StepTransport
 from vectasks.transport.compiled import core
-from vectasks.transport.rollout_rows import RolloutRows as RolloutRows
+from vectasks.transport.rollout_rows import RolloutRows
 from vectasks.transport.step_buffer import DONE, EXHAUSTED
 from vectasks.vector.calls import Calls
 from vectasks.vector.exclusive import Guard
@@ -63,7 +63,7 @@ class UsualSteps:
         transport: carries the steps.
         log: of the episodes.
         counts: of steps and episodes.
-        board: is told of calls.
+        live_stats: are told of calls.
         guard: of the vector.
         auto_resample: whether samplers go on by themselves when a task is done.
     """
