@@ -166,7 +166,7 @@ def test_it_never_writes_elsewhere(row: int, sampler: int) -> None:
     if row == 0:
         with pytest.raises(IndexError):
             core.run_steps(
-                {sampler: host}, rows.step_buffer.compiled, row, True, [sampler], [0], print, {}
+                {sampler: host}, rows.step_buffer.compiled, row, True, [sampler], [0], {}, print, {}
             )
     assert not any(rows.memory[: -len(CANARY)])
 
@@ -356,7 +356,9 @@ def test_a_task_is_stepped_as_by_its_own_step(
         expected = attempt(lambda: plain.step(0))
         rows.step_buffer["reward"][...] = -1
         kept: dict[int, Any] = {}
-        core.run_steps({0: host}, rows.step_buffer.compiled, 0, True, [0], [0], unusual, kept)
+        core.run_steps(
+            {0: host}, rows.step_buffer.compiled, 0, True, [0], [0], {0: None}, unusual, kept
+        )
         if came:
             assert repr(came.pop()) == repr(expected)
         else:

@@ -53,6 +53,7 @@ class RowSteps:
                 writer.as_batch,
                 list(ids),
                 list(actions),
+                writer.places,
                 functools.partial(self.write_unusual, writer),
                 self.keep_info,
             )

@@ -42,6 +42,7 @@ def run_steps(
     as_batch: bool,
     ids: list[int],
     actions: list[Any],
+    places: Any,
     unusual: _Unusual,
     keep_info: Callable[[int, Any], None] | dict[int, Any],
 ) -> None: ...
@@ -102,7 +103,9 @@ class UsualSteps:
     def actions(self) -> NDArray[Any]: ...
     def arm(self, step_number: int, steps_left: int, until_s: float) -> None: ...
     def disarm(self) -> int: ...
-    def step(self, actions: Any, as_batch: bool) -> StepBatch | list[RLStepResult] | None: ...
+    def step(
+        self, actions: Any, as_batch: bool, as_views: bool = False
+    ) -> StepBatch | list[RLStepResult] | None: ...
     def step_into(
         self, actions: Any, rows: RowArrays, index: int, row: int
     ) -> dict[int, dict[str, Any]] | None: ...
@@ -129,5 +132,9 @@ class UsualStepsOfWorkers(UsualSteps):
 
 class UsualStepsHere(UsualSteps):
     def use(
-        self, hosts: dict[int, Any], unusual: _Unusual, cut_off: Callable[[], None]
+        self,
+        hosts: dict[int, Any],
+        places_at: Callable[[int], Any],
+        unusual: _Unusual,
+        cut_off: Callable[[], None],
     ) -> None: ...

@@ -117,6 +117,7 @@ cdef enum:
     UNUSUAL = 0
     USUAL = 1
     WITH_INFO = 2
+    IN_PLACE = 3  # its task writes the observation by itself
 
     # What carries a leaf in an observation.
     NO_FORM = -1
@@ -286,7 +287,7 @@ cdef class RowArrays:
     cdef int _put(
         self, Py_ssize_t row, Py_ssize_t sampler, bint as_batch, object result
     ) except -1:
-        """Write a step's result if it is usual: USUAL, or WITH_INFO where its info is not empty."""
+        """Write a step's result if it is usual: USUAL, or what is left to be done."""
         if type(result) is not RLStepResult and not (
             type(result) is tuple and PyTuple_GET_SIZE(result) == 4
         ):
@@ -300,12 +301,16 @@ cdef class RowArrays:
             if type(info) is not dict:
                 return UNUSUAL
             flags = EMPTY_INFO if PyDict_Size(info) == 0 else EXTRA
-        if not self._put_part(
-            self._tree, row, sampler, as_batch, <object>PyTuple_GET_ITEM(result, 0)
+        cdef object observation = <object>PyTuple_GET_ITEM(result, 0)
+        cdef bint is_in_place = observation is None and flags != EXTRA
+        if not is_in_place and not self._put_part(
+            self._tree, row, sampler, as_batch, observation
         ):
             return UNUSUAL
         self._rewards[row * self.num_samplers + sampler] = reward
         self._flags[row * self.num_samplers + sampler] = flags
+        if is_in_place:
+            return IN_PLACE
         return WITH_INFO if flags == EXTRA else USUAL
 
     cdef bint _put_part(
@@ -530,7 +535,7 @@ cdef class RowArrays:
     def put(self, Py_ssize_t row, Py_ssize_t sampler, bint as_batch, result):
         """Write a step's result into a row if it is usual, but for its info; whether it is."""
         self._check(row, sampler)
-        return self._put(row, sampler, as_batch, result) != UNUSUAL
+        return self._put(row, sampler, as_batch, result) in (USUAL, WITH_INFO)
 
 
 cdef bint _is_plain(object tree) except -1:
@@ -559,6 +564,7 @@ cdef int _run(
     bint as_batch,
     list ids,
     list actions,
+    object places,
     object unusual,
     object keep_info,
 ) except -1:
@@ -584,6 +590,8 @@ cdef int _run(
                     unusual(i, action, None, error)
                 else:
                     kind = rows._put(row, i, as_batch, result)
+                    if kind == IN_PLACE:
+                        kind = _write_in_place(host.task, places[i], i, action, unusual)
                     if kind == UNUSUAL:
                         unusual(i, action, result, None)
                     elif kind == WITH_INFO:
@@ -674,6 +682,20 @@ def _owned_info(dict info):
     return info.copy()
 
 
+cdef int _write_in_place(task, place, i, action, unusual) except -1:
+    """Let a task write its observation into a row; UNUSUAL where it cannot."""
+    write = getattr(task, "write_observation", None)
+    if write is None or place is None:
+        return UNUSUAL
+    try:
+        write(place)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        unusual(i, action, None, error)
+    return USUAL
+
+
 def run_steps(
     dict hosts,
     RowArrays rows,
@@ -681,6 +703,7 @@ def run_steps(
     bint as_batch,
     list ids,
     list actions,
+    places,
     unusual,
     keep_info,
 ):
@@ -693,13 +716,14 @@ def run_steps(
         as_batch: written as a StepBatch has it; otherwise what it was can be told exactly.
         ids: whose.
         actions: one for each.
+        places: by sampler id: arrays that a task may write its observation into, or None.
         unusual: called as ``unusual(sampler_id, action, result, error)`` with what is not usual:
             what the task gave or raised, or ``UNMADE`` where the host makes the step itself. Where
             Ctrl-C passes through, it gets that for each step that was not made.
         keep_info: called with the sampler id and the info of a step that is usual beside it; or a
             dict, which gets copies of these.
     """
-    _run(hosts, rows, row, as_batch, ids, actions, unusual, keep_info)
+    _run(hosts, rows, row, as_batch, ids, actions, places, unusual, keep_info)
 
 
 cdef void *_words(array, Py_ssize_t count, int item_bytes) except NULL:
@@ -824,17 +848,19 @@ cdef class WorkerSteps:
         cdef list actions = self._actions_of(ids)
         self.ticket = ticket
         if not ticket & ONE_BY_ONE:
-            self._run(rows, row, ids, actions)
+            self._run(rows, row, ids, actions, writer.places)
             self._announce(ids)
             return True
         for k in range(len(ids)):
             one = [ids[k]]
-            self._run(rows, row, one, [actions[k]])
+            self._run(rows, row, one, [actions[k]], writer.places)
             self._answered_at[<Py_ssize_t>ids[k]] = monotonic_s()
             self._announce(one)
         return True
 
-    cdef int _run(self, RowArrays rows, Py_ssize_t row, list ids, list actions) except -1:
+    cdef int _run(
+        self, RowArrays rows, Py_ssize_t row, list ids, list actions, places
+    ) except -1:
         return _run(
             self._hosts,
             rows,
@@ -842,6 +868,7 @@ cdef class WorkerSteps:
             self.ticket & AS_BATCH,
             ids,
             actions,
+            places,
             self._unusual,
             self,
         )
@@ -1047,6 +1074,7 @@ cdef class UsualSteps:
     cdef readonly int64_t ticket
     cdef readonly int64_t num_steps  # since it was armed
     cdef int64_t _steps_left
+    cdef bint _as_views
     cdef double _until_s
 
     def __init__(
@@ -1088,8 +1116,13 @@ cdef class UsualSteps:
         num_steps, self.num_steps = self.num_steps, 0
         return num_steps
 
-    def step(self, actions, bint as_batch):
+    def step(self, actions, bint as_batch, bint as_views=False):
         """Step all samplers.
+
+        Args:
+            actions: one each.
+            as_batch: whether to give a StepBatch; otherwise a list of RLStepResults.
+            as_views: its arrays may change after the second following step.
 
         Returns:
             a StepBatch, or a list of RLStepResults; None where nothing was done, because it is not
@@ -1102,6 +1135,7 @@ cdef class UsualSteps:
         try:
             next_free = self._next_free_batch if as_batch else self._next_free_list
             row = 0 if next_free is None else next_free(self.step_number + 1)
+            self._as_views = as_views
             return self._step(self._rows, row, row, _BATCH if as_batch else _RESULTS)
         finally:
             self._unlock()
@@ -1180,7 +1214,7 @@ cdef class UsualSteps:
                 unusual.append(i)
         if form != _INTO_ROWS and index != 0:
             try:
-                lent = self._lend(index, self.step_number, False)
+                lent = self._lend(index, self.step_number, self._as_views)
             except BaseException:  # Ctrl-C: the step is made, and what it gave is dropped
                 self._hand_over(form, infos)
                 raise
@@ -1363,18 +1397,21 @@ cdef class UsualStepsHere(UsualSteps):
 
     cdef dict _hosts
     cdef list _ids
+    cdef object _places_at
     cdef object _unusual
     cdef object _cut_off
 
-    def use(self, hosts, unusual, cut_off):
+    def use(self, hosts, places_at, unusual, cut_off):
         """Take in whom to step.
 
         Args:
             hosts: by sampler id.
+            places_at: gives the places of a ticket's row, as for :func:`run_steps`.
             unusual: as for :func:`run_steps`; the row is that of the ticket.
             cut_off: called when Ctrl-C passes through a step.
         """
-        self._hosts, self._unusual, self._cut_off = hosts, unusual, cut_off
+        self._hosts, self._places_at = hosts, places_at
+        self._unusual, self._cut_off = unusual, cut_off
         self._ids = list(range(self._rows.num_samplers))
 
     cdef object _step(self, RowArrays rows, Py_ssize_t index, Py_ssize_t row, int form):
@@ -1384,7 +1421,15 @@ cdef class UsualStepsHere(UsualSteps):
         self.is_running = True
         try:
             _run(
-                self._hosts, rows, index, form != _RESULTS, self._ids, actions, self._unusual, infos
+                self._hosts,
+                rows,
+                index,
+                form != _RESULTS,
+                self._ids,
+                actions,
+                self._places_at(self.ticket),
+                self._unusual,
+                infos,
             )
         except BaseException:
             self.is_running = False

@@ -93,6 +93,7 @@ class InProcessTransport(StepTransport):
         if steps is not None:
             steps.use(
                 hosts.hosts_by_id,
+                lambda ticket: results.row_writers.at(ticket).places,
                 lambda i, action, result, error: hosts.write_unusual(
                     results.row_writers.at(steps.ticket), results.keep, i, action, result, error
                 ),

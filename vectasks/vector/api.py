@@ -47,7 +47,7 @@ class BaseVectorSampledTasks(Closable):
     """
 
     _holds = "sampler"
-    _usual_step: Callable[[Any, bool], Any] = staticmethod(no_usual_step)
+    _usual_step: Callable[..., Any] = staticmethod(no_usual_step)
 
     def __init__(
         self,
@@ -261,7 +261,7 @@ class BaseVectorSampledTasks(Closable):
             LayoutError: an observation does not fit its space, or a reward is a list; its sampler
                 is FAILED, the others went on.
         """
-        batch = self._usual_step(actions, True) if out is None and copy else None
+        batch = self._usual_step(actions, True, not copy) if out is None else None
         return self._step_batch_in_python(actions, out, copy) if batch is None else batch
 
     @exclusive("step_batch")

@@ -29,7 +29,7 @@ from vectasks.vector.results import Counts
 from vectasks.vector.stepping import Stepping
 
 
-def no_usual_step(actions: Any, as_batch: bool) -> Any:
+def no_usual_step(actions: Any, as_batch: bool, as_views: bool = False) -> Any:
     """Step nobody: the core cannot."""
     return None
 
@@ -93,7 +93,7 @@ class UsualSteps:
         self._rows: RolloutRows | None = None  # of the step that is out, if it is written there
         self._index = 0
         #: Steps all samplers if the core can; gives None where nothing was done.
-        self.step: Callable[[Any, bool], Any] = no_usual_step
+        self.step: Callable[..., Any] = no_usual_step
         self._steps: Any = None
         if auto_resample:
             self._steps = transport.usual_steps(
