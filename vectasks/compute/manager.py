@@ -175,14 +175,9 @@ class Seat:
 def _run_here(
     make_seat: Callable[[], Seat], batches: Iterator[Any]
 ) -> Generator[Result[Any], None, None]:
-    seat = make_seat()
-    try:
+    with contextlib.closing(make_seat()) as seat:
         for index, batch in enumerate(batches):
             yield seat.run(index, batch)
-    except BaseException:
-        seat.end()
-        raise
-    seat.end()
 
 
 def _run_in_workers(
