@@ -115,13 +115,7 @@ def make_record(
 
 def failed_record(job: BatchJob, started_at: datetime, error: BaseException) -> BatchRunRecord:
     """The record of a job that this error ended."""
-    return make_record(
-        job,
-        RunStatus.failed,
-        started_at,
-        message=_message(error),
-        error=error,
-    )
+    return make_record(job, RunStatus.failed, started_at, message=_message(error), error=error)
 
 
 def _message(error: BaseException) -> str:
