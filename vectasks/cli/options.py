@@ -5,6 +5,7 @@ Most functions return a decorator for a command's function, as ``click.option`` 
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -24,15 +25,9 @@ def at_least(minimum: int) -> Callable[[Any], int]:
     """Return the type of an option that is a whole number of at least ``minimum``."""
 
     def whole(value: Any) -> int:
-        try:
-            number = int(value)
-        except ValueError:
-            pass
-        else:
-            if number >= minimum:
-                return number
-            if minimum == 0:
-                raise click.BadParameter(f"must not be negative, got {number}")
+        with contextlib.suppress(ValueError):
+            if int(value) >= minimum:
+                return int(value)
         raise click.BadParameter(f"must be a whole number of at least {minimum}, got {value!r}")
 
     return whole
