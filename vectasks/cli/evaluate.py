@@ -92,13 +92,13 @@ def command(
     counts = {"done": 0, "failed": 0}
     if processes is None:
         processes = min(os.cpu_count() or 1, samplers)
-    with progress_bar(sampler) as bar:
+    try:
+        with progress_bar(sampler) as bar:
 
-        def show(result: EpisodeResult, total: int) -> None:
-            counts["done" if result.error is None else "failed"] += 1
-            bar.show_counts(total=total, skipped=0, **counts)
+            def show(result: EpisodeResult, total: int) -> None:
+                counts["done" if result.error is None else "failed"] += 1
+                bar.show_counts(total=total, skipped=0, **counts)
 
-        try:
             report = evaluate(
                 act,
                 make_sampler,
@@ -112,16 +112,14 @@ def command(
                 force=force,
                 on_episode=show,
             )
-        except KeyboardInterrupt:
-            bar.end()
-            sys.stderr.write(
-                f"vectasks: interrupted after {counts['done']} episodes; the same command plays "
-                "the rest\n"
-            )
-            return EXIT_INTERRUPTED
+    except KeyboardInterrupt:
+        sys.stderr.write(
+            f"vectasks: interrupted after {counts['done']} episodes; the same command plays "
+            "the rest\n"
+        )
+        return EXIT_INTERRUPTED
     _print_metrics(report.aggregates)
-    sys.stdout.write(f"{manifest}: {len(report.episodes)} episodes, ")
-    sys.stdout.write(f"{report.num_failed} failed\n")
+    print(f"{manifest}: {len(report.episodes)} episodes, {report.num_failed} failed")
     failures = [
         (f"episode {result.episode}", *result.error.partition(": ")[::2])
         for result in report.episodes

@@ -34,10 +34,6 @@ class Bar:
             counts=f"{done} done, {skipped} skipped, {failed} failed",
         )
 
-    def end(self) -> None:
-        """Take no more of the screen."""
-        self._progress.stop()
-
 
 @contextmanager
 def progress_bar(title: str, total: int | None = None, unit: str | None = None) -> Iterator[Bar]:
