@@ -11,11 +11,7 @@ from typing import Any
 import click
 
 from vectasks.cli import options
-from vectasks.cli.common import (
-    EXIT_FAILED,
-    load_callable,
-    see_current_directory,
-)
+from vectasks.cli.common import EXIT_FAILED, load_callable, one_line, see_current_directory
 from vectasks.cli.options import examples
 from vectasks.errors import VectasksError
 
@@ -94,14 +90,11 @@ def _report_speed(
     try:
         suggestion = suggest_max_processes(make_sampler, [arguments] * num_samplers)
     except VectasksError as error:  # what is wrong has been told by the checks
-        printed.line(f"  cannot be measured: {' '.join(str(error).split())}", _STYLES["skipped"])
+        printed.line(f"  cannot be measured: {one_line(error)}", _STYLES["skipped"])
         return
     for number in _told_counts(num_samplers, suggestion.max_processes):
-        where = (
-            "in this process"
-            if number == 0
-            else f"in {number} worker process" + "es" * (number > 1)
-        )
+        processes = f"{number} worker process" + "es" * (number > 1)
+        where = f"in {processes}" if number else "in this process"
         is_best = number == suggestion.max_processes
         printed.line(
             f"  {num_samplers / suggestion.predictions[number]:>12,.0f} steps/s expected {where}"
@@ -144,6 +137,5 @@ class _Printer:
         from rich.text import Text
 
         rich_text = Text(text)
-        if style:
-            rich_text.stylize(style, 0, styled_to)
+        rich_text.stylize(style, 0, styled_to)
         self._console.print(rich_text)

@@ -12,9 +12,7 @@ import os
 import secrets
 import signal
 import sys
-import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +28,9 @@ from vectasks.cli.common import (
     EXIT_BAD_USE,
     EXIT_INTERRUPTED,
     CommandError,
+    described,
     load_callable,
+    one_line,
     quieten_native_libraries,
     see_current_directory,
 )
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"vectasks: {_usage(error)} (see {command} --help)", file=sys.stderr)
         return EXIT_BAD_USE
     except (CommandError, VectasksError, OSError, ImportError) as error:
-        print(f"vectasks: {_one_line(error)}", file=sys.stderr)
+        print(f"vectasks: {one_line(error)}", file=sys.stderr)
         return EXIT_BAD_USE
     except KeyboardInterrupt:
         print("vectasks: interrupted", file=sys.stderr)
@@ -235,7 +235,7 @@ class _Rollout:
         try:
             actions = self._policy(self._observations, self._action_spaces)
         except Exception as error:  # user code
-            raise CommandError(f"the policy raised {_described(error)}") from error
+            raise CommandError(f"the policy raised {described(error)}") from error
         results = self._recorder.step(actions)
         self._observations = [result.observation for result in results]
         self._returns += [
@@ -309,15 +309,14 @@ def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
 
 def _check_output(path: Path) -> None:
     """Find out whether a video can be written to ``path``; nothing is left there."""
-    if path.suffix.lower() not in (".mp4", ".gif"):
-        raise CommandError(f"--out {path}: the name must end in .mp4 or .gif")
-    if path.is_dir():
-        raise CommandError(f"--out {path}: it is a directory")
+    from vectasks.rendering.encoders import encoder_class_for
+    from vectasks.rendering.film import require_writable
+
+    encoder_class_for(path)
     try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
+        require_writable(path)
     except OSError as error:
-        raise CommandError(f"--out {path}: cannot be written ({error.strerror})") from error
+        raise CommandError(f"--out {path}: {error.strerror}") from error
 
 
 def _check_environment(env_id: str) -> None:
@@ -329,21 +328,9 @@ def _check_environment(env_id: str) -> None:
     except MissingExtra:
         raise
     except Exception as error:  # what it imports is the user's code
-        raise CommandError(f"{env_id}: {_one_line(error)}") from error
+        raise CommandError(f"{env_id}: {one_line(error)}") from error
     if not is_visible:
         raise CommandError(f'{env_id}: it gives no images (it has no render_mode "rgb_array")')
-
-
-# -- surroundings -----------------------------------------------------------------------------
-
-
-def _described(error: BaseException) -> str:
-    *_, frame = traceback.extract_tb(error.__traceback__)
-    return f"{type(error).__name__}: {error} ({Path(frame.filename).name}:{frame.lineno})"
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
 
 
 for _module in (batch, check, evaluate, jobs, replay, report, top):
