@@ -37,7 +37,7 @@ _EPILOG = examples(
 )
 @options.manifest()
 @options.whole_number("--max-workers", 1, "At a time.", default=1)
-@options.force("Also run what is done.")
+@click.option("--force", is_flag=True, help="Also run what is done.")
 @click.option(
     "--backend",
     type=click.Choice(["process", "inline", "ray"]),

@@ -29,8 +29,10 @@ _EPILOG = examples(
 )
 @options.sampler()
 @options.sampler_arguments()
-@options.samplers(8, "How many you will run: for the suggested number of processes.")
-@options.steps(200, "Of each check.")
+@options.whole_number(
+    "--samplers", 1, "How many you will run: for the suggested number of processes.", default=8
+)
+@options.whole_number("--steps", 1, "Of each check.", default=200)
 @options.seed(42)
 @click.option("--not-seeded", is_flag=True, help="set_seed does not determine the tasks.")
 @click.option("--no-render", is_flag=True, help="The tasks cannot be seen.")

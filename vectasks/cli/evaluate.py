@@ -54,12 +54,12 @@ Exit code: 0: all episodes were played; 1: some failed; 2: bad use; 130: Ctrl-C
     "else is its `task`.",
 )
 @options.sampler_arguments()
-@options.samplers(4, "At a time.")
+@options.whole_number("--samplers", 1, "At a time.", default=4)
 @options.processes()
 @options.seed(0)
 @options.manifest()
 @options.whole_number("--videos", 0, "Film the first N episodes.", default=0)
-@options.force("Also play what was played.")
+@click.option("--force", is_flag=True, help="Also play what was played.")
 def command(
     sampler: str,
     policy: str,

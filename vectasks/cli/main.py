@@ -106,7 +106,7 @@ _DEMO_EPISODES = 16
     short_help="Train an agent, evaluate it and film it.",
 )
 @options.out(help="The video: .mp4 or .gif.", default="demo.mp4")
-@options.steps(200_000, "At most.")
+@options.whole_number("--steps", 1, "At most.", default=200_000)
 @options.seed(1)
 def _demo(out: Path, steps: int, seed: int) -> int:
     """Train CartPole by PPO, then film exactly sixteen episodes of it."""
@@ -162,8 +162,8 @@ It is found in MODULE as seen from the current directory.
 )
 @click.argument("env_id", metavar="ENV_ID")
 @options.out(help="The video: .mp4 or .gif.")
-@options.samplers(9, "Tiles.")
-@options.steps(500, "Of each one.")
+@options.whole_number("--samplers", 1, "Tiles.", default=9)
+@options.whole_number("--steps", 1, "Of each one.", default=500)
 @options.policy(required=False)
 @options.seed(None, "The same seed gives the same video.")
 @options.processes()

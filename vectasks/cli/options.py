@@ -54,16 +54,6 @@ def whole_number(
     )
 
 
-def samplers(default: int, help: str) -> Decorator:
-    """``--samplers``: how many."""
-    return whole_number("--samplers", 1, help, default)
-
-
-def steps(default: int, help: str) -> Decorator:
-    """``--steps``: how many."""
-    return whole_number("--steps", 1, help, default)
-
-
 def seed(default: int | None, help: str = "Of all randomness.") -> Decorator:
     """``--seed``: of whatever the command makes."""
     return whole_number("--seed", 0, help, default)
@@ -112,11 +102,6 @@ def manifest() -> Decorator:
         metavar="FILE",
         help="What became of them; a second run reads it.",
     )
-
-
-def force(help: str) -> Decorator:
-    """``--force``: do again what is done."""
-    return click.option("--force", is_flag=True, help=help)
 
 
 def out(*names: str, help: str, default: str | None = None) -> Decorator:
