@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
@@ -39,15 +39,12 @@ from vectasks.cli.progress import progress_bar
 from vectasks.errors import MissingExtra, VectasksError
 
 if TYPE_CHECKING:
-    from vectasks.envs import GymnasiumTaskSampler
     from vectasks.vector import SingleProcessVectorSampledTasks, VectorSampledTasks
 
 
-class Policy(Protocol):
-    """What ``--policy`` names."""
-
-    def __call__(self, observations: list[Any], action_spaces: list[Any], /) -> Sequence[Any]:
-        """One action a sampler; all three lists have one entry a sampler, in the same order."""
+#: What ``--policy`` names: a function of observations and action spaces that returns actions; all
+#: three lists have one entry a sampler, in the same order.
+Policy: TypeAlias = Callable[[list[Any], list[Any]], Sequence[Any]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -206,7 +203,7 @@ def _record(
         progress_bar(env_id, steps * samplers, "steps") as bar,
         _stop_on_interrupt() as is_interrupted,
     ):
-        rollout = _Rollout(tasks, recorder, act or _RandomPolicy(tasks.action_spaces, seed))
+        rollout = _Rollout(tasks, recorder, act or _random_policy(tasks.action_spaces, seed))
         for _ in range(steps):
             rollout.step()
             bar.advance(samplers)
@@ -252,39 +249,30 @@ class _Rollout:
         return f"{episodes}, {self._num_steps} steps, {steps_per_s:.0f} steps/s"
 
 
-class _RandomPolicy:
-    """Random actions; those of a sampler depend on the seed and the sampler's id alone."""
-
-    def __init__(self, action_spaces: Sequence[Any], seed: int) -> None:
-        # Copies, because in this process a space may be the environment's own.
-        self._spaces = [copy.deepcopy(space) for space in action_spaces]
-        for sampler_id, space in enumerate(self._spaces):
-            space.seed(seed + sampler_id)
-
-    def __call__(self, observations: list[Any], action_spaces: list[Any], /) -> list[Any]:
-        return [space.sample() for space in self._spaces]
+def _random_policy(action_spaces: Sequence[Any], seed: int) -> Policy:
+    """Act at random; a sampler's actions depend on the seed and the sampler's id alone."""
+    # Copies, because in this process a space may be the environment's own.
+    spaces = [copy.deepcopy(space) for space in action_spaces]
+    for sampler_id, space in enumerate(spaces):
+        space.seed(seed + sampler_id)
+    return lambda observations, action_spaces: [space.sample() for space in spaces]
 
 
 def _start_samplers(
     env_id: str, num_samplers: int, num_processes: int | None, seed: int
 ) -> VectorSampledTasks | SingleProcessVectorSampledTasks:
     from vectasks import SingleProcessVectorSampledTasks, VectorSampledTasks
+    from vectasks.envs import GymnasiumTaskSampler
 
-    sampler_fn_args = [{"env_id": env_id} for _ in range(num_samplers)]
+    sampler_fn_args = [{"env": env_id}] * num_samplers
     if num_processes == 0:
-        return SingleProcessVectorSampledTasks(_make_sampler, sampler_fn_args, seed=seed)
+        return SingleProcessVectorSampledTasks(GymnasiumTaskSampler, sampler_fn_args, seed=seed)
     return VectorSampledTasks(
-        _make_sampler,
+        GymnasiumTaskSampler,
         sampler_fn_args,
         seed=seed,
         max_processes=min(num_processes or os.cpu_count() or 1, num_samplers),
     )
-
-
-def _make_sampler(env_id: str) -> GymnasiumTaskSampler:
-    from vectasks.envs import GymnasiumTaskSampler
-
-    return GymnasiumTaskSampler(env_id)
 
 
 @contextmanager
