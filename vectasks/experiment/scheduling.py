@@ -15,7 +15,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import secrets
 import signal
 import threading
@@ -28,14 +27,14 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 from vectasks._util import pickling
-from vectasks._util.checks import real_number, whole_number
+from vectasks._util.checks import seconds_or_none, whole_number
 from vectasks.errors import FailedExperiment, InvalidArgument, WaitTimeout
 from vectasks.experiment import context, view
 from vectasks.experiment.config import Task, bind, jobs_of, output, reachable
 from vectasks.experiment.environment import environment
 from vectasks.experiment.hooks import apply_hooks
 from vectasks.experiment.identifier import main_name, type_name
-from vectasks.experiment.job import Job, JobState, Status, checked_timeout, logger
+from vectasks.experiment.job import Job, JobState, Status, logger
 from vectasks.experiment.job_process import EXIT_BUSY, command
 from vectasks.experiment.launchers import Execution, Launcher, LocalLauncher
 from vectasks.experiment.records import as_json, described
@@ -140,7 +139,7 @@ class experiment:
             WaitTimeout: they have not within so many seconds.
             InvalidArgument: the timeout is no number of at least 0.
         """
-        timeout = checked_timeout(timeout)
+        timeout = seconds_or_none("timeout", timeout)
         with view.shown(self.name, lambda: self.jobs, self._progress):
             is_over = self._wait_until_over(timeout)
         if not is_over:
@@ -181,9 +180,7 @@ class experiment:
     # -- submitting ---------------------------------------------------------------------------
 
     def _submit(self, task: Any, timeout_s: float | None, max_retries: int) -> Any:
-        if timeout_s is not None:
-            timeout_s = real_number("timeout_s", timeout_s, positive=True, finite=False)
-            timeout_s = None if math.isinf(timeout_s) else timeout_s
+        timeout_s = seconds_or_none("timeout_s", timeout_s, positive=True)
         max_retries = whole_number("max_retries", max_retries)
         with self._changed:
             job = Job(self.workdir, type_name(type(task)), task.identifier)
