@@ -220,13 +220,17 @@ class Job:
 
     def write_status(self, status: Status) -> None:
         """Write the status into its folder."""
-        self.write("status.json", json.dumps(asdict(status), indent=2))
+        self.write_json("status.json", asdict(status))
 
-    def write(self, name: str, content: str | bytes) -> None:
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a file of indented JSON into its folder, atomically."""
+        self.write(name, json.dumps(value, indent=2).encode())
+
+    def write(self, name: str, content: bytes) -> None:
         """Write a file into its folder, atomically."""
         self.path.mkdir(parents=True, exist_ok=True)
         with whole_or_nothing(self.path / name) as partial_path:
-            partial_path.write_bytes(content.encode() if isinstance(content, str) else content)
+            partial_path.write_bytes(content)
 
     @contextmanager
     def lock(self) -> Iterator[bool]:

@@ -37,7 +37,7 @@ from vectasks.experiment.identifier import main_name, type_name
 from vectasks.experiment.job import Job, JobState, Status, logger
 from vectasks.experiment.job_process import EXIT_BUSY, command
 from vectasks.experiment.launchers import Execution, Launcher, LocalLauncher
-from vectasks.experiment.records import as_json, described
+from vectasks.experiment.records import described
 
 _LOOK_AT_LOCK_S = 0.2
 
@@ -238,7 +238,7 @@ class experiment:
         status = Status(experiment=self.name).ended(state, f"{dependency} {dependency.state}")
         with job.lock() as is_ours:
             if is_ours:
-                job.write("params.json", as_json(described(self._tasks[job.path], job)))
+                job.write_json("params.json", described(self._tasks[job.path], job))
                 job.write_status(status)
         return status
 
@@ -287,8 +287,8 @@ class experiment:
 
     def _execute(self, job: Job, run: str, attempt: int) -> int:
         task = self._tasks[job.path]
-        job.write("params.json", as_json(described(task, job)))
-        job.write("environment.json", as_json({**environment(), "environ": job.environ}))
+        job.write_json("params.json", described(task, job))
+        job.write_json("environment.json", {**environment(), "environ": job.environ})
         job.write("task.pkl", pickling.dumps((main_name(), task)))
         execution = self.launcher.start(job, command(job, run, attempt, self.name))
         with self._changed:
