@@ -193,14 +193,12 @@ class History:
         Raises:
             ManifestError: the run log is damaged, or the manifest is and has no run log.
         """
-        header, records = None, {}
-        snapshot, damage = None, None
+        header, records, damage = None, {}, None
         try:
-            snapshot = read_snapshot(manifest_path)
+            if (snapshot := read_snapshot(manifest_path)) is not None:
+                header, records = _header_of(snapshot), snapshot.records_by_id()
         except ManifestError as error:
             damage = error
-        if snapshot is not None:
-            header, records = _header_of(snapshot), snapshot.records_by_id()
         for line in _read_lines(run_log_path(manifest_path)):
             if line.run is not None:
                 header = line.run
