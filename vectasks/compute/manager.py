@@ -165,9 +165,7 @@ class Seat:
 
     def end(self) -> None:
         """Tear down, if anything was set up."""
-        error = self._session.end()
-        if error is not None:
-            raise error
+        self._session.end()
 
     close = end  # where a worker ends without being asked to, as after an error elsewhere
 
