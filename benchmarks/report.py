@@ -280,8 +280,8 @@ def _versions(versions: Mapping[str, Mapping[str, str]]) -> str:
     rows = []
     for env, found in versions.items():
         lower = {name.lower().replace("_", "-"): version for name, version in found.items()}
-        copy_arrays = {"sb3": "stable-baselines3"}.get(env, env)
-        names = dict.fromkeys([copy_arrays, *wanted])
+        own = {"sb3": "stable-baselines3"}.get(env, env)
+        names = dict.fromkeys([own, *wanted])
         rows.append([env, ", ".join(f"{n} {lower[n]}" for n in names if n in lower)])
     return _markdown(["environment", "versions"], rows)
 

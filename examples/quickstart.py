@@ -23,7 +23,7 @@ SIZE = 5
 
 
 class FindGoal(Task[None]):
-    """Walk over live stats of SIZE x SIZE fields to the goal."""
+    """Walk over a board of SIZE x SIZE fields to the goal."""
 
     moves = ((0, 1), (1, 0), (0, -1), (-1, 0))
 

@@ -151,8 +151,8 @@ def _arrows(module: str) -> set[str]:
         "vectasks",
         "vectasks._util",
     }
-    copy_arrays = {module, module.rpartition(".")[0]}
-    return (targets - {module}) | (packages - copy_arrays)
+    own = {module, module.rpartition(".")[0]}
+    return (targets - {module}) | (packages - own)
 
 
 def _room(module: str) -> str:

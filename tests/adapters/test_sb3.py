@@ -209,7 +209,7 @@ def test_record_video(opened: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     env.reset()
     for t in range(1, 4):
         env.step(np.zeros(3, int))
-        # Three images of 4 x 6 pixels in live stats of 2 x 2; the last place is black.
+        # Three images of 4 x 6 pixels on a board of 2 x 2; the last place is black.
         assert [frame.shape for frame in env.recorded_frames] == [(8, 12, 3)] * (t + 1)
         assert env.recorded_frames[-1][0, 0, 0] == env.get_attr("t")[0]
     env.step(np.zeros(3, int))

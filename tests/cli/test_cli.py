@@ -207,7 +207,7 @@ def test_a_missing_extra(
         ("film", "must end in .mp4 or .gif"),
         ("missing/film.mp4", "No such file or directory"),
         ("file/film.mp4", "Not a directory"),
-        ("folder.mp4", "it is a directory"),
+        ("folder.mp4", "a directory has this name"),
     ],
 )
 def test_an_output_that_cannot_be_written(

@@ -224,7 +224,7 @@ def test_observations_are_owned() -> None:
 
 
 @pytest.mark.parametrize("obs_type", ["rgb", "grayscale", "stacked"])
-def test_same_in_processes_in_the_in_process_and_not_in_place(obs_type: Any) -> None:
+def test_same_in_processes_in_process_and_not_in_place(obs_type: Any) -> None:
     kwargs = {"obs_type": obs_type, "max_num_frames_per_episode": SHORT_EPISODE}
     in_place = [{"game": "Pong", **kwargs}] * NUM_SAMPLERS
     wrapped = [{"task_type": WrappedTask, **kwargs}] * NUM_SAMPLERS

@@ -453,9 +453,9 @@ def test_what_is_raised_may_be_odd(run: Any, tmp_path: Path) -> None:
         if job.id == "surrogate":
             raise ValueError("no \udc80")
         job.output.touch()
-        copy_arrays: list[Any] = []
-        copy_arrays.append(copy_arrays)
-        return {"own": copy_arrays, "number": 10**9000} if job.id == "own" else {"number": 10**9000}
+        own: list[Any] = []
+        own.append(own)
+        return {"own": own, "number": 10**9000} if job.id == "own" else {"number": 10**9000}
 
     manifest = run(make_jobs(tmp_path, "odd", "surrogate", "own", "huge"), work)
     assert statuses(manifest) == ["failed"] * 4

@@ -44,14 +44,14 @@ class Footprint(NamedTuple):
     @classmethod
     def now(cls) -> Footprint:
         gc.collect()
-        copy_arrays = psutil.Process()
+        own = psutil.Process()
         apart = (server._forkserver_pid, multiprocessing.resource_tracker._resource_tracker._pid)
-        children = copy_arrays.children(recursive=True)
+        children = own.children(recursive=True)
         workers = [child for child in children if child.pid not in apart]
         return cls(
-            copy_arrays.memory_info().rss,
+            own.memory_info().rss,
             sum(worker.memory_info().rss for worker in workers),
-            copy_arrays.num_fds(),
+            own.num_fds(),
             sum(worker.num_fds() for worker in workers),
             len(workers),
         )

@@ -182,7 +182,7 @@ def test_the_report_without_rich(
         (["walks_to_check:Walks", "--args", "{flaw: 1}"], "it is no JSON"),
         (["walks_to_check:Walks", "--samplers", "0"], "--samplers: must be"),
         (["walks_to_check:Walks", "--steps", "x"], "--steps"),
-        (["walks_to_check:Walks", "--seed", "-1"], "--seed: must not be negative"),
+        (["walks_to_check:Walks", "--seed", "-1"], "--seed: must be a whole number of at least 0"),
     ],
 )
 def test_bad_use_is_one_line_and_exit_code_2(

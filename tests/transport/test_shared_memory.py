@@ -253,14 +253,14 @@ class Affinity:
     ],
 )
 def test_workers_sleep_bound_to_cores_of_their_own(
-    monkeypatch: pytest.MonkeyPatch, num_workers: int, cores: set[int], copy_arrays: list[set[int]]
+    monkeypatch: pytest.MonkeyPatch, num_workers: int, cores: set[int], own: list[set[int]]
 ) -> None:
     affinity = Affinity(monkeypatch, cores)
     for worker in range(num_workers):
         sleep = WakesOnOwnCore(worker, num_workers)
         for _ in range(2):
             with sleep:
-                assert affinity.cores == copy_arrays[worker]
+                assert affinity.cores == own[worker]
             assert affinity.cores == cores
 
 

@@ -253,7 +253,7 @@ def test_ctrl_c_never_leaves_the_vector_out_of_step(start: Start, transport: str
 @pytest.mark.guarantee("ctrl-c")
 @pytest.mark.parametrize("way", ["all", "some", "out"])
 @pytest.mark.parametrize("task", ["CountingTask", "InfoTask"])
-def test_ctrl_c_leaves_no_step_out_in_the_in_process(start: Start, task: str, way: str) -> None:
+def test_ctrl_c_leaves_no_step_out_in_process(start: Start, task: str, way: str) -> None:
     # Steps of some samplers, and those into given arrays, take a longer way than others.
     script = start(f"""
         import random

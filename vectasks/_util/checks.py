@@ -75,7 +75,7 @@ def real_number(
     return float(value)
 
 
-def seconds_or_none(name: str, value: Any) -> float | None:
+def seconds_or_none(name: str, value: Any, *, positive: bool = False) -> float | None:
     """Return a limit in seconds as a ``float``; None, as infinity, is no limit.
 
     Raises:
@@ -83,7 +83,7 @@ def seconds_or_none(name: str, value: Any) -> float | None:
     """
     if value is None:
         return None
-    seconds = real_number(name, value, finite=False)
+    seconds = real_number(name, value, finite=False, positive=positive)
     return None if math.isinf(seconds) else seconds
 
 

@@ -37,7 +37,7 @@ _EPILOG = examples(
 )
 @options.manifest()
 @options.whole_number("--max-workers", 1, "At a time.", default=1)
-@options.force("Also run what is done.")
+@click.option("--force", is_flag=True, help="Also run what is done.")
 @click.option(
     "--backend",
     type=click.Choice(["process", "inline", "ray"]),
@@ -66,32 +66,27 @@ def command(
 
     jobs = read_jobs(jobs_path)
     worker = load_callable(worker_name, "MODULE:FUNCTION", "--worker")
-    with progress_bar(jobs_path.name) as bar:
+    try:
+        with progress_bar(jobs_path.name) as bar:
 
-        def show(progress: BatchProgress) -> None:
-            bar.show_counts(
-                total=progress.total,
-                done=progress.done,
-                skipped=progress.skipped,
-                failed=progress.failed,
-            )
+            def show(progress: BatchProgress) -> None:
+                bar.show_counts(
+                    total=progress.total,
+                    done=progress.done,
+                    skipped=progress.skipped,
+                    failed=progress.failed,
+                )
 
-        try:
             run = BatchRunner(backend, on_progress=show).run(
-                jobs,
-                worker,
-                manifest_path=manifest,
-                max_workers=max_workers,
-                force=force,
+                jobs, worker, manifest_path=manifest, max_workers=max_workers, force=force
             )
-        except KeyboardInterrupt:
-            bar.end()
-            left = len(jobs) - len(BatchManifest.load(manifest).records)
-            sys.stderr.write(
-                f"vectasks: interrupted; {left} of {len(jobs)} jobs are left, which the same "
-                "command does\n"
-            )
-            return EXIT_INTERRUPTED
+    except KeyboardInterrupt:
+        left = len(jobs) - len(BatchManifest.load(manifest).records)
+        sys.stderr.write(
+            f"vectasks: interrupted; {left} of {len(jobs)} jobs are left, which the same "
+            "command does\n"
+        )
+        return EXIT_INTERRUPTED
     sys.stdout.write(
         f"{manifest}: {run.success_count} done, {run.skipped_count} skipped, "
         f"{run.failed_count} failed\n"

@@ -11,11 +11,7 @@ from typing import Any
 import click
 
 from vectasks.cli import options
-from vectasks.cli.common import (
-    EXIT_FAILED,
-    load_callable,
-    see_current_directory,
-)
+from vectasks.cli.common import EXIT_FAILED, load_callable, one_line, see_current_directory
 from vectasks.cli.options import examples
 from vectasks.errors import VectasksError
 from vectasks.transport import compiled
@@ -34,8 +30,10 @@ _EPILOG = examples(
 )
 @options.sampler()
 @options.sampler_arguments()
-@options.samplers(8, "How many you will run: for the suggested number of processes.")
-@options.steps(200, "Of each check.")
+@options.whole_number(
+    "--samplers", 1, "How many you will run: for the suggested number of processes.", default=8
+)
+@options.whole_number("--steps", 1, "Of each check.", default=200)
 @options.seed(42)
 @click.option("--not-seeded", is_flag=True, help="set_seed does not determine the tasks.")
 @click.option("--no-render", is_flag=True, help="The tasks cannot be seen.")
@@ -95,14 +93,11 @@ def _report_speed(
     try:
         suggestion = suggest_max_processes(make_sampler, [arguments] * num_samplers)
     except VectasksError as error:  # what is wrong has been told by the checks
-        printed.line(f"  cannot be measured: {' '.join(str(error).split())}", _STYLES["skipped"])
+        printed.line(f"  cannot be measured: {one_line(error)}", _STYLES["skipped"])
         return
     for number in _told_counts(num_samplers, suggestion.max_processes):
-        where = (
-            "in this process"
-            if number == 0
-            else f"in {number} worker process" + "es" * (number > 1)
-        )
+        processes = f"{number} worker process" + "es" * (number > 1)
+        where = f"in {processes}" if number else "in this process"
         is_best = number == suggestion.max_processes
         printed.line(
             f"  {num_samplers / suggestion.predictions[number]:>12,.0f} steps/s expected {where}"
@@ -146,6 +141,5 @@ class _Printer:
         from rich.text import Text
 
         rich_text = Text(text)
-        if style:
-            rich_text.stylize(style, 0, styled_to)
+        rich_text.stylize(style, 0, styled_to)
         self._console.print(rich_text)

@@ -52,7 +52,7 @@ def load_callable(name: str, form: str, option: str = "") -> Callable[..., Any]:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # user code
-        raise CommandError(f"{told}: cannot be imported: {_described(error)}") from error
+        raise CommandError(f"{told}: cannot be imported: {described(error)}") from error
     try:
         found = operator.attrgetter(path)(module)
     except AttributeError as error:
@@ -75,7 +75,13 @@ def _without(module: Any, path: str) -> str:
     return f"{module.__name__} has no {path}{has}"
 
 
-def _described(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """Return an error's message as one line."""
+    return " ".join(str(error).split())
+
+
+def described(error: BaseException) -> str:
+    """Return an error's type and message, and where in the user's code it was raised."""
     text = f"{type(error).__name__}: {error}"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f.filename]
     frame = frames[-1]

@@ -25,7 +25,7 @@ from vectasks.cli.progress import failures_table, progress_bar
 if TYPE_CHECKING:
     from vectasks.evaluation import Aggregate, EpisodeResult
 
-_OUT_OF_BAND = """\
+_NOTE = """\
 Beside the manifest, run.json, there are run.episodes.jsonl with a line of metrics an episode, and
 run.videos. `vectasks report run.json -o report.html` makes a page of it all.
 
@@ -38,7 +38,7 @@ Exit code: 0: all episodes were played; 1: some failed; 2: bad use; 130: Ctrl-C
     "eval",
     epilog=examples(
         "vectasks eval my_tasks:make_sampler --policy my_policy:act --episodes 100",
-        note=_OUT_OF_BAND,
+        note=_NOTE,
     ),
     short_help="Evaluate a policy on exactly so many episodes.",
 )
@@ -55,12 +55,12 @@ Exit code: 0: all episodes were played; 1: some failed; 2: bad use; 130: Ctrl-C
     "else is its `task`.",
 )
 @options.sampler_arguments()
-@options.samplers(4, "At a time.")
+@options.whole_number("--samplers", 1, "At a time.", default=4)
 @options.processes()
 @options.seed(0)
 @options.manifest()
 @options.whole_number("--videos", 0, "Film the first N episodes.", default=0)
-@options.force("Also play what was played.")
+@click.option("--force", is_flag=True, help="Also play what was played.")
 def command(
     sampler: str,
     policy: str,
@@ -93,13 +93,13 @@ def command(
     counts = {"done": 0, "failed": 0}
     if processes is None:
         processes = min(os.cpu_count() or 1, samplers)
-    with progress_bar(sampler) as bar:
+    try:
+        with progress_bar(sampler) as bar:
 
-        def show(result: EpisodeResult, total: int) -> None:
-            counts["done" if result.error is None else "failed"] += 1
-            bar.show_counts(total=total, skipped=0, **counts)
+            def show(result: EpisodeResult, total: int) -> None:
+                counts["done" if result.error is None else "failed"] += 1
+                bar.show_counts(total=total, skipped=0, **counts)
 
-        try:
             report = evaluate(
                 act,
                 make_sampler,
@@ -113,16 +113,14 @@ def command(
                 force=force,
                 on_episode=show,
             )
-        except KeyboardInterrupt:
-            bar.end()
-            sys.stderr.write(
-                f"vectasks: interrupted after {counts['done']} episodes; the same command plays "
-                "the rest\n"
-            )
-            return EXIT_INTERRUPTED
+    except KeyboardInterrupt:
+        sys.stderr.write(
+            f"vectasks: interrupted after {counts['done']} episodes; the same command plays "
+            "the rest\n"
+        )
+        return EXIT_INTERRUPTED
     _print_metrics(report.aggregates)
-    sys.stdout.write(f"{manifest}: {len(report.episodes)} episodes, ")
-    sys.stdout.write(f"{report.num_failed} failed\n")
+    print(f"{manifest}: {len(report.episodes)} episodes, {report.num_failed} failed")
     failures = [
         (f"episode {result.episode}", *result.error.partition(": ")[::2])
         for result in report.episodes

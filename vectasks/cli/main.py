@@ -12,13 +12,11 @@ import os
 import secrets
 import signal
 import sys
-import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
@@ -30,7 +28,9 @@ from vectasks.cli.common import (
     EXIT_BAD_USE,
     EXIT_INTERRUPTED,
     CommandError,
+    described,
     load_callable,
+    one_line,
     quieten_native_libraries,
     see_current_directory,
 )
@@ -39,15 +39,12 @@ from vectasks.cli.progress import progress_bar
 from vectasks.errors import MissingExtra, VectasksError
 
 if TYPE_CHECKING:
-    from vectasks.envs import GymnasiumTaskSampler
     from vectasks.vector import SingleProcessVectorSampledTasks, VectorSampledTasks
 
 
-class Policy(Protocol):
-    """What ``--policy`` names."""
-
-    def __call__(self, observations: list[Any], action_spaces: list[Any], /) -> Sequence[Any]:
-        """One action a sampler; all three lists have one entry a sampler, in the same order."""
+#: What ``--policy`` names: a function of observations and action spaces that returns actions; all
+#: three lists have one entry a sampler, in the same order.
+Policy: TypeAlias = Callable[[list[Any], list[Any]], Sequence[Any]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"vectasks: {_usage(error)} (see {command} --help)", file=sys.stderr)
         return EXIT_BAD_USE
     except (CommandError, VectasksError, OSError, ImportError) as error:
-        print(f"vectasks: {_one_line(error)}", file=sys.stderr)
+        print(f"vectasks: {one_line(error)}", file=sys.stderr)
         return EXIT_BAD_USE
     except KeyboardInterrupt:
         print("vectasks: interrupted", file=sys.stderr)
@@ -106,7 +103,7 @@ _DEMO_EPISODES = 16
     short_help="Train an agent, evaluate it and film it.",
 )
 @options.out(help="The video: .mp4 or .gif.", default="demo.mp4")
-@options.steps(200_000, "At most.")
+@options.whole_number("--steps", 1, "At most.", default=200_000)
 @options.seed(1)
 def _demo(out: Path, steps: int, seed: int) -> int:
     """Train CartPole by PPO, then film exactly sixteen episodes of it."""
@@ -142,7 +139,7 @@ def _demo(out: Path, steps: int, seed: int) -> int:
 # -- record -----------------------------------------------------------------------------------
 
 
-_OUT_OF_BAND = """
+_NOTE = """
 \b
 A policy is a function of two lists that returns a third, each with one entry per sampler:
     def policy(observations, action_spaces):
@@ -156,14 +153,14 @@ It is found in MODULE as seen from the current directory.
     epilog=examples(
         "vectasks record CartPole-v1 --out rollout.mp4",
         "vectasks record CartPole-v1 --policy my_policy:act --captions --out rollout.gif",
-        note=_OUT_OF_BAND,
+        note=_NOTE,
     ),
     short_help="Film a Gymnasium environment in many samplers at once.",
 )
 @click.argument("env_id", metavar="ENV_ID")
 @options.out(help="The video: .mp4 or .gif.")
-@options.samplers(9, "Tiles.")
-@options.steps(500, "Of each one.")
+@options.whole_number("--samplers", 1, "Tiles.", default=9)
+@options.whole_number("--steps", 1, "Of each one.", default=500)
 @options.policy(required=False)
 @options.seed(None, "The same seed gives the same video.")
 @options.processes()
@@ -206,7 +203,7 @@ def _record(
         progress_bar(env_id, steps * samplers, "steps") as bar,
         _stop_on_interrupt() as is_interrupted,
     ):
-        rollout = _Rollout(tasks, recorder, act or _RandomPolicy(tasks.action_spaces, seed))
+        rollout = _Rollout(tasks, recorder, act or _random_policy(tasks.action_spaces, seed))
         for _ in range(steps):
             rollout.step()
             bar.advance(samplers)
@@ -235,7 +232,7 @@ class _Rollout:
         try:
             actions = self._policy(self._observations, self._action_spaces)
         except Exception as error:  # user code
-            raise CommandError(f"the policy raised {_described(error)}") from error
+            raise CommandError(f"the policy raised {described(error)}") from error
         results = self._recorder.step(actions)
         self._observations = [result.observation for result in results]
         self._returns += [
@@ -252,39 +249,30 @@ class _Rollout:
         return f"{episodes}, {self._num_steps} steps, {steps_per_s:.0f} steps/s"
 
 
-class _RandomPolicy:
-    """Random actions; those of a sampler depend on the seed and the sampler's id alone."""
-
-    def __init__(self, action_spaces: Sequence[Any], seed: int) -> None:
-        # Copies, because in this process a space may be the environment's own.
-        self._spaces = [copy.deepcopy(space) for space in action_spaces]
-        for sampler_id, space in enumerate(self._spaces):
-            space.seed(seed + sampler_id)
-
-    def __call__(self, observations: list[Any], action_spaces: list[Any], /) -> list[Any]:
-        return [space.sample() for space in self._spaces]
+def _random_policy(action_spaces: Sequence[Any], seed: int) -> Policy:
+    """Act at random; a sampler's actions depend on the seed and the sampler's id alone."""
+    # Copies, because in this process a space may be the environment's own.
+    spaces = [copy.deepcopy(space) for space in action_spaces]
+    for sampler_id, space in enumerate(spaces):
+        space.seed(seed + sampler_id)
+    return lambda observations, action_spaces: [space.sample() for space in spaces]
 
 
 def _start_samplers(
     env_id: str, num_samplers: int, num_processes: int | None, seed: int
 ) -> VectorSampledTasks | SingleProcessVectorSampledTasks:
     from vectasks import SingleProcessVectorSampledTasks, VectorSampledTasks
+    from vectasks.envs import GymnasiumTaskSampler
 
-    sampler_fn_args = [{"env_id": env_id} for _ in range(num_samplers)]
+    sampler_fn_args = [{"env": env_id}] * num_samplers
     if num_processes == 0:
-        return SingleProcessVectorSampledTasks(_make_sampler, sampler_fn_args, seed=seed)
+        return SingleProcessVectorSampledTasks(GymnasiumTaskSampler, sampler_fn_args, seed=seed)
     return VectorSampledTasks(
-        _make_sampler,
+        GymnasiumTaskSampler,
         sampler_fn_args,
         seed=seed,
         max_processes=min(num_processes or os.cpu_count() or 1, num_samplers),
     )
-
-
-def _make_sampler(env_id: str) -> GymnasiumTaskSampler:
-    from vectasks.envs import GymnasiumTaskSampler
-
-    return GymnasiumTaskSampler(env_id)
 
 
 @contextmanager
@@ -309,15 +297,14 @@ def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
 
 def _check_output(path: Path) -> None:
     """Find out whether a video can be written to ``path``; nothing is left there."""
-    if path.suffix.lower() not in (".mp4", ".gif"):
-        raise CommandError(f"--out {path}: the name must end in .mp4 or .gif")
-    if path.is_dir():
-        raise CommandError(f"--out {path}: it is a directory")
+    from vectasks.rendering.encoders import encoder_class_for
+    from vectasks.rendering.film import require_writable
+
+    encoder_class_for(path)
     try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
+        require_writable(path)
     except OSError as error:
-        raise CommandError(f"--out {path}: cannot be written ({error.strerror})") from error
+        raise CommandError(f"--out {path}: {error.strerror}") from error
 
 
 def _check_environment(env_id: str) -> None:
@@ -329,21 +316,9 @@ def _check_environment(env_id: str) -> None:
     except MissingExtra:
         raise
     except Exception as error:  # what it imports is the user's code
-        raise CommandError(f"{env_id}: {_one_line(error)}") from error
+        raise CommandError(f"{env_id}: {one_line(error)}") from error
     if not is_visible:
         raise CommandError(f'{env_id}: it gives no images (it has no render_mode "rgb_array")')
-
-
-# -- surroundings -----------------------------------------------------------------------------
-
-
-def _described(error: BaseException) -> str:
-    *_, frame = traceback.extract_tb(error.__traceback__)
-    return f"{type(error).__name__}: {error} ({Path(frame.filename).name}:{frame.lineno})"
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
 
 
 for _module in (batch, check, evaluate, jobs, replay, report, top):

@@ -5,6 +5,7 @@ Most functions return a decorator for a command's function, as ``click.option`` 
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -24,22 +25,16 @@ def at_least(minimum: int) -> Callable[[Any], int]:
     """Return the type of an option that is a whole number of at least ``minimum``."""
 
     def whole(value: Any) -> int:
-        try:
-            number = int(value)
-        except ValueError:
-            pass
-        else:
-            if number >= minimum:
-                return number
-            if minimum == 0:
-                raise click.BadParameter(f"must not be negative, got {number}")
+        with contextlib.suppress(ValueError):
+            if int(value) >= minimum:
+                return int(value)
         raise click.BadParameter(f"must be a whole number of at least {minimum}, got {value!r}")
 
     return whole
 
 
 def examples(*commands: str, note: str = "") -> str:
-    """Return the end of a help page: commands to copy, and out-of-band data under them."""
+    """Return the end of a help page: commands to copy, and a note under them."""
     lines = ["\b", "Example:" if len(commands) == 1 else "Examples:"]  # \b: click keeps the lines
     lines += [f"  {command}" for command in commands]
     return "\n".join([*lines, "", note])
@@ -57,16 +52,6 @@ def whole_number(
         show_default=show_default or True,
         help=help,
     )
-
-
-def samplers(default: int, help: str) -> Decorator:
-    """``--samplers``: how many."""
-    return whole_number("--samplers", 1, help, default)
-
-
-def steps(default: int, help: str) -> Decorator:
-    """``--steps``: how many."""
-    return whole_number("--steps", 1, help, default)
 
 
 def seed(default: int | None, help: str = "Of all randomness.") -> Decorator:
@@ -117,11 +102,6 @@ def manifest() -> Decorator:
         metavar="FILE",
         help="What became of them; a second run reads it.",
     )
-
-
-def force(help: str) -> Decorator:
-    """``--force``: do again what is done."""
-    return click.option("--force", is_flag=True, help=help)
 
 
 def out(*names: str, help: str, default: str | None = None) -> Decorator:

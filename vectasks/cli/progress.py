@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -33,10 +33,6 @@ class Bar:
             completed=done + skipped + failed,
             counts=f"{done} done, {skipped} skipped, {failed} failed",
         )
-
-    def end(self) -> None:
-        """Take no more of the screen."""
-        self._progress.stop()
 
 
 @contextmanager
@@ -76,16 +72,15 @@ def progress_bar(title: str, total: int | None = None, unit: str | None = None) 
         yield Bar(progress, progress.add_task(title, total=total, counts=""))
 
 
-def failures_table(failures: Iterable[tuple[str, str, str]]) -> None:
+def failures_table(failures: Sequence[tuple[str, str, str]]) -> None:
     """Print what failed: its name, the kind of error, the message."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    rows = list(failures)
-    if not rows:
+    if not failures:
         return
     table = Table("failed", "error", "message", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for row in rows:
-        table.add_row(*map(Text, row))
+    for failure in failures:
+        table.add_row(*map(Text, failure))
     Console().print(table)

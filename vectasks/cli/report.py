@@ -8,7 +8,6 @@ from pathlib import Path
 import click
 
 from vectasks.cli import options
-from vectasks.cli.common import CommandError
 from vectasks.cli.options import PATH, examples
 
 
@@ -25,8 +24,6 @@ def command(manifest: Path, out: Path, confidence: float) -> int:
 
     MANIFEST is the run.json that `vectasks eval` or `vectasks batch` wrote.
     """
-    if not 0 < confidence < 1:
-        raise CommandError(f"--confidence {confidence}: must lie between 0 and 1")
     from vectasks.evaluation import write_report
 
     write_report(manifest, out, confidence=confidence)

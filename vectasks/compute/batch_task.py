@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -64,8 +63,11 @@ class Task(Generic[BatchT, OutT]):
         """
         session: Session[BatchT, OutT] = Session(self, args, kwargs)
         result = session.run(index, batch)
-        error = session.end()
-        return result if error is None or result.error is not None else Result(index, None, error)
+        try:
+            session.end()
+        except Exception as error:  # user code
+            return Result(index, None, result.error or error)
+        return result
 
 
 class Session(Generic[BatchT, OutT]):
@@ -91,7 +93,10 @@ class Session(Generic[BatchT, OutT]):
         """Process a batch; a setup that failed fails every batch."""
         if not self._is_set_up:
             self._is_set_up = True
-            self._setup_error = self._error_of(self._task.setup)
+            try:
+                self._task.setup(*self._args, **self._kwargs)
+            except Exception as error:  # user code
+                self._setup_error = error
         if self._setup_error is not None:
             return Result(index, None, self._setup_error)
         try:
@@ -102,19 +107,11 @@ class Session(Generic[BatchT, OutT]):
             return Result(index, None, value)
         return Result(index, value)
 
-    def end(self) -> Exception | None:
-        """Tear down, if anything was set up; return what that raised."""
-        if not self._is_set_up:
-            return None
-        self._is_set_up = False
-        return self._error_of(self._task.teardown)
-
-    def _error_of(self, method: Callable[..., Any]) -> Exception | None:
-        try:
-            method(*self._args, **self._kwargs)
-        except Exception as error:  # user code
-            return error
-        return None
+    def end(self) -> None:
+        """Tear down, if anything was set up."""
+        if self._is_set_up:
+            self._is_set_up = False
+            self._task.teardown(*self._args, **self._kwargs)
 
 
 def require_do(task_cls: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,8 +36,10 @@ def batches_of(data: Any, batch_size: int, prebatched: bool = False) -> Iterator
     if prebatched:
         return map(read_only, data)
     if isinstance(data, Sequence) or hasattr(data, "shape"):
-        return _slices(data, batch_size)
-    return _lists(data, batch_size)
+        starts = range(0, len(data), batch_size)
+        return (read_only(data[start : start + batch_size]) for start in starts)
+    source = iter(data)
+    return iter(lambda: list(itertools.islice(source, batch_size)), [])
 
 
 def count_batches(data: Any, batch_size: int, prebatched: bool = False) -> int | None:
@@ -47,17 +49,6 @@ def count_batches(data: Any, batch_size: int, prebatched: bool = False) -> int |
     except TypeError:
         return None
     return length if prebatched else -(-length // batch_size)
-
-
-def _slices(data: Any, batch_size: int) -> Iterator[Any]:
-    for start in range(0, len(data), batch_size):
-        yield read_only(data[start : start + batch_size])
-
-
-def _lists(data: Iterable[Any], batch_size: int) -> Iterator[list[Any]]:
-    source = iter(data)
-    while batch := list(itertools.islice(source, batch_size)):
-        yield batch
 
 
 def read_only(batch: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import logging
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -30,9 +30,6 @@ class ResultsHandler(abc.ABC, Generic[T]):
 
     Args:
         saver: writes values to a file.
-
-    Attributes:
-        errors: the results that are errors, in order of index.
     """
 
     def __init__(self, saver: Saver | None = None) -> None:
@@ -157,7 +154,38 @@ class ResultsCollector(ResultsHandler[list[Result[Any]]]):
             self._num_rows += len(rows)
 
 
-class OnlineMeanResultsHandler(ResultsHandler[MeanResult]):
+class _Reduction(ResultsHandler[T]):
+    """Base of handlers that reduce all values to one, and save that when all results are in."""
+
+    _name: ClassVar[str]
+
+    def reset(self) -> None:
+        """Forget everything."""
+        super().reset()
+        self._reduced: Any = None
+        self._n = 0
+
+    def get(self) -> Any:
+        """Return what the values are reduced to.
+
+        Raises:
+            Exception: the first error, if a batch failed.
+            InvalidArgument: nothing came in, or empty batches only.
+        """
+        self._raise_errors()
+        if self._n == 0:
+            raise InvalidArgument(
+                f"the {self._name} of nothing is not defined: no batch had a value."
+            )
+        return self._reduced
+
+    def finalize(self) -> None:
+        """Save what the values are reduced to."""
+        if self._saver is not None and self._n and not self._errors:
+            self._saver.save(np.atleast_1d(self._reduced))
+
+
+class OnlineMeanResultsHandler(_Reduction[MeanResult]):
     """The mean over all batches, of each batch's own (mean, n): a running mean, no sum.
 
     >>> handler = OnlineMeanResultsHandler()
@@ -170,11 +198,7 @@ class OnlineMeanResultsHandler(ResultsHandler[MeanResult]):
         saver: writes the mean, when all results are in.
     """
 
-    def reset(self) -> None:
-        """Forget everything."""
-        super().reset()
-        self._mean: Any = None
-        self._n = 0
+    _name = "mean"
 
     def _add_value(self, result: Result[Any]) -> None:
         try:
@@ -190,60 +214,26 @@ class OnlineMeanResultsHandler(ResultsHandler[MeanResult]):
         if n == 0:
             return
         self._n += n
-        if self._mean is None:
+        if self._reduced is None:
             # A copy: the batch's own array may be used again.
-            self._mean = np.array(mean, float, subok=True) if np.ndim(mean) else float(mean)
+            self._reduced = np.array(mean, float, subok=True) if np.ndim(mean) else float(mean)
         else:
-            self._mean = self._mean + (mean - self._mean) * (n / self._n)
+            self._reduced = self._reduced + (mean - self._reduced) * (n / self._n)
 
     def get(self) -> MeanResult:
-        """Return the mean, and the number of values that it was taken over.
-
-        Raises:
-            Exception: the first error, if a batch failed.
-            InvalidArgument: nothing came in, or empty batches only.
-        """
-        self._raise_errors()
-        if self._n == 0:
-            raise InvalidArgument("the mean of nothing is not defined: no batch had a value.")
-        return MeanResult(self._mean, self._n)
-
-    def finalize(self) -> None:
-        """Save the mean."""
-        if self._saver is not None and self._n and not self._errors:
-            self._saver.save(np.atleast_1d(self._mean))
+        """Return the mean, and the number of values that it was taken over."""
+        return MeanResult(super().get(), self._n)
 
 
-class SumResultsHandler(ResultsHandler[Any]):
+class SumResultsHandler(_Reduction[Any]):
     """The sum of all values.
 
     Args:
         saver: writes the sum, when all results are in.
     """
 
-    def reset(self) -> None:
-        """Forget everything."""
-        super().reset()
-        self._summands = 0
-        self._sum: Any = None
+    _name = "sum"
 
     def _add_value(self, result: Result[Any]) -> None:
-        self._sum = result.value if self._summands == 0 else self._sum + result.value
-        self._summands += 1
-
-    def get(self) -> Any:
-        """Return the sum.
-
-        Raises:
-            Exception: the first error, if a batch failed.
-            InvalidArgument: nothing came in.
-        """
-        self._raise_errors()
-        if self._summands == 0:
-            raise InvalidArgument("the sum of nothing is not defined: no batch had a value.")
-        return self._sum
-
-    def finalize(self) -> None:
-        """Save the sum."""
-        if self._saver is not None and self._summands and not self._errors:
-            self._saver.save(np.atleast_1d(self._sum))
+        self._reduced = result.value if self._n == 0 else self._reduced + result.value
+        self._n += 1

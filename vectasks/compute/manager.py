@@ -165,9 +165,7 @@ class Seat:
 
     def end(self) -> None:
         """Tear down, if anything was set up."""
-        error = self._session.end()
-        if error is not None:
-            raise error
+        self._session.end()
 
     close = end  # where a worker ends without being asked to, as after an error elsewhere
 
@@ -175,14 +173,9 @@ class Seat:
 def _run_here(
     make_seat: Callable[[], Seat], batches: Iterator[Any]
 ) -> Generator[Result[Any], None, None]:
-    seat = make_seat()
-    try:
+    with contextlib.closing(make_seat()) as seat:
         for index, batch in enumerate(batches):
             yield seat.run(index, batch)
-    except BaseException:
-        seat.end()
-        raise
-    seat.end()
 
 
 def _run_in_workers(

@@ -91,11 +91,12 @@ class Saver(abc.ABC):
                 f"{rows.dtype} {list(rows.shape[1:])}."
             )
 
-    def _missing(self) -> FileNotFoundError:
-        return FileNotFoundError(
-            f"save: there is no array {self.file_path} to update; begin it with "
-            'approach="overwrite" or "append".'
-        )
+
+def _missing(array: str) -> FileNotFoundError:
+    return FileNotFoundError(
+        f'save: there is no array {array} to update; begin it with approach="overwrite" or '
+        '"append".'
+    )
 
 
 def unmasked(values: Any) -> NDArray[Any]:
@@ -158,7 +159,7 @@ class NumpySaver(Saver):
 
     def _update(self, rows: NDArray[Any], indices: NDArray[Any]) -> None:
         if not self.file_path.exists():
-            raise self._missing()
+            raise _missing(str(self.file_path))
         array = np.load(self.file_path, mmap_mode="r+")
         self._require_fit(rows, array.shape, array.dtype)
         array[indices] = rows
@@ -188,19 +189,15 @@ class ZarrSaver(Saver):
         return zarr.open_group(str(self.file_path), mode="a")
 
     def _overwrite(self, rows: NDArray[Any]) -> None:
-        self._begin(self._group(), rows)
-
-    def _begin(self, group: Any, rows: NDArray[Any]) -> None:
-        create = (
-            getattr(group, "create_array", None) or group.create_dataset
-        )  # zarr 2 has the latter
+        group = self._group()
+        create = getattr(group, "create_array", None) or group.create_dataset  # zarr 2's name
         array = create(self.dataset_name, shape=rows.shape, dtype=rows.dtype, overwrite=True)
         array[...] = rows
 
     def _append(self, rows: NDArray[Any]) -> None:
         group = self._group()
         if self.dataset_name not in group:
-            self._begin(group, rows)
+            self._overwrite(rows)
             return
         array = group[self.dataset_name]
         self._require_fit(rows, array.shape, array.dtype)
@@ -208,13 +205,7 @@ class ZarrSaver(Saver):
 
     def _update(self, rows: NDArray[Any], indices: NDArray[Any]) -> None:
         if not self.file_path.exists() or self.dataset_name not in (group := self._group()):
-            raise self._missing()
+            raise _missing(f"{self.dataset_name!r} in {self.file_path}")
         array = group[self.dataset_name]
         self._require_fit(rows, array.shape, array.dtype)
         array.oindex[indices] = rows
-
-    def _missing(self) -> FileNotFoundError:
-        return FileNotFoundError(
-            f"save: there is no array {self.dataset_name!r} in {self.file_path} to update; begin "
-            'it with approach="overwrite" or "append".'
-        )

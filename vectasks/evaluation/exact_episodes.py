@@ -160,11 +160,15 @@ def evaluate(
     fps = real_number("fps", fps, positive=True)
     confidence = checked_confidence(confidence)
     videos = _checked_videos(videos)
-    _check(episodes, listed, manifest_path, videos)
+    if episodes is not None and listed is not None:
+        raise InvalidArgument("evaluate: give episodes or tasks, not both.")
+    if listed is not None and not listed:
+        raise InvalidArgument("tasks is empty: give at least one.")
+    if videos and manifest_path is None:
+        raise InvalidArgument("videos: they are kept beside the manifest; give a manifest_path.")
     wanted = episodes if listed is None else len(listed)
-    if max_processes == 0:
-        make_vector: Any = SingleProcessVectorSampledTasks
-    else:
+    make_vector: Any = SingleProcessVectorSampledTasks
+    if max_processes != 0:
         make_vector = functools.partial(VectorSampledTasks, max_processes=max_processes)
     with make_vector(
         make_sampler_fn,
@@ -174,15 +178,12 @@ def evaluate(
         **vector_options,
     ) as vector:
         slots = slots_for_episodes(vector, episodes) if listed is None else slots_for_tasks(listed)
-        files = None if manifest_path is None else EvaluationFiles(Path(manifest_path))
+        files = None if manifest_path is None else _Files(Path(manifest_path))
         identity = {"seed": seed, "num_samplers": len(arguments) if listed is None else None}
         filmed = _filmed(videos, len(slots))
-        with contextlib.ExitStack() as stack:
-            records = _EpisodeRecords(slots, files, identity, filmed, force, on_episode)
-            stack.enter_context(records)
-            filmer = stack.enter_context(
-                EpisodeFilmer(vector, {} if files is None else records.films_to_make(), fps)
-            )
+        films = {} if files is None else {episode: files.video(episode) for episode in filmed}
+        records = _EpisodeRecords(slots, files, identity, films, force, on_episode)
+        with records, EpisodeFilmer(vector, records.films_to_make(), fps) as filmer:
             EvaluationRun(vector, policy, records.to_play, seed, filmer, records.write).run()
     return records.report(confidence)
 
@@ -200,17 +201,15 @@ def _checked_task(task: Any) -> Any:
     return task
 
 
-class EvaluationFiles:
+class _Files:
     """The paths of an evaluation's files, all beside its manifest."""
 
-    def __init__(self, manifest_path: Path) -> None:
-        self.manifest_path = manifest_path
-        self.metrics_path: Path = manifest_path.with_name(f"{manifest_path.stem}.episodes.jsonl")
-        self.video_dir: Path = manifest_path.with_name(f"{manifest_path.stem}.videos")
+    def __init__(self, manifest: Path) -> None:
+        self.manifest = manifest
+        self.metrics: Path = manifest.with_name(f"{manifest.stem}.episodes.jsonl")
 
     def video(self, episode: int) -> Path:
-        """Return the path of an episode's film."""
-        return self.video_dir / f"{_job_id(episode)}.mp4"
+        return self.manifest.with_name(f"{self.manifest.stem}.videos") / f"{_job_id(episode)}.mp4"
 
 
 class _EpisodeRecords:
@@ -219,22 +218,23 @@ class _EpisodeRecords:
     def __init__(
         self,
         slots: Sequence[Slot],
-        files: EvaluationFiles | None,
+        files: _Files | None,
         identity: Mapping[str, Any],
-        filmed: Collection[int],
+        films: Mapping[int, Path],
         force: bool,
         on_episode: Callable[[EpisodeResult, int], None] | None,
     ) -> None:
         self._slots = slots
         self._files = files
-        self._identity = dict(identity)
-        self._filmed = filmed
+        self._identity = identity
+        self._films = films
         self._on_episode = on_episode
         self._results: dict[int, EpisodeResult] = {}
         self._log: RunLog | None = None
+        self._exits = contextlib.ExitStack()
         earlier: Mapping[str, BatchRunRecord] = {}
         if files is not None:
-            history = History.read(files.manifest_path)
+            history = History.read(files.manifest)
             earlier = {} if history is None or force else history.records
         self._done = {
             slot.episode: record
@@ -248,44 +248,41 @@ class _EpisodeRecords:
         """Tell whether this record is of this episode, and the episode need not be played again."""
         known = {name: record.provenance.get(name) for name in ("task", *self._identity)}
         asked = {"task": slot.task, **self._identity}
-        assert self._files is not None
         if to_json(known) != to_json(asked):  # NaN is no other task than NaN
+            assert self._files is not None
             raise InvalidArgument(
-                f"{self._files.manifest_path} holds another evaluation: {record.job_id} was played "
+                f"{self._files.manifest} holds another evaluation: {record.job_id} was played "
                 f"with {known}, and is asked for with {asked}. Go on with the same arguments, give "
                 "another manifest_path, or force=True to play all episodes again."
             )
-        has_film = slot.episode not in self._filmed or self._files.video(slot.episode).exists()
-        return record.status is not RunStatus.failed and has_film
+        film = self._films.get(slot.episode)
+        return record.status is not RunStatus.failed and (film is None or film.exists())
 
     def films_to_make(self) -> dict[int, Path]:
         """Return the paths of films that are wanted and missing, by episode."""
-        assert self._files is not None
-        return {
-            slot.episode: self._files.video(slot.episode)
-            for slot in self.to_play
-            if slot.episode in self._filmed
-        }
+        missing = {slot.episode for slot in self.to_play}
+        return {episode: film for episode, film in self._films.items() if episode in missing}
 
     def __enter__(self) -> _EpisodeRecords:
         if self._files is None:
             return self
-        self._log = RunLog(
-            self._files.manifest_path, [_job_id(slot.episode) for slot in self._slots]
-        )
-        try:
-            if self._filmed:
-                self._files.video_dir.mkdir(parents=True, exist_ok=True)
+        job_ids = [_job_id(slot.episode) for slot in self._slots]
+        with contextlib.ExitStack() as exits:
+            self._log = exits.enter_context(RunLog(self._files.manifest, job_ids))
+            for folder in {film.parent for film in self._films.values()}:
+                folder.mkdir(parents=True, exist_ok=True)
             for slot in self._slots:
                 if slot.episode in self._done:
-                    self._take_over(slot, self._done[slot.episode])
-            self._rewrite_lines()
-        except BaseException:
-            self._log.close()
-            raise
+                    self._take_over(self._log, slot, self._done[slot.episode])
+            self._rewrite_lines(self._files.metrics)
+            exits.callback(self._rewrite_lines, self._files.metrics)
+            self._exits = exits.pop_all()
         return self
 
-    def _take_over(self, slot: Slot, record: BatchRunRecord) -> None:
+    def __exit__(self, *_: object) -> None:
+        self._exits.close()
+
+    def _take_over(self, log: RunLog, slot: Slot, record: BatchRunRecord) -> None:
         """Keep the results of an earlier run."""
         video = record.output if record.provenance.get("video") else None
         result = EpisodeResult(
@@ -303,39 +300,34 @@ class _EpisodeRecords:
             "finished_at": moment,
             "message": "it was played already",
         }
-        assert self._log is not None
-        self._log.add(record.model_copy(update=changes))
+        log.add(record.model_copy(update=changes))
         self._results[slot.episode] = result
         self._tell(result)
 
     def write(self, ended: Ended) -> None:
         """Record an episode that ended."""
         slot = ended.slot
-        video = None
-        if self._files is not None and slot.episode in self._filmed:
-            video = self._files.video(slot.episode)
         result = EpisodeResult(
             slot.episode,
             ended.sampler,
             slot.task,
             _plain_metrics(ended.metrics),
             None if ended.error is None else f"{ended.error_type}: {ended.error}",
-            video,
+            self._films.get(slot.episode),
         )
         self._results[slot.episode] = result
         if self._files is not None and self._log is not None:
             self._log.add(self._record(self._files, ended, result))
-            with self._files.metrics_path.open("ab") as file:
+            with self._files.metrics.open("ab") as file:
                 file.write(_line(result))
         self._tell(result)
 
-    def _record(
-        self, files: EvaluationFiles, ended: Ended, result: EpisodeResult
-    ) -> BatchRunRecord:
+    def _record(self, files: _Files, ended: Ended, result: EpisodeResult) -> BatchRunRecord:
+        video = result.video
         return BatchRunRecord(
             job_id=_job_id(result.episode),
             input=Path(f"sampler-{result.sampler}"),
-            output=files.metrics_path if result.video is None else result.video,
+            output=video or files.metrics,
             status=RunStatus.success if result.error is None else RunStatus.failed,
             started_at=ended.started_at,
             finished_at=now(),
@@ -348,9 +340,7 @@ class _EpisodeRecords:
                 "task": result.task,
                 **self._identity,
                 "metrics": result.metrics,
-                "video": None
-                if result.video is None
-                else result.video.relative_to(files.manifest_path.parent).as_posix(),
+                "video": video and video.relative_to(files.manifest.parent).as_posix(),
             },
         )
 
@@ -358,18 +348,10 @@ class _EpisodeRecords:
         if self._on_episode is not None:
             self._on_episode(result, len(self._slots))
 
-    def _rewrite_lines(self) -> None:
+    def _rewrite_lines(self, path: Path) -> None:
         """Rewrite the lines of all ended episodes, in order, without half-written ones."""
-        assert self._files is not None
         lines = [_line(self._results[episode]) for episode in sorted(self._results)]
-        replace_file(self._files.metrics_path, b"".join(lines))
-
-    def __exit__(self, *_: object) -> None:
-        if self._log is not None:
-            try:
-                self._rewrite_lines()
-            finally:
-                self._log.close()
+        replace_file(path, b"".join(lines))
 
     def report(self, confidence: float) -> EvaluationReport:
         """Make the report."""
@@ -379,7 +361,7 @@ class _EpisodeRecords:
             results,
             aggregate_all(metrics, confidence=confidence),
             None if self._log is None else self._log.manifest(),
-            None if self._files is None else self._files.metrics_path,
+            None if self._files is None else self._files.metrics,
         )
 
 
@@ -388,13 +370,8 @@ def _job_id(episode: int) -> str:
 
 
 def _line(result: EpisodeResult) -> bytes:
-    line = {
-        "episode": result.episode,
-        "sampler": result.sampler,
-        "task": result.task,
-        "metrics": result.metrics,
-        "error": result.error,
-    }
+    line = result._asdict()
+    del line["video"]
     return to_json(line) + b"\n"
 
 
@@ -424,17 +401,3 @@ def _filmed(videos: int | Collection[int], num_episodes: int) -> Collection[int]
             f"videos={sorted(videos)}: episodes are numbered from 0 to {num_episodes - 1}."
         )
     return set(videos)
-
-
-def _check(
-    episodes: int | None,
-    tasks: Sequence[Any] | None,
-    manifest_path: Any,
-    videos: int | Collection[int],
-) -> None:
-    if episodes is not None and tasks is not None:
-        raise InvalidArgument("evaluate: give episodes or tasks, not both.")
-    if tasks is not None and not tasks:
-        raise InvalidArgument("tasks is empty: give at least one.")
-    if videos and manifest_path is None:
-        raise InvalidArgument("videos: they are kept beside the manifest; give a manifest_path.")

@@ -115,13 +115,7 @@ def make_record(
 
 def failed_record(job: BatchJob, started_at: datetime, error: BaseException) -> BatchRunRecord:
     """The record of a job that this error ended."""
-    return make_record(
-        job,
-        RunStatus.failed,
-        started_at,
-        message=_message(error),
-        error=error,
-    )
+    return make_record(job, RunStatus.failed, started_at, message=_message(error), error=error)
 
 
 def _message(error: BaseException) -> str:
@@ -149,17 +143,14 @@ def _make_room(output: Path) -> None:
 
 def _publish(partial: Path, output: Path) -> None:
     """Give a whole output its name, in place of an older one of its kind."""
-    if output.is_symlink() or not output.exists():
-        partial.replace(output)
-        return
-    if output.is_dir() != partial.is_dir():
-        is_dir = output.is_dir()
+    is_there, is_dir = output.exists() and not output.is_symlink(), output.is_dir()
+    if is_there and is_dir != partial.is_dir():
         raise FileExistsError(
             f"the output {str(output)!r} is there, and is a {'folder' if is_dir else 'file'}; the "
             f"worker made a {'file' if is_dir else 'folder'}. Remove the one that is there, or "
             "give the job another output."
         )
-    if not output.is_dir():
+    if not (is_there and is_dir):
         partial.replace(output)
         return
     aside = partial_output(output)  # no directory can be replaced in one step

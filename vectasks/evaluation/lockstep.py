@@ -154,9 +154,10 @@ class EvaluationRun:
             )
         return actions
 
-    def _end(self, sampler_id: int, metrics: dict[str, Any]) -> None:
+    def _end(self, sampler_id: int, metrics: dict[str, Any], *error: str) -> None:
+        """Record an ended episode; ``error`` is a failed one's message, type and traceback."""
         playing = self._playing.pop(sampler_id)
-        self._on_end(Ended(playing.slot, sampler_id, playing.started_at, metrics))
+        self._on_end(Ended(playing.slot, sampler_id, playing.started_at, metrics, *error))
 
     def _fail(self, sampler_ids: Sequence[int], error: RemoteError | WorkerDied) -> list[int]:
         """Record the failed episodes; return the samplers that lost theirs."""
@@ -166,21 +167,11 @@ class EvaluationRun:
             sampler_ids = [*sampler_ids, *mates]
         for sampler_id in sampler_ids:
             self._filmer.cut(sampler_id)
-            slot, started_at = self._playing[sampler_id].slot, self._playing[sampler_id].started_at
-            del self._playing[sampler_id]
-            if slot.position is None:  # it must be seeded for its next task, which no failed one is
+            # It must be seeded for its next task, which no failed one is.
+            if self._playing[sampler_id].slot.position is None:
                 self._to_make.add(sampler_id)
-            self._on_end(
-                Ended(
-                    slot,
-                    sampler_id,
-                    started_at,
-                    {},
-                    str(error),
-                    _type_name(error),
-                    getattr(error, "remote_traceback", ""),
-                )
-            )
+            traceback = getattr(error, "remote_traceback", "")
+            self._end(sampler_id, {}, str(error), _type_name(error), traceback)
         return list(sampler_ids)
 
     # -- the next episode ---------------------------------------------------------------------
@@ -194,16 +185,14 @@ class EvaluationRun:
             if slot is None:
                 self._vector.pause_at(self._index(sampler_id))
                 continue
-            playing = self._playing[sampler_id] = _Playing(slot)
+            self._playing[sampler_id] = _Playing(slot)
             try:
                 observation = self._first_observation(sampler_id, slot)
             except (RemoteError, WorkerDied) as error:
                 waiting.extend(self._fail([sampler_id], error))
                 continue
             if observation is None:
-                self._playing.pop(sampler_id)
-                told = "its sampler gave None for it (next_task)"
-                self._on_end(Ended(slot, sampler_id, playing.started_at, {}, told, "NoSuchTask"))
+                self._end(sampler_id, {}, "its sampler gave None for it (next_task)", "NoSuchTask")
                 waiting.append(sampler_id)
                 continue
             self._observations[sampler_id] = observation

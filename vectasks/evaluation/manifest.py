@@ -14,6 +14,7 @@ behind or damaged.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -36,6 +37,7 @@ from vectasks.evaluation.job_records import (
 from vectasks.evaluation.json_form import from_json, to_json
 
 SCHEMA_VERSION = 1
+_COMMON = {"created_at", "input_dir", "output_dir", "pattern", "total"}  # of manifest and run log
 
 
 class BatchManifest(BaseModel):
@@ -76,9 +78,7 @@ class BatchManifest(BaseModel):
     ) -> BatchManifest:
         """Make a manifest of these records, and count them."""
         kept = tuple(records)
-        counts = {status: 0 for status in RunStatus}
-        for record in kept:
-            counts[record.status] += 1
+        counts = Counter(record.status for record in kept)
         return cls(
             created_at=created_at,
             updated_at=now(),
@@ -134,12 +134,16 @@ def read_snapshot(path: Path) -> BatchManifest | None:
         manifest = BatchManifest.model_validate(from_json(data))
     except ValueError as error:
         raise ManifestError(f"{path} is no manifest of a batch run ({told(error)}).") from error
-    if manifest.schema_version > SCHEMA_VERSION:
-        raise ManifestError(
-            f"{path} has schema_version {manifest.schema_version}, and this vectasks knows "
-            f"{SCHEMA_VERSION} at most: use a newer one."
-        )
+    _require_known(manifest.schema_version, f"{path} has")
     return manifest
+
+
+def _require_known(version: int, what_has: str) -> None:
+    if version > SCHEMA_VERSION:
+        raise ManifestError(
+            f"{what_has} schema_version {version}, and this vectasks knows {SCHEMA_VERSION} at "
+            "most: use a newer one."
+        )
 
 
 class RunHeader(BaseModel):
@@ -189,14 +193,12 @@ class History:
         Raises:
             ManifestError: the run log is damaged, or the manifest is and has no run log.
         """
-        header, records = None, {}
-        snapshot, damage = None, None
+        header, records, damage = None, {}, None
         try:
-            snapshot = read_snapshot(manifest_path)
+            if (snapshot := read_snapshot(manifest_path)) is not None:
+                header, records = _header_of(snapshot), snapshot.records_by_id()
         except ManifestError as error:
             damage = error
-        if snapshot is not None:
-            header, records = _header_of(snapshot), snapshot.records_by_id()
         for line in _read_lines(run_log_path(manifest_path)):
             if line.run is not None:
                 header = line.run
@@ -214,24 +216,14 @@ class History:
         return cls(header, records, is_repaired=damage is not None)
 
     def manifest(self) -> BatchManifest:
-        """Return the last run as a manifest."""
-        return make_manifest(self.header, self.records)
-
-
-def make_manifest(header: RunHeader, records: Mapping[str, BatchRunRecord]) -> BatchManifest:
-    """Make a manifest of the run's jobs that have a record, in the run's order."""
-    mine = [records[job_id] for job_id in header.job_ids if job_id in records]
-    manifest = BatchManifest.from_records(
-        records=mine,
-        total=header.total,
-        created_at=header.created_at,
-        input_dir=header.input_dir,
-        output_dir=header.output_dir,
-        pattern=header.pattern,
-    )
-    # When something last happened, so that reading it twice gives the same.
-    updated_at = max((record.finished_at for record in mine), default=header.started_at)
-    return manifest.model_copy(update={"updated_at": max(updated_at, header.started_at)})
+        """Return the last run as a manifest: its jobs that have a record, in the run's order."""
+        header, records = self.header, self.records
+        mine = [records[job_id] for job_id in header.job_ids if job_id in records]
+        about = header.model_dump(include=_COMMON)
+        manifest = BatchManifest.from_records(records=mine, **about)
+        # When something last happened, so that reading it twice gives the same.
+        updated_at = max([header.started_at, *(record.finished_at for record in mine)])
+        return manifest.model_copy(update={"updated_at": updated_at})
 
 
 def run_log_path(manifest_path: Path) -> Path:
@@ -241,12 +233,8 @@ def run_log_path(manifest_path: Path) -> Path:
 
 def _header_of(snapshot: BatchManifest) -> RunHeader:
     return RunHeader(
-        created_at=snapshot.created_at,
+        **snapshot.model_dump(include=_COMMON),
         started_at=snapshot.updated_at,
-        input_dir=snapshot.input_dir,
-        output_dir=snapshot.output_dir,
-        pattern=snapshot.pattern,
-        total=snapshot.total,
         job_ids=tuple(record.job_id for record in snapshot.records),
     )
 
@@ -265,9 +253,6 @@ def _read_lines(path: Path) -> Iterator[Line]:
                 f"{path}, line {number}: it is damaged ({told(error)}). Take the line "
                 "out, or move the run log away: the manifest is then what its own file tells."
             ) from error
-        if line.run is not None and line.run.schema_version > SCHEMA_VERSION:
-            raise ManifestError(
-                f"{path}, line {number}: it has schema_version {line.run.schema_version}, and this "
-                f"vectasks knows {SCHEMA_VERSION} at most: use a newer one."
-            )
+        if line.run is not None:
+            _require_known(line.run.schema_version, f"{path}, line {number}: it has")
         yield line

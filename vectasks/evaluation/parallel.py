@@ -6,7 +6,6 @@ import functools
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
 
 from vectasks.errors import SetupError
 from vectasks.evaluation.job_attempt import JobToDo, JobWorker, attempt, failed_record, remove
@@ -29,12 +28,6 @@ class JobHost:
         return attempt(self._worker, job, partial)
 
 
-class _Running(NamedTuple):
-    job: BatchJob
-    partial: Path
-    started_at: datetime
-
-
 def run_in_workers(
     jobs: Sequence[JobToDo], worker: JobWorker, max_workers: int, kind: Kind
 ) -> Iterator[BatchRunRecord]:
@@ -43,18 +36,18 @@ def run_in_workers(
     Raises:
         SetupError: the worker cannot be had in another process: its module is not found there.
     """
-    running: dict[str, _Running] = {}
+    running: dict[str, JobToDo] = {}
 
-    def calls() -> Iterator[tuple[_Running, tuple[BatchJob, Path]]]:
-        for job, partial in jobs:
-            run = running[job.id] = _Running(job, partial, now())
-            yield run, (job, partial)
+    def calls() -> Iterator[tuple[tuple[JobToDo, datetime], JobToDo]]:
+        for to_do in jobs:
+            running[to_do.job.id] = to_do
+            yield (to_do, now()), to_do
 
     make_host = functools.partial(JobHost, worker)
     num_workers = min(max_workers, len(jobs))
     try:
         with WorkerPool(make_host, num_workers, kind=kind, close_grace_s=_CLOSE_GRACE_S) as pool:
-            for run, future in feed(pool, "run", calls()):
+            for ((job, partial), started_at), future in feed(pool, "run", calls()):
                 error = future.exception()
                 if isinstance(error, SetupError):
                     raise error
@@ -62,10 +55,10 @@ def run_in_workers(
                     # Rebuilt, as its NaNs came as others, which nothing equals.
                     record = BatchRunRecord.model_validate(future.result().model_dump())
                 else:
-                    remove(run.partial)
-                    record = failed_record(run.job, run.started_at, error)
-                del running[run.job.id]
+                    remove(partial)
+                    record = failed_record(job, started_at, error)
+                del running[job.id]
                 yield record
     finally:
-        for run in running.values():  # Ctrl-C ended them
-            remove(run.partial)
+        for _, partial in running.values():  # Ctrl-C ended them
+            remove(partial)

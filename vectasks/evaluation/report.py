@@ -62,35 +62,28 @@ def write_report(
         InvalidArgument: ``out`` is the manifest, or ``confidence`` no level.
         MissingExtra: Jinja2 is not installed, or matplotlib where there is something to plot.
     """
-    require("jinja2", "evaluation", "the report")
+    jinja2 = require("jinja2", "evaluation", "the report")
     path = Path(manifest_path)
     if Path(out).absolute() == path.absolute():
         raise InvalidArgument(f"the page would take the place of its manifest, {path}.")
+    confidence = checked_confidence(confidence)
     manifest = BatchManifest.load(path)
-    page = report_html(manifest, path, confidence=checked_confidence(confidence))
-    replace_file(Path(out), page.encode("utf-8", "backslashreplace"))  # file names may be no text
-
-
-def report_html(manifest: BatchManifest, manifest_path: Path, *, confidence: float = 0.95) -> str:
-    """The page as text; films are looked for beside the manifest."""
     finished = [record for record in manifest.records if record.status is not RunStatus.failed]
     metrics = {record.job_id: metrics_of(record) for record in finished}
     aggregates = aggregate_all(metrics.values(), confidence=confidence)
     level = f"{100 * confidence:g}%"
-    environment = require("jinja2", "evaluation", "the report").Environment(
-        autoescape=True, trim_blocks=True, keep_trailing_newline=True
-    )
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, keep_trailing_newline=True)
     page: str = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
-        title=manifest_path.name,
+        title=path.name,
         manifest=manifest,
         level=level,
         metrics=_metrics(aggregates, level),
         plots=list(_plots(metrics, aggregates)),
-        films=list(_films(manifest.records, manifest_path.parent)),
+        films=list(_films(manifest.records, path.parent)),
         failures=[record for record in manifest.records if record.status is RunStatus.failed],
         records=_records(manifest.records, list(aggregates)),
     )
-    return page
+    replace_file(Path(out), page.encode("utf-8", "backslashreplace"))  # file names may be no text
 
 
 def metrics_of(record: BatchRunRecord) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vectasks._util.files import replace_file, try_lock
@@ -15,7 +15,6 @@ from vectasks.evaluation.manifest import (
     History,
     Line,
     RunHeader,
-    make_manifest,
     run_log_path,
 )
 
@@ -47,12 +46,16 @@ class RunLog:
     ) -> None:
         self._path = Path(manifest_path)
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._fd = -1
-        self._lock = _acquire_lock(self._path)
-        try:
+        with contextlib.ExitStack() as exits:
+            lock = try_lock(_lock_path(self._path), "evaluation", "locking a manifest")
+            if not exits.enter_context(lock):
+                raise ManifestBusy(
+                    f"another run is writing to {self._path}: wait for its end, or give this run "
+                    "another manifest_path. Nothing was run."
+                )
             earlier = History.read(self._path)
             started_at = now()
-            self._header = RunHeader(
+            header = RunHeader(
                 created_at=started_at if earlier is None else earlier.header.created_at,
                 started_at=started_at,
                 input_dir=None if input_dir is None else Path(input_dir),
@@ -63,29 +66,29 @@ class RunLog:
             )
             self.history: Mapping[str, BatchRunRecord] = {} if earlier is None else earlier.records
             self._records = dict(self.history)
-            self._begin(earlier)
-        except BaseException:
-            self._release()
-            raise
+            self._run = History(header, self._records)
+            log_path = self._restored_log(earlier)
+            self._file = exits.enter_context(log_path.open("ab", buffering=0))
+            self._file.truncate(log_path.read_bytes().rfind(b"\n") + 1)
+            self._append(Line(run=header))
+            self.manifest().save_json(self._path)
+            self._exits = exits.pop_all()
 
-    def _begin(self, earlier: History | None) -> None:
+    def _restored_log(self, earlier: History | None) -> Path:
+        """Return the run log's path, after whatever only the manifest knew was written there."""
         log_path = run_log_path(self._path)
         if earlier is not None and earlier.is_repaired:
             self._path.replace(self._path.with_name(f"{self._path.name}.damaged"))
         if not log_path.exists() and earlier is not None:
-            replace_file(log_path, b"".join(_lines(earlier.header, earlier.records.values())))
-        self._fd = os.open(log_path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        data = log_path.read_bytes()
-        os.ftruncate(self._fd, data.rfind(b"\n") + 1)
-        self._append(Line(run=self._header).to_bytes())
-        self.manifest().save_json(self._path)
+            lines = [Line(run=earlier.header)]
+            lines += [Line(record=record) for record in earlier.records.values()]
+            replace_file(log_path, b"".join(line.to_bytes() for line in lines))
+        return log_path
 
     def owns(self, path: Path) -> bool:
         """Tell whether this log writes to ``path`` itself."""
-        copy_arrays = (self._path, run_log_path(self._path), _lock_path(self._path))
-        return os.path.normpath(path.absolute()) in {
-            os.path.normpath(p.absolute()) for p in copy_arrays
-        }
+        own = (self._path, run_log_path(self._path), _lock_path(self._path))
+        return os.path.normpath(path.absolute()) in {os.path.normpath(p.absolute()) for p in own}
 
     def add(self, record: BatchRunRecord) -> None:
         """Append the record of a job.
@@ -93,32 +96,24 @@ class RunLog:
         Raises:
             OSError: the disk is full.
         """
-        self._append(Line(record=record).to_bytes())
+        self._append(Line(record=record))
         self._records[record.job_id] = record
 
-    def _append(self, data: bytes) -> None:
+    def _append(self, line: Line) -> None:
+        data = line.to_bytes()
         while data:
-            data = data[os.write(self._fd, data) :]
+            data = data[self._file.write(data) :]
 
     def manifest(self) -> BatchManifest:
         """Return the manifest of the run so far."""
-        return make_manifest(self._header, self._records)
+        return self._run.manifest()
 
     def close(self) -> None:
         """Update the manifest's file, and let others write to it."""
-        if self._fd < 0:
-            return
-        try:
-            os.fsync(self._fd)
-            self.manifest().save_json(self._path)
-        finally:
-            self._release()
-
-    def _release(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-        self._lock.close()
+        with self._exits:
+            if not self._file.closed:
+                os.fsync(self._file.fileno())
+                self.manifest().save_json(self._path)
 
     def __enter__(self) -> RunLog:
         return self
@@ -127,23 +122,5 @@ class RunLog:
         self.close()
 
 
-def _lines(header: RunHeader, records: Iterable[BatchRunRecord]) -> Iterator[bytes]:
-    yield Line(run=header).to_bytes()
-    for record in records:
-        yield Line(record=record).to_bytes()
-
-
 def _lock_path(manifest_path: Path) -> Path:
     return manifest_path.with_name(f"{manifest_path.name}.lock")
-
-
-def _acquire_lock(manifest_path: Path) -> contextlib.ExitStack:
-    """Acquire the manifest's lock; it is released when this is closed, or when the process ends."""
-    path = _lock_path(manifest_path)
-    with contextlib.ExitStack() as stack:
-        if not stack.enter_context(try_lock(path, "evaluation", "locking a manifest")):
-            raise ManifestBusy(
-                f"another run is writing to {manifest_path}: wait for its end, or give this run "
-                "another manifest_path. Nothing was run."
-            )
-        return stack.pop_all()

@@ -6,7 +6,9 @@ import contextlib
 import copy
 import difflib
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -14,7 +16,7 @@ from vectasks.errors import InvalidArgument
 from vectasks.experiment import context
 from vectasks.experiment.identifier import canonical, digest, text_of, type_name
 from vectasks.experiment.job import Job
-from vectasks.experiment.parameters import Kind, Parameter, names_of_caller, read_parameters
+from vectasks.experiment.parameters import Kind, Parameter, read_parameters
 
 T = TypeVar("T")
 ConfigT = TypeVar("ConfigT", bound="Config")
@@ -32,6 +34,7 @@ def tag(value: T) -> T:
     return cast(T, _Tagged(value))
 
 
+@dataclass
 class _State:
     """The state of a config besides its parameters.
 
@@ -41,10 +44,9 @@ class _State:
         identifier: of a config that was submitted, and that therefore does not change any more.
     """
 
-    def __init__(self) -> None:
-        self.tags: dict[str, Any] = {}
-        self.job: Job | None = None
-        self.identifier: str | None = None
+    tags: dict[str, Any] = field(default_factory=dict)
+    job: Job | None = None
+    identifier: str | None = None
 
 
 class Config:
@@ -81,7 +83,7 @@ class Config:
         if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
             raise InvalidArgument(f"{cls.__name__}.__typename__: {name!r} is no name for a folder.")
         with contextlib.suppress(NameError):  # an annotation names a class that is yet to come
-            _read_parameters(cls, names_of_caller(1))
+            _read_parameters(cls, sys._getframe(1).f_locals)
 
     def __init__(self, **values: Any) -> None:
         vars(self)[_STATE] = _State()
@@ -324,6 +326,15 @@ def reachable(config: Config) -> list[Config]:
     return [found for _, found in located(config)]
 
 
+def own_parts(task: Task) -> list[tuple[str, Config]]:
+    """Return a task and the configs in it that are no outputs of jobs, with their paths."""
+    return [
+        (where, config)
+        for where, config in located(task)
+        if config is task or _state(config).job is None
+    ]
+
+
 def bind(task: Task, job: Job) -> None:
     """Bind a task and all configs in it to a job: they are frozen, and know their paths.
 
@@ -331,11 +342,7 @@ def bind(task: Task, job: Job) -> None:
         InvalidArgument: a part of it that writes files belongs to another job.
     """
     paths: list[tuple[Config, str, Path]] = []
-    parts = [
-        (where, config)
-        for where, config in located(task)
-        if config is task or _state(config).job is None
-    ]
+    parts = own_parts(task)
     for where, config in parts:
         folder = job.path if config is task else job.path / "out" / where
         for name, parameter in parameters_of(type(config)).items():
@@ -359,8 +366,7 @@ def bind(task: Task, job: Job) -> None:
 def output(config: ConfigT, job: Job) -> ConfigT:
     """Copy a config so that it depends on a job."""
     marked = copy.copy(config)
-    state = vars(marked)[_STATE] = _State()
-    state.tags, state.job = dict(_state(config).tags), job
+    vars(marked)[_STATE] = _State(dict(_state(config).tags), job)
     return marked
 
 

@@ -22,7 +22,8 @@ class SubmitHook(ABC):
 
     def __call__(self, cls: type[ConfigT]) -> type[ConfigT]:
         """Add this hook to a class."""
-        return submit_hook_decorator(self)(cls)
+        cls.__hooks__ = (*cls.__hooks__, self)
+        return cls
 
     @abstractmethod
     def spec(self) -> Hashable:
@@ -35,12 +36,7 @@ class SubmitHook(ABC):
 
 def submit_hook_decorator(hook: SubmitHook) -> Callable[[type[ConfigT]], type[ConfigT]]:
     """Decorate a Config or Task class with a hook: ``@submit_hook_decorator(hook)``."""
-
-    def decorate(cls: type[ConfigT]) -> type[ConfigT]:
-        cls.__hooks__ = (*cls.__hooks__, hook)
-        return cls
-
-    return decorate
+    return hook
 
 
 def apply_hooks(configs: Iterable[Config], job: Job, launcher: Launcher) -> None:

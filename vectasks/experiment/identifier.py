@@ -53,9 +53,7 @@ def canonical(value: Any, where: str, holders: tuple[int, ...] = ()) -> Any:
         return ["enum", type_name(type(value)), member]
     if isinstance(value, numpy_types("generic")):
         return _scalar_form(value, where)
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, (int, str)):
+    if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):
         return ["float", float.__repr__(value)]
@@ -155,10 +153,8 @@ def type_name(kind: type) -> str:
 
     A class of a script has the same name whether the script is run or imported.
     """
-    copy_arrays: str | None = vars(kind).get("__typename__")
-    if copy_arrays is not None:
-        return copy_arrays
-    return name_of(kind)
+    own: str | None = vars(kind).get("__typename__")
+    return name_of(kind) if own is None else own
 
 
 def name_of(named: Any) -> str:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-import math
 import os
 import socket
 import time
@@ -29,7 +28,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from vectasks._util.checks import real_number
+from vectasks._util.checks import seconds_or_none
 from vectasks._util.files import try_lock, whole_or_nothing
 from vectasks.errors import WaitTimeout
 
@@ -177,7 +176,7 @@ class Job:
         """
         if self._ended is None:
             return self.state
-        timeout = checked_timeout(timeout)
+        timeout = seconds_or_none("timeout", timeout)
         # An exception that comes from here is the caller's, of a signal's handler, say.
         if not futures.wait([self._ended], timeout).done:
             assert timeout is not None
@@ -221,13 +220,17 @@ class Job:
 
     def write_status(self, status: Status) -> None:
         """Write the status into its folder."""
-        self.write("status.json", json.dumps(asdict(status), indent=2))
+        self.write_json("status.json", asdict(status))
 
-    def write(self, name: str, content: str | bytes) -> None:
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a file of indented JSON into its folder, atomically."""
+        self.write(name, json.dumps(value, indent=2).encode())
+
+    def write(self, name: str, content: bytes) -> None:
         """Write a file into its folder, atomically."""
         self.path.mkdir(parents=True, exist_ok=True)
         with whole_or_nothing(self.path / name) as partial_path:
-            partial_path.write_bytes(content.encode() if isinstance(content, str) else content)
+            partial_path.write_bytes(content)
 
     @contextmanager
     def lock(self) -> Iterator[bool]:
@@ -240,18 +243,6 @@ class Job:
         """Tell whether a process executes it right now."""
         with self.lock() as is_ours:
             return not is_ours
-
-
-def checked_timeout(timeout: float | None) -> float | None:
-    """Return a number of seconds to wait; None for ever, as infinity is.
-
-    Raises:
-        InvalidArgument: it is no number of at least 0.
-    """
-    if timeout is None:
-        return None
-    seconds = real_number("timeout", timeout, finite=False)
-    return None if math.isinf(seconds) else seconds
 
 
 def _takes_an_argument(function: Callable[..., object]) -> bool:

@@ -27,7 +27,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vectasks.experiment import context
-from vectasks.experiment.config import Task, located, parameters_of
+from vectasks.experiment.config import Task, located, own_parts, parameters_of
 from vectasks.experiment.identifier import set_main_name
 from vectasks.experiment.job import Job, JobState, Status
 from vectasks.experiment.parameters import Kind
@@ -94,7 +94,9 @@ def _end(stop: _Stop, write: Callable[..., None], exits: contextlib.ExitStack) -
         return
     left: list[str] = []
     try:
-        left += [thread.name for thread in threading.enumerate() if _is_awaited(thread)]
+        main_thread = threading.main_thread()
+        others = [thread for thread in threading.enumerate() if thread is not main_thread]
+        left += [thread.name for thread in others if not thread.daemon]
         for child in multiprocessing.active_children():
             if not child.daemon:
                 left.append(child.name)
@@ -119,10 +121,6 @@ def _end(stop: _Stop, write: Callable[..., None], exits: contextlib.ExitStack) -
 def _end_processes() -> None:
     for child in multiprocessing.active_children():
         child.terminate()
-
-
-def _is_awaited(thread: threading.Thread) -> bool:
-    return not thread.daemon and thread is not threading.main_thread()
 
 
 def _empty_output() -> None:
@@ -208,9 +206,8 @@ def _load(job: Job) -> Task:
         vars(config).update(
             __tags__=config.tags(), __taskdir__=(config.job or job).path, __maintaskdir__=job.path
         )
-    for _, config in located(task):
-        if config is task or config.job is None:
-            for name, parameter in parameters_of(type(config)).items():
-                if parameter.kind is Kind.GENERATED:
-                    vars(config)[name].parent.mkdir(parents=True, exist_ok=True)
+    for _, config in own_parts(task):
+        for name, parameter in parameters_of(type(config)).items():
+            if parameter.kind is Kind.GENERATED:
+                vars(config)[name].parent.mkdir(parents=True, exist_ok=True)
     return task

@@ -176,8 +176,7 @@ class _SlurmExecution(Execution):
     def cancel(self) -> None:
         self._submitted.cancel()
 
-    def kill(self) -> None:
-        self._submitted.cancel()  # Slurm kills what does not end by itself
+    kill = cancel  # Slurm kills what does not end by itself
 
 
 def run_there(command: list[str], folder: str, environ: dict[str, str]) -> int:

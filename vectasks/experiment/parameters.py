@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -239,8 +238,3 @@ def read_parameters(
         if isinstance(value, _Field):
             delattr(cls, name)
     return parameters
-
-
-def names_of_caller(depth: int) -> Mapping[str, Any]:
-    """Return the local names of the caller ``depth`` frames out, to which annotations may refer."""
-    return sys._getframe(depth + 1).f_locals

@@ -32,11 +32,6 @@ def described(task: Task, job: Job) -> dict[str, Any]:
     }
 
 
-def as_json(value: Any) -> str:
-    """Return indented JSON."""
-    return json.dumps(value, indent=2)
-
-
 def _readable(value: Any) -> Any:
     if isinstance(value, Config):
         parameters = {name: _readable(item) for name, item in values_of(value).items()}

@@ -15,7 +15,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import secrets
 import signal
 import threading
@@ -24,21 +23,20 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NoReturn
 
 from vectasks._util import pickling
-from vectasks._util.checks import real_number, whole_number
+from vectasks._util.checks import seconds_or_none, whole_number
 from vectasks.errors import FailedExperiment, InvalidArgument, WaitTimeout
 from vectasks.experiment import context, view
 from vectasks.experiment.config import Task, bind, jobs_of, output, reachable
 from vectasks.experiment.environment import environment
 from vectasks.experiment.hooks import apply_hooks
 from vectasks.experiment.identifier import main_name, type_name
-from vectasks.experiment.job import Job, JobState, Status, checked_timeout, logger
+from vectasks.experiment.job import Job, JobState, Status, logger
 from vectasks.experiment.job_process import EXIT_BUSY, command
 from vectasks.experiment.launchers import Execution, Launcher, LocalLauncher
-from vectasks.experiment.records import as_json, described
+from vectasks.experiment.records import described
 
 _LOOK_AT_LOCK_S = 0.2
 
@@ -117,10 +115,7 @@ class experiment:
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, *_: object
     ) -> None:
         with self._exits:
             if error is not None:
@@ -140,7 +135,7 @@ class experiment:
             WaitTimeout: they have not within so many seconds.
             InvalidArgument: the timeout is no number of at least 0.
         """
-        timeout = checked_timeout(timeout)
+        timeout = seconds_or_none("timeout", timeout)
         with view.shown(self.name, lambda: self.jobs, self._progress):
             is_over = self._wait_until_over(timeout)
         if not is_over:
@@ -181,9 +176,7 @@ class experiment:
     # -- submitting ---------------------------------------------------------------------------
 
     def _submit(self, task: Any, timeout_s: float | None, max_retries: int) -> Any:
-        if timeout_s is not None:
-            timeout_s = real_number("timeout_s", timeout_s, positive=True, finite=False)
-            timeout_s = None if math.isinf(timeout_s) else timeout_s
+        timeout_s = seconds_or_none("timeout_s", timeout_s, positive=True)
         max_retries = whole_number("max_retries", max_retries)
         with self._changed:
             job = Job(self.workdir, type_name(type(task)), task.identifier)
@@ -241,7 +234,7 @@ class experiment:
         status = Status(experiment=self.name).ended(state, f"{dependency} {dependency.state}")
         with job.lock() as is_ours:
             if is_ours:
-                job.write("params.json", as_json(described(self._tasks[job.path], job)))
+                job.write_json("params.json", described(self._tasks[job.path], job))
                 job.write_status(status)
         return status
 
@@ -290,8 +283,8 @@ class experiment:
 
     def _execute(self, job: Job, run: str, attempt: int) -> int:
         task = self._tasks[job.path]
-        job.write("params.json", as_json(described(task, job)))
-        job.write("environment.json", as_json({**environment(), "environ": job.environ}))
+        job.write_json("params.json", described(task, job))
+        job.write_json("environment.json", {**environment(), "environ": job.environ})
         job.write("task.pkl", pickling.dumps((main_name(), task)))
         execution = self.launcher.start(job, command(job, run, attempt, self.name))
         with self._changed:

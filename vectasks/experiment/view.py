@@ -65,10 +65,10 @@ def shown(name: str, jobs: Callable[[], list[Job]], wanted: bool | None) -> Iter
     """
     if wanted is None:
         wanted = any(job.state in (JobState.WAITING, JobState.RUNNING) for job in jobs())
-        with contextlib.suppress(ImportError):
+        if wanted:
             from rich.console import Console
 
-            wanted = wanted and Console(stderr=True).is_terminal
+            wanted = Console(stderr=True).is_terminal
     if not wanted:
         yield
         return
@@ -76,13 +76,9 @@ def shown(name: str, jobs: Callable[[], list[Job]], wanted: bool | None) -> Iter
     from rich.live import Live
 
     started_s: dict[str, float] = {}
-
-    def now() -> RenderableType:
-        return _progress(name, jobs(), started_s)
-
     with Live(
         console=Console(stderr=True),
-        get_renderable=now,
+        get_renderable=lambda: _progress(name, jobs(), started_s),
         refresh_per_second=_REFRESHES_PER_S,
         redirect_stdout=False,
         redirect_stderr=False,
@@ -98,7 +94,7 @@ def _progress(name: str, jobs: Sequence[Job], started_s: dict[str, float]) -> Re
     from rich.text import Text
 
     counts = Counter(job.state for job in jobs)
-    num_ended = sum(counts[state] for state in _COLORS if state not in (*_COLORS,)[:2])
+    num_ended = len(jobs) - counts[JobState.WAITING] - counts[JobState.RUNNING]
     told = Text(f"{name}  ")
     for state, color in _COLORS.items():
         if counts[state]:
