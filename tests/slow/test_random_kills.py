@@ -14,6 +14,7 @@ import pytest
 from vectasks import SamplerState, VectorSampledTasks
 from vectasks.testing import toy_args
 from vectasks.testing.toys import CountingTask, ToySampler
+from vectasks.transport import compiled
 
 pytestmark = pytest.mark.slow
 
@@ -115,5 +116,6 @@ def test_a_hundred_kills_in_a_hundred_thousand_steps(
             "steps": run.steps * COUNT,
             "episodes": run.episodes,
             "restarts": KILLS,
+            "core": compiled.kind(),
         }
         assert set(tasks.sampler_states.values()) == {SamplerState.READY}
