@@ -6,18 +6,21 @@ import importlib
 import os
 from typing import Any
 
-#: The module ``vectasks.transport._core``, or None.
-core: Any = None
-#: Why it is None.
-why_not: str = ""
 
-if os.environ.get("VECTASKS_PURE", "0") not in ("", "0"):
-    why_not = "VECTASKS_PURE is set"
-else:
+def _load() -> tuple[Any, str]:
+    if os.environ.get("VECTASKS_PURE", "0") not in ("", "0"):
+        return None, "VECTASKS_PURE is set"
     try:
-        core = importlib.import_module("vectasks.transport._core")
+        return importlib.import_module("vectasks.transport._core"), ""
     except Exception as error:  # not built, or built for another Python or numpy
-        why_not = f"{type(error).__name__}: {error}"
+        return None, f"{type(error).__name__}: {error}"
+
+
+#: The module ``vectasks.transport._core``, or None.
+core: Any
+#: Why it is None.
+why_not: str
+core, why_not = _load()
 
 
 def kind() -> str:
