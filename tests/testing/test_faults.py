@@ -230,7 +230,7 @@ def test_waiting_for_a_fault_has_an_end() -> None:
 
 
 @pytest.mark.guarantee("no-observation", "odd-reward", "unpicklable-result")
-@pytest.mark.parametrize("in-process", [True, False])
+@pytest.mark.parametrize("in_process", [True, False])
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -249,7 +249,7 @@ def test_corrupt_steps_fail(change: Any, message: str, in_process: bool) -> None
 
 
 @pytest.mark.guarantee("misshaped-observation")
-@pytest.mark.parametrize("in-process", [True, False])
+@pytest.mark.parametrize("in_process", [True, False])
 def test_misshaped_observations(in_process: bool) -> None:
     with (
         faulty([Fault(corrupt(misshape))], in_process=in_process) as tasks,
@@ -276,7 +276,7 @@ def test_misshape_keeps_the_rest_of_a_step() -> None:
 
 
 @pytest.mark.parametrize("action", [kill(), exit_at_once(), stop()])
-def test_the_in_process_does_not_end_your_process(action: Any) -> None:
+def test_the_in_process_vector_does_not_end_your_process(action: Any) -> None:
     with (
         faulty([Fault(action)]) as tasks,
         pytest.raises(TaskError, match="Use VectorSampledTasks") as caught,
