@@ -14,12 +14,11 @@ import numpy as np
 from benchmarks import workloads
 from benchmarks.adapters import vectasks as adapter
 from vectasks import SingleProcessVectorSampledTasks
-from vectasks.host.step_rows import run_steps
+from vectasks.host.step_rows import RowSteps
 from vectasks.host.task_host import HostGroup, HostPlan
 from vectasks.protocol import Command, Request
 from vectasks.transport.layout import Layout
 from vectasks.transport.step_buffer import RowWriter, StepBuffer
-from vectasks.workers import inline
 
 _NUM_SAMPLERS = 32
 _REPEATS = 7
@@ -43,6 +42,7 @@ def _in_a_worker() -> list[tuple[str, float]]:
     task = adapter.make_sampler(**_ARGUMENTS).next_task()
     layout = Layout.of(ready.observation_space, ready.action_space, ready.observation, 1, 1)
     writer = RowWriter(StepBuffer(layout), [0], 1, as_batch=True)
+    rows = RowSteps(group, print)
     return [
         ("the simulator", _best(lambda: task.env.step(1))),
         ("+ the user's Task._step", _best(lambda: task._step(1))),
@@ -50,23 +50,39 @@ def _in_a_worker() -> list[tuple[str, float]]:
         ("+ host: the episode's end, errors", _best(lambda: group.step(0, 1))),
         (
             "+ the step buffer: checked and written",
-            _best(lambda: run_steps(group, False, writer, [0], [1], print)),
+            _best(lambda: rows.run(writer, [0], [1])),
         ),
     ]
 
 
+class _Idle:
+    """A sampler whose only task answers every step at once with the same result."""
+
+    def __init__(self) -> None:
+        sampler = adapter.make_sampler(**_ARGUMENTS)
+        self._task = sampler.next_task()
+        self.observation_space = self._task.observation_space
+        self.action_space = self._task.action_space
+        self._result = (self._task.get_observations(), 1.0, False, {})
+
+    def next_task(self) -> _Idle:
+        return self
+
+    def get_observations(self) -> object:
+        return self._result[0]
+
+    def step(self, action: object) -> tuple[object, float, bool, dict[str, object]]:
+        return self._result
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
 def _in_the_parent() -> float:
-    tasks = SingleProcessVectorSampledTasks(
-        adapter.make_sampler, [_ARGUMENTS] * _NUM_SAMPLERS, should_log=False
-    )
-    actions = np.zeros(_NUM_SAMPLERS, np.int64)
-    tasks.step_batch(actions)
-    inline.run_steps = lambda *_, **__: None
-    try:
+    with SingleProcessVectorSampledTasks(_Idle, [{}] * _NUM_SAMPLERS, should_log=False) as tasks:
+        actions = np.zeros(_NUM_SAMPLERS, np.int64)
+        tasks.step_batch(actions)
         return _best(lambda: tasks.step_batch(actions), 5_000)
-    finally:
-        inline.run_steps = run_steps
-        tasks.close()
 
 
 def _best(function: Callable[[], object], number: int = 50_000) -> float:
