@@ -80,7 +80,7 @@ def make(
     processes: int | None = None,
     in_place: bool = False,
 ) -> Vector:
-    """A vector stepped by ``api``; ``processes``: 0 the in-process equal, None one a sampler."""
+    """Make a vector stepped by ``api``; ``processes``: 0 in process, None one for each sampler."""
     arguments = [
         {"workload": workload, "seed": seed, "in_place": in_place} for seed in range(num_envs)
     ]

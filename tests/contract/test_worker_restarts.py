@@ -95,7 +95,7 @@ def test_a_restart_costs_one_step_and_the_others_nothing(
 
 
 def step_all_but(in_process: Any, dead: tuple[int, ...], actions: list[Any]) -> dict[int, Any]:
-    """What is given in process where these samplers are made anew in the midst of a step."""
+    """Step an in-process vector in which these samplers are restarted in the midst of a step."""
     expected = {}
     for i in range(4):
         if i in dead:

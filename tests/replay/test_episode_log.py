@@ -41,7 +41,7 @@ def packed(actions: Sequence[int], reward: Any, ended: tuple[int, ...] = ()) -> 
 
 
 def wrote(journal: EpisodeLog, entry: bytes, ended: tuple[int, ...] = ()) -> None:
-    """What the core does, and then what is done in Python now and then."""
+    """Append an entry as the core does, and tidy up where that is due."""
     journal.entries.append(entry)
     journal.ended(ended)
     if journal.num_usual_steps <= 0:

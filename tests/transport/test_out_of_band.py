@@ -1,4 +1,4 @@
-"""What of a step is no array stands beside the arrays if it is small and plain."""
+"""Small and plain data that is no array goes through shared memory beside the arrays."""
 
 from __future__ import annotations
 

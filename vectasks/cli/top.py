@@ -44,7 +44,7 @@ class SamplerLine(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What the live stats said at one time."""
+    """Hold what live stats said at one time."""
 
     name: str
     pid: int

@@ -84,7 +84,7 @@ class Lines(NamedTuple):
 
     @classmethod
     def on(cls, memory: Any, num_workers: int, num_samplers: int) -> Lines:
-        """The arrays over live stats's memory."""
+        """Lay the arrays over the memory of live stats."""
         workers_at = HEAD.itemsize
         samplers_at = workers_at + (num_workers + 1) * WORKER.itemsize
         return cls(

@@ -74,7 +74,7 @@ class WorkerProcess(ChildProcess):
 
     @property
     def is_clogged(self) -> bool:
-        """Whether something waits until the channel takes more."""
+        """Tell whether a message waits because the channel is full."""
         return self._channel is not None and bool(self._channel.events & select.POLLOUT)
 
     def post(self, packed: list[memoryview]) -> None:
