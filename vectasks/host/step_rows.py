@@ -34,6 +34,11 @@ class RowSteps:
         self._keep = keep
         self._owned = owned
 
+    @property
+    def hosts(self) -> dict[int, Any]:
+        """The hosts, by sampler id."""
+        return self._group.hosts
+
     def run(
         self, writer: RowWriter, ids: Sequence[int], actions: Iterable[Any], *, timed: bool = False
     ) -> None:

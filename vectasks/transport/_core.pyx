@@ -25,7 +25,7 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport Py_GE, PyObject, PyObject_RichCompareBool
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 cnp.import_array()
 
@@ -527,11 +527,6 @@ cdef class RowArrays:
             <char *>self._flags + row * self.num_samplers, self.num_samplers
         )
 
-    def batch(self, Py_ssize_t row, list lent, sampler_ids):
-        """Make a StepBatch of a whole row; as ``_batch``."""
-        self._check(row, 0)
-        return self._batch(row, lent, sampler_ids)
-
     def put(self, Py_ssize_t row, Py_ssize_t sampler, bint as_batch, result):
         """Write a step's result into a row if it is usual, but for its info; whether it is."""
         self._check(row, sampler)
@@ -896,6 +891,21 @@ cdef class WorkerSteps:
 
 # -- the parent ----------------------------------------------------------------------------------
 
+ctypedef fused number:
+    int64_t
+    float
+    double
+
+
+cdef bint _are_between(number *low, number *values, number *high, Py_ssize_t count):
+    """Tell whether each value is within its bounds; NaN is not."""
+    cdef Py_ssize_t k
+    for k in range(count):
+        if not low[k] <= values[k] <= high[k]:
+            return False
+    return True
+
+
 cdef class Actions:
     """Checks all samplers' actions together, and holds them as the step buffer does.
 
@@ -961,8 +971,6 @@ cdef class Actions:
 
     cdef bint _take_list(self, list actions) except -1:
         cdef int64_t *target = <int64_t *>cnp.PyArray_DATA(self.array)
-        cdef int64_t *low = <int64_t *>cnp.PyArray_DATA(self._low)
-        cdef int64_t *high = <int64_t *>cnp.PyArray_DATA(self._high)
         cdef Py_ssize_t k
         cdef int overflow = 0
         if len(actions) != self._count:
@@ -974,9 +982,9 @@ cdef class Actions:
                     return False
                 action = int(action)
             target[k] = PyLong_AsLongLongAndOverflow(action, &overflow)
-            if overflow or (self._is_checked and not low[k] <= target[k] <= high[k]):
+            if overflow:
                 return False
-        return True
+        return not self._is_checked or self._are_inside(target)
 
     cdef bint _fits(self, cnp.ndarray given):
         cdef int axis
@@ -993,35 +1001,15 @@ cdef class Actions:
         return True
 
     cdef bint _are_inside(self, void *source) except -1:
-        cdef Py_ssize_t k
+        cdef void *low = cnp.PyArray_DATA(self._low)
+        cdef void *high = cnp.PyArray_DATA(self._high)
         if self._kind == cnp.NPY_INT64:
-            for k in range(self._num_items):
-                if not (
-                    (<int64_t *>cnp.PyArray_DATA(self._low))[k]
-                    <= (<int64_t *>source)[k]
-                    <= (<int64_t *>cnp.PyArray_DATA(self._high))[k]
-                ):
-                    return False
-            return True
+            return _are_between(
+                <int64_t *>low, <int64_t *>source, <int64_t *>high, self._num_items
+            )
         if self._kind == cnp.NPY_FLOAT32:
-            for k in range(self._num_items):
-                if not (
-                    (<float *>cnp.PyArray_DATA(self._low))[k]
-                    <= (<float *>source)[k]
-                    <= (<float *>cnp.PyArray_DATA(self._high))[k]
-                ):
-                    return False
-            return True
-        if self._kind == cnp.NPY_FLOAT64:
-            for k in range(self._num_items):
-                if not (
-                    (<double *>cnp.PyArray_DATA(self._low))[k]
-                    <= (<double *>source)[k]
-                    <= (<double *>cnp.PyArray_DATA(self._high))[k]
-                ):
-                    return False
-            return True
-        return False
+            return _are_between(<float *>low, <float *>source, <float *>high, self._num_items)
+        return _are_between(<double *>low, <double *>source, <double *>high, self._num_items)
 
     cdef list rows(self):
         """Give what each task receives, owned."""

@@ -14,17 +14,21 @@ from vectasks.transport.step_protocol import Outcome
 from vectasks.transport.step_results import StepForm, StepResults
 
 
-class Hosts(Protocol):
-    """What steps the tasks of this process."""
+class RowSteps(Protocol):
+    """What steps the tasks of this process into rows."""
 
     @property
-    def hosts_by_id(self) -> dict[int, Any]:
+    def hosts(self) -> dict[int, Any]:
         """The hosts, by sampler id."""
+
+    def run(
+        self, writer: RowWriter, ids: Sequence[int], actions: Iterable[Any], *, timed: bool
+    ) -> None:
+        """Step samplers, and write at once what came of it."""
 
     def write_unusual(
         self,
         writer: RowWriter,
-        keep: Callable[[OutOfBand], object],
         sampler_id: int,
         action: Any,
         result: Any,
@@ -32,16 +36,12 @@ class Hosts(Protocol):
     ) -> None:
         """Write what the compiled core leaves to Python."""
 
-    def step_rows(
-        self,
-        ids: Sequence[int],
-        actions: Iterable[Any],
-        writer: RowWriter,
-        keep: Callable[[OutOfBand], object],
-        *,
-        timed: bool,
-    ) -> None:
-        """Step samplers, and write at once what came of it; what has no place there is kept."""
+
+class Hosts(Protocol):
+    """What steps the tasks of this process."""
+
+    def row_steps(self, keep: Callable[[OutOfBand], object]) -> RowSteps:
+        """Make what steps them into rows; what has no place there is kept."""
 
     def step_each(
         self,
@@ -69,6 +69,7 @@ class InProcessTransport(StepTransport):
         super().__init__(results)
         self._results = results
         self._hosts = hosts
+        self._row_steps = hosts.row_steps(results.keep)
         self._exchange = exchange
         self._order: dict[int, None] = {}  # of the steps that are out, as they were made
 
@@ -81,21 +82,20 @@ class InProcessTransport(StepTransport):
         self._exchange.open_steps(ids, copy_arrays(actions))
         self._order.update(dict.fromkeys(ids))
         if form.as_batch:
-            writer = results.row_writers.at(ticket)
-            self._hosts.step_rows(ids, rows, writer, results.keep, timed=self.is_timed)
+            self._row_steps.run(results.row_writers.at(ticket), ids, rows, timed=self.is_timed)
         else:
             self._hosts.step_each(ids, rows, results.give, timed=self.is_timed)
 
     def usual_steps(self, batches: ActionBatches, hooks: Any) -> Any:
         """Make what steps the tasks, compiled."""
-        results, hosts = self._results, self._hosts
+        results, row_steps = self._results, self._row_steps
         steps = results.usual_steps(core and core.UsualStepsHere, batches, hooks)
         if steps is not None:
             steps.use(
-                hosts.hosts_by_id,
+                row_steps.hosts,
                 lambda ticket: results.row_writers.at(ticket).places,
-                lambda i, action, result, error: hosts.write_unusual(
-                    results.row_writers.at(steps.ticket), results.keep, i, action, result, error
+                lambda i, action, result, error: row_steps.write_unusual(
+                    results.row_writers.at(steps.ticket), i, action, result, error
                 ),
                 hooks.cut_off,
             )
@@ -139,4 +139,4 @@ class InProcessTransport(StepTransport):
     def close(self) -> None:
         """Let go of the hosts, which may hold memory to record in."""
         super().close()
-        del self._hosts
+        del self._hosts, self._row_steps

@@ -27,7 +27,6 @@ from vectasks.vector.places import Place
 from vectasks.vector.results import remote_error
 from vectasks.vector.setup import Core, logger
 from vectasks.vector.stepping import OUTCOMES, OUTCOMES_TO_HAND_OUT
-from vectasks.vector.usual_steps import no_usual_step
 
 __all__ = ["BaseVectorSampledTasks"]
 
@@ -47,7 +46,6 @@ class BaseVectorSampledTasks(Closable):
     """
 
     _holds = "sampler"
-    _usual_step: Callable[..., Any] = staticmethod(no_usual_step)
 
     def __init__(
         self,
@@ -67,7 +65,6 @@ class BaseVectorSampledTasks(Closable):
         self._must_be_closed()
         try:
             core.start()
-            self._usual_step = core.usual_steps.step
         except BaseException:
             self._end()
             raise
@@ -219,7 +216,7 @@ class BaseVectorSampledTasks(Closable):
 
     def step(self, actions: Any) -> list[RLStepResult]:
         """Step every unpaused sampler: :meth:`async_step` and :meth:`wait_step` in one."""
-        results = self._usual_step(actions, False)
+        results = self._core.usual_steps.step(actions, False)
         return self._step_in_python(actions) if results is None else results
 
     @exclusive("step")
@@ -261,7 +258,7 @@ class BaseVectorSampledTasks(Closable):
             LayoutError: an observation does not fit its space, or a reward is a list; its sampler
                 is FAILED, the others went on.
         """
-        batch = self._usual_step(actions, True, not copy) if out is None else None
+        batch = self._core.usual_steps.step(actions, True, not copy) if out is None else None
         return self._step_batch_in_python(actions, out, copy) if batch is None else batch
 
     @exclusive("step_batch")
@@ -621,5 +618,4 @@ class BaseVectorSampledTasks(Closable):
             raise remote_error(sampler_id, "close", failure, [i for i, _ in failures[1:]])
 
     def _end_all(self) -> list[tuple[int, Failure]]:
-        self._usual_step = no_usual_step
         return self._core.close()

@@ -78,7 +78,7 @@ class StepPort:
     @property
     def moves(self) -> int:
         """Count whatever may have changed a task."""
-        self._usual_steps.settle()
+        self._usual_steps.settle_if_free()
         return self._calls.requests.moves
 
     @exclusive("add_rows")

@@ -13,7 +13,7 @@ from vectasks.protocol import Command, Failure, Reply, Request, StepOutcome
 from vectasks.spaces import copy_arrays
 from vectasks.task import RLStepResult
 from vectasks.transport.channel import Unreadable
-from vectasks.transport.step_buffer import OutOfBand, RowWriter
+from vectasks.transport.step_buffer import OutOfBand
 from vectasks.transport.step_protocol import Outcome
 from vectasks.workers.base import Worker
 
@@ -67,35 +67,9 @@ class InlineWorker(Worker):
                 ]
                 raise
 
-    def step_rows(
-        self,
-        ids: Sequence[int],
-        actions: Iterable[Any],
-        writer: RowWriter,
-        keep: Callable[[OutOfBand], object],
-        *,
-        timed: bool,
-    ) -> None:
-        """Step samplers, and write at once what came of it; what has no place there is kept."""
-        RowSteps(self.group, keep, owned=True).run(writer, ids, actions, timed=timed)
-
-    @property
-    def hosts_by_id(self) -> dict[int, Any]:
-        """The hosts, by sampler id."""
-        return self.group.hosts
-
-    def write_unusual(
-        self,
-        writer: RowWriter,
-        keep: Callable[[OutOfBand], object],
-        sampler_id: int,
-        action: Any,
-        result: Any,
-        error: BaseException | None,
-    ) -> None:
-        """Write what the compiled core leaves to Python."""
-        rows = RowSteps(self.group, keep, owned=True)
-        rows.write_unusual(writer, sampler_id, action, result, error)
+    def row_steps(self, keep: Callable[[OutOfBand], object]) -> RowSteps:
+        """Make what steps its hosts into rows; what has no place there is copied and kept."""
+        return RowSteps(self.group, keep, owned=True)
 
     def step_each(
         self,
