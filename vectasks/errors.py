@@ -27,6 +27,7 @@
     │   │   └── TaskAttributeError    (AttributeError) the attribute does not exist
     │   └── CallError                 a method of an object in a worker pool failed
     ├── WorkerDied                    (EOFError) a worker process ended
+    ├── TaskSourceError               (RuntimeError) a task source raised, or gave no mapping
     ├── ResourceLimit                 (OSError) the system grants too little to start workers
     ├── MissingExtra                  (ModuleNotFoundError) a package of an extra is not installed
     ├── RecordingError                (ValueError) a recording cannot be written or read
@@ -71,6 +72,7 @@ __all__ = [
     "SpaceMismatch",
     "TaskAttributeError",
     "TaskError",
+    "TaskSourceError",
     "UnknownBatch",
     "UsageError",
     "VectasksError",
@@ -251,6 +253,10 @@ class TaskError(RemoteError):
 
 class TaskAttributeError(TaskError, AttributeError):
     """The task or sampler has no such attribute."""
+
+
+class TaskSourceError(VectasksError, RuntimeError):
+    """A task source raised, gave what is no mapping, or had no task to begin with."""
 
 
 class CallError(RemoteError):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import pickle
 import signal
 import traceback
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple, TypeVar
 
@@ -38,6 +39,7 @@ class Command(IntEnum):
     SEED = 12
     KEEP_FRAMES = 13
     SETUP = 14  # make the host itself: at start, and again at a restart
+    PREPARE = 15  # go on to the next task, perhaps before its turn comes
 
     @property
     def label(self) -> str:
@@ -112,6 +114,18 @@ class StepOutcome(NamedTuple):
     terminated: bool
     truncated: bool
     exhausted: bool
+
+
+class Preparation(NamedTuple):
+    """What a host does before its next task begins, and what it asks its sampler for it.
+
+    Attributes:
+        first: what its sampler is asked before: (command, data, times) each; tasks are left out.
+        keywords: for the sampler's ``next_task``; None: there is no next task.
+    """
+
+    first: Sequence[tuple[Command, Any, int]] = ()
+    keywords: Mapping[str, Any] | None = None
 
 
 class TaskStart(NamedTuple):

@@ -16,6 +16,7 @@ from vectasks.protocol import (
     IN_PLACE,
     Command,
     Failure,
+    Preparation,
     Reply,
     Request,
     StepOutcome,
@@ -31,10 +32,21 @@ COMPLETE_TASK_METRICS_KEY = "__AFTER_TASK_METRICS__"
 COMPLETE_TASK_CALLBACK_KEY = "__AFTER_TASK_CALLBACK__"
 """In the same info: what the ``callback_sensors`` gave."""
 FRAME, FINAL_FRAME = "frame", "final_frame"
+#: In the same info, on its way to the vector: the episode's (return, length), or None where its
+#: task does not tell. It says, too, that the next task has not begun.
+EPISODE = "__EPISODE__"
+
+
+_NO_KEYWORDS: Mapping[str, Any] = {}
 
 
 class HostPlan(NamedTuple):
-    """All that a host is made from; it is kept by the front so that a host can be made again."""
+    """All that a host is made from; it is kept by the front so that a host can be made again.
+
+    Attributes:
+        asks_for_next: leave it to the vector to go on when an episode has ended.
+        first: how the first task is asked for; its keywords None: there is none.
+    """
 
     make_sampler_fn: Callable[..., Any]
     sampler_fn_args: Mapping[str, Any]
@@ -43,16 +55,26 @@ class HostPlan(NamedTuple):
     auto_resample_when_done: bool = True
     seed: int | None = None
     keep_frames: str = "none"
+    asks_for_next: bool = False
+    first: Preparation = Preparation(keywords=_NO_KEYWORDS)
 
 
 class HostReady(NamedTuple):
-    """What a new host tells: its spaces and its first task's first observation."""
+    """What a new host tells: its spaces and its first task's first observation.
+
+    The observation is None where there is no first task.
+    """
 
     observation_space: Any
     action_space: Any
     observation: Any
     episodes_are_independent: bool = False
     initial_seed: int | None = None  # where the plan has none, what the sampler drew for itself
+
+    @property
+    def start(self) -> TaskStart:
+        """Its first task's start."""
+        return TaskStart(self.observation, exhausted=self.observation is None)
 
 
 class TaskHost:
@@ -64,6 +86,7 @@ class TaskHost:
 
     def __init__(self, plan: HostPlan) -> None:
         self._auto_resample = plan.auto_resample_when_done
+        self._asks_for_next = plan.asks_for_next
         self._callback = _callback(plan.callback_sensors)
         self.keep_frames(plan.keep_frames)
         #: The current task; None where the sampler is exhausted.
@@ -74,8 +97,8 @@ class TaskHost:
             initial_seed = getattr(self._sampler, "initial_seed", None)
             if plan.seed is not None:
                 self._sampler.set_seed(plan.seed)
-            start = self.next_task()
-            if start.exhausted:
+            start = self.prepare(plan.first)
+            if start.exhausted and plan.first.keywords is not None:
                 raise ValueError(
                     "the task sampler had no first task (its next_task() returned None). "
                     "A sampler needs at least one task; leave this one out."
@@ -173,11 +196,15 @@ class TaskHost:
             info[COMPLETE_TASK_CALLBACK_KEY] = copy_arrays(self._callback(task), with_objects=True)
         if self._keeps_final_frame:
             info[FINAL_FRAME] = copy_arrays(task.render("rgb"))
+        if self._asks_for_next:
+            info[EPISODE] = _return_and_length(task)
         if not self._auto_resample:
             self._finished = StepOutcome(
                 observation, 0.0, True, {"waiting": True}, terminated, truncated, False
             )
             return self._finished._replace(reward=reward, info=info)
+        if self._asks_for_next:
+            return StepOutcome(observation, reward, True, info, terminated, truncated, False)
         info["final_observation"] = observation
         start = self.next_task(place=place)
         return StepOutcome(
@@ -195,6 +222,23 @@ class TaskHost:
             return TaskStart(self._observe_into(place, "write_observation"), exhausted=False)
         return TaskStart(self.observe(), exhausted=False)
 
+    def prepare(self, preparation: Preparation) -> TaskStart:
+        """Go on to the next task, after other commands; exhausted where there is none."""
+        for command, data, times in preparation.first:
+            for _ in range(times):
+                if command is Command.NEXT_TASK:
+                    self.pass_over(data)
+                elif command is Command.RESET:  # its first task is among what follows
+                    self._sampler.reset()
+                else:
+                    self.METHODS[command](self, data)
+        if preparation.keywords is None:
+            self._finished = self.task = None
+            return TaskStart(None, exhausted=True)
+        if preparation.keywords:
+            _require_keywords(self._sampler, preparation.keywords)
+        return self.next_task(preparation.keywords)
+
     def observe(self, _: None = None) -> Any:
         """The current task's observation; None where the sampler is exhausted."""
         if self.task is None:
@@ -204,10 +248,10 @@ class TaskHost:
             raise _no_observation(self.task, "get_observations")
         return observation
 
-    def reset(self, _: None = None) -> TaskStart:
+    def reset(self, preparation: Preparation | None = None) -> TaskStart:
         """Reset the sampler (not its random state) and sample its first task."""
         self._sampler.reset()
-        return self.next_task()
+        return self.next_task() if preparation is None else self.prepare(preparation)
 
     def seed(self, seed: int) -> None:
         """Seed the tasks that are sampled from now on."""
@@ -307,6 +351,7 @@ class TaskHost:
         Command.RESET: reset,
         Command.SEED: seed,
         Command.KEEP_FRAMES: keep_frames,
+        Command.PREPARE: prepare,
     }
 
 
@@ -410,6 +455,27 @@ def takes(function: Callable[..., Any], name: str) -> bool:
         return False
 
 
+def _require_keywords(sampler: Any, keywords: Mapping[str, Any]) -> None:
+    """Refuse keywords of a task source that the sampler's ``next_task`` does not take.
+
+    Raises:
+        TypeError: it does not.
+    """
+    try:
+        signature = inspect.signature(sampler.next_task)
+    except (TypeError, ValueError):  # it tells no signature
+        return
+    try:
+        signature.bind(**keywords)
+    except TypeError as error:
+        names = ", ".join(map(repr, keywords))
+        raise TypeError(
+            f"{type(sampler).__name__}.next_task{signature} cannot be asked for what the task "
+            f"source gave, which has the keywords {names}: {error}. Write a next_task that takes "
+            "them."
+        ) from None
+
+
 def _callback(sensors: Any) -> Callable[[Any], Any] | None:
     if sensors is None:
         return None
@@ -447,6 +513,13 @@ def _end_flags(task: Any, info: Mapping[str, Any]) -> tuple[bool, bool]:
         )
     terminated = bool(info["terminated"]) if "terminated" in info else not truncated
     return terminated, truncated
+
+
+def _return_and_length(task: Any) -> tuple[Any, int] | None:
+    """An episode's sum of rewards and number of steps, where its task tells; None: it does not."""
+    if not hasattr(task, "cumulative_reward") or not hasattr(task, "num_steps_taken"):
+        return None
+    return copy_arrays(task.cumulative_reward), int(task.num_steps_taken())
 
 
 def _ask(task: Any, name: str) -> bool:

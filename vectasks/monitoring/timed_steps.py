@@ -10,15 +10,12 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from vectasks.batch import StepBatch
 from vectasks.monitoring.live_stats import KINDS, SEND, TAKE, WAIT, Recorder
-from vectasks.spaces import ActionBatches
-from vectasks.transport.base import StepTransport
-from vectasks.transport.rollout_rows import RolloutRows
-from vectasks.transport.step_buffer import OutOfBand
+from vectasks.transport.base import StepTransport, TransportAround
 from vectasks.transport.step_results import StepForm
 
 _MANY = 100  # values of spans that are not written yet
@@ -46,7 +43,7 @@ def stride(batch_s: float, num_samplers: int, chance: float) -> int:
     return max(1, int(wanted * (0.5 + chance) + 0.5))
 
 
-class TimedTransport(StepTransport):
+class TimedTransport(TransportAround):
     """Records how some batches are begun, waited for and taken.
 
     Args:
@@ -64,9 +61,7 @@ class TimedTransport(StepTransport):
         steps_sent: Callable[[], int],
         every_batch: bool,
     ) -> None:
-        super().__init__(inner.results)
-        self.is_immediate: bool = inner.is_immediate
-        self._inner = inner
+        super().__init__(inner)
         self._recorder: Recorder | None = recorder
         self._steps_sent = steps_sent
         # Steps that go as requests are recorded by the workers in any case.
@@ -146,14 +141,6 @@ class TimedTransport(StepTransport):
 
     # -- what is not timed ------------------------------------------------------------------------
 
-    def usual_steps(self, batches: ActionBatches, hooks: Any) -> Any:
-        """Ask the transport that carries the steps."""
-        return self._inner.usual_steps(batches, hooks)
-
-    def take_plain_extras(self, ids: Sequence[int]) -> dict[int, OutOfBand] | None:
-        """Ask the transport that carries the steps."""
-        return self._inner.take_plain_extras(ids)
-
     def begin_untimed(self) -> int:
         """Give those before the next batch that is to be timed."""
         if self._times_every_batch or self.results is None:
@@ -163,29 +150,7 @@ class TimedTransport(StepTransport):
         self._is_timed = self._is_timed and num_steps == 0
         return num_steps
 
-    def earliest(self, ids: Sequence[int], count: int) -> list[int]:
-        """Ask the transport that carries the steps."""
-        return self._inner.earliest(ids, count)
-
-    def take_rows(self, ids: Sequence[int]) -> tuple[dict[int, dict[str, Any]], dict[int, Any]]:
-        """Ask the transport that carries the steps."""
-        return self._inner.take_rows(ids)
-
-    def add_rows(self, num_rows: int, workers: Iterable[Any]) -> RolloutRows:
-        """Ask the transport that carries the steps."""
-        return self._inner.add_rows(num_rows, workers)
-
-    @property
-    def off_buffer(self) -> Sequence[str]:
-        """Ask the transport that carries the steps."""
-        return self._inner.off_buffer
-
-    def bytes_of(self, num_steps: int) -> Mapping[str, int]:
-        """Ask the transport that carries the steps."""
-        return self._inner.bytes_of(num_steps)
-
     def close(self) -> None:
         """Let go of the memory of both."""
         super().close()
-        self._inner.close()
         self._recorder = None

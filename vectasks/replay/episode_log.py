@@ -23,14 +23,14 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vectasks.host.task_host import HostPlan, HostReady
 from vectasks.protocol import Command, Failure, StepOutcome
-from vectasks.replay.recording import Call, Passed, RecordedFailure, Recording, Recordings
+from vectasks.replay.recording import STARTS, Call, Passed, RecordedFailure, Recording, Recordings
 from vectasks.replay.track import Track
 from vectasks.spaces import copy_arrays, dispatch_rows, map_leaves
 from vectasks.task import RLStepResult
@@ -49,11 +49,10 @@ _RESULT_TYPES = frozenset({RLStepResult, StepOutcome})
 # one that the garbage collector looks at more still.
 _STEPS, _RESULTS, _STEPPED, _CALL, _FAILED = range(5)
 
-_STARTS = frozenset({Command.NEXT_TASK, Command.RESET})
 # Of the sampler, not of its task: they count for later episodes too.
 _LASTING = frozenset({Command.SEED, Command.CALL_SAMPLER})
 #: Later commands can depend on these.
-KEPT = _STARTS | _LASTING | {Command.STEP, Command.CALL, Command.SET_ATTR}
+KEPT = STARTS | _LASTING | {Command.STEP, Command.CALL, Command.SET_ATTR}
 
 
 class EpisodeLog:
@@ -80,6 +79,10 @@ class EpisodeLog:
         self._all = tuple(range(len(plans)))
         self.num_samplers: int = len(plans)
         self._recorders: tuple[EpisodeRecorder, ...] = ()
+        self._with_turns: set[int] = set()  # samplers that go on by what they are asked
+        self._hosts = [0] * len(plans)  # by sampler id: the number of the current host
+        self._others: dict[tuple[int, int], Track] = {}  # by sampler id, of other hosts
+        self._next: dict[int, _Next] = {}
         #: What was going on when a worker died that was restarted; of each sampler the last.
         self.interruptions: Recordings = Recordings()
 
@@ -99,6 +102,58 @@ class EpisodeLog:
         track.is_independent = ready.episodes_are_independent
         if track.plan.seed is None:
             track.plan = track.plan._replace(seed=ready.initial_seed)
+
+    def takes_turns(self, sampler_id: int) -> None:
+        """A sampler's hosts go on to its next tasks when, and as, they are asked to."""
+        self._with_turns.add(sampler_id)
+
+    def next_begins(
+        self,
+        sampler_id: int,
+        host: int,
+        plan: HostPlan | None,
+        calls: Sequence[tuple[Command, Any]],
+        has_others: bool,
+    ) -> None:
+        """A sampler's next task is there, and begins once its current one is written down.
+
+        Args:
+            sampler_id: whose.
+            host: the number of the host that prepared it.
+            plan: by which that was made for this task; None: it was there.
+            calls: what it was asked for this task.
+            has_others: whether the sampler has other hosts, whose episodes come in between.
+        """
+        self._next[sampler_id] = _Next(host, plan, calls, has_others)
+
+    def begins_next(self, sampler_id: int) -> bool:
+        """Go on to the task that :meth:`next_begins` told of, if there is one; whether."""
+        if sampler_id not in self._next:
+            return False
+        host, plan, calls, has_others = self._next.pop(sampler_id)
+        old = self._others[sampler_id, self._hosts[sampler_id]] = self._tracks[sampler_id]
+        self._hosts[sampler_id] = host
+        track = self._others.pop((sampler_id, host), None)
+        if plan is not None or track is None:
+            track = Track(plan or old.plan, self._end)
+            track.is_independent = old.is_independent
+            is_new = True
+        else:
+            is_new = False
+        self._tracks[sampler_id] = track
+        for command, data in calls:
+            self.asked(sampler_id, command, data)
+        if has_others and not is_new and not track.is_independent:
+            track.begin_replay_at_episode()
+            track.gap = "the actions of earlier episodes"
+        return True
+
+    def return_and_length(self, sampler_id: int, last_reward: Any) -> tuple[Any, int]:
+        """The sum of rewards, and number of steps, of the episode that the last step ended."""
+        calls = self._calls(sampler_id, self._tracks[sampler_id].episode)
+        steps = [call for call in calls if call.command is Command.STEP]
+        rewards = [call.reward for call in steps if call.reward is not None] + [last_reward]
+        return sum(np.asarray(rewards, np.float64)), len(steps)
 
     def steps(self, ids: Sequence[int], actions: Any) -> None:
         """Some samplers are stepped.
@@ -124,10 +179,10 @@ class EpisodeLog:
             track.look = Call(command, data)
         else:
             data = copy_arrays(data)
-            if command in _STARTS:
+            if command in STARTS:
                 track.begin_episode(self._end, self._is_seeded(sampler_id))
             self.entries.append((_CALL, (sampler_id,), command, data))
-            if command in _STARTS or command in _LASTING:
+            if command in STARTS or command in _LASTING:
                 track.since.append(Passed(command, data))
 
     def batch_came(
@@ -223,7 +278,7 @@ class EpisodeLog:
         """A sampler's step was its episode's last."""
         for recorder in self._recorders:
             recorder._take(sampler_id)
-        if self._auto_resample:
+        if self._auto_resample and not self.begins_next(sampler_id):
             self._tracks[sampler_id].begin_next_episode(self._end)
 
     def _observations(self, ids: Sequence[int], observation_at: Any) -> dict[int, Any] | None:
@@ -248,7 +303,9 @@ class EpisodeLog:
             calls.append(track.look)
         gap = track.gap if track.is_passed_whole else "the seeds and resets of its first episodes"
         passed = track.passed_before_replay()
-        return Recording(sampler_id, track.plan, passed, calls, failure, gap)
+        # In the others, a host that goes on by itself comes to the same tasks.
+        plan = track.plan._replace(asks_for_next=sampler_id in self._with_turns)
+        return Recording(sampler_id, plan, passed, calls, failure, gap)
 
     def recordings_of(self, failures: Mapping[int, tuple[Command, Any]]) -> Recordings:
         """A recording of each sampler that failed.
@@ -345,6 +402,15 @@ class EpisodeLog:
     def detach(self, recorder: EpisodeRecorder) -> None:
         """Tell it no more."""
         self._recorders = tuple(other for other in self._recorders if other is not recorder)
+
+
+class _Next(NamedTuple):
+    """The task that a sampler goes on to; as for :meth:`EpisodeLog.next_begins`."""
+
+    host: int
+    plan: HostPlan | None
+    calls: Sequence[tuple[Command, Any]]
+    has_others: bool
 
 
 class EpisodeRecorder:

@@ -30,6 +30,9 @@ from vectasks.protocol import Command
 
 __all__ = ["Recording", "Recordings", "load", "read_about"]
 
+#: Commands with which an episode begins.
+STARTS: frozenset[Command] = frozenset({Command.NEXT_TASK, Command.RESET, Command.PREPARE})
+
 FORMAT_VERSION = 2  # 1 named modules that are elsewhere now
 
 _FORMAT = "vectasks-recording"
@@ -102,7 +105,7 @@ class Recording:
 
     def begins_episode(self, position: int) -> bool:
         """Whether a new episode begins with this call, or just before it."""
-        if position == 0 or self.calls[position].command in (Command.NEXT_TASK, Command.RESET):
+        if position == 0 or self.calls[position].command in STARTS:
             return True
         before = self.calls[position - 1]
         return bool(before.done) and self.plan.auto_resample_when_done

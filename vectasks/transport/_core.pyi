@@ -125,7 +125,9 @@ class InfoPlaces:
 
 class UsualStepsOfWorkers(UsualSteps):
     num_info_bytes: int
-    def share(self, buffer: Any, polls: int, wake: Callable[[Sequence[int]], bool]) -> None: ...
+    def share(
+        self, buffer: Any, residents: Any, polls: int, wake: Callable[[Sequence[int]], bool]
+    ) -> None: ...
 
 class UsualStepsHere(UsualSteps):
     def use(

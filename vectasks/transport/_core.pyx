@@ -755,8 +755,10 @@ cdef class WorkerSteps:
     cdef int64_t *_parent_asleep
     cdef int64_t *_asked
     cdef int64_t *_answered
+    cdef int64_t *_home
     cdef int64_t *_last
     cdef double *_answered_at
+    cdef int64_t _number
     cdef object _actions
     cdef Py_ssize_t _num_samplers
     cdef bint _has_integers
@@ -782,6 +784,8 @@ cdef class WorkerSteps:
         self._parent_asleep = <int64_t *>_words(buffer["parent_asleep"], 1, 8)
         self._asked = <int64_t *>_words(buffer["asked"], n, 8)
         self._answered = <int64_t *>_words(buffer["answered"], n, 8)
+        self._home = <int64_t *>_words(buffer["home"], n, 8)
+        self._number = worker
         self._answered_at = <double *>_words(buffer["answered_at"], n, 8)
         self._last = <int64_t *>_words(last, n, 8)
         self._actions = buffer["action"]
@@ -828,7 +832,13 @@ cdef class WorkerSteps:
         cdef list ids = []
         for i in self._ids:
             asked = load_word(&self._asked[i])
-            if asked > self._last[i]:  # what came by message was answered, and never asked here
+            # What came by message was answered, and never asked here; what a spare was asked, it
+            # answered before the sampler moved here.
+            if (
+                asked > self._last[i]
+                and asked > load_word(&self._answered[i])
+                and load_word(&self._home[i]) == self._number
+            ):
                 if ticket != 0 and asked != ticket:
                     return False
                 ticket = asked
@@ -1285,6 +1295,7 @@ cdef class UsualStepsOfWorkers(UsualSteps):
     cdef int64_t *_answered
     cdef int64_t *_step_bells
     cdef int64_t *_asleep
+    cdef int64_t *_residents
     cdef char *_shared_actions
     cdef Py_ssize_t _num_workers
     cdef Py_ssize_t _line
@@ -1297,11 +1308,12 @@ cdef class UsualStepsOfWorkers(UsualSteps):
         """Bytes of the infos that were read."""
         return self._infos.num_bytes
 
-    def share(self, buffer, int polls, wake):
+    def share(self, buffer, residents, int polls, wake):
         """Take in where workers are told what to do.
 
         Args:
             buffer: the step buffer's arrays, by name.
+            residents: int64 [workers]: how many samplers live in each.
             polls: how often to look before the step is handed over.
             wake: called with the numbers of the workers that are asleep; whether it could.
         """
@@ -1314,10 +1326,11 @@ cdef class UsualStepsOfWorkers(UsualSteps):
         self._answered = <int64_t *>_words(buffer["answered"], n, 8)
         self._step_bells = <int64_t *>_words(bells, 1, 8)
         self._asleep = <int64_t *>_words(asleep, 1, 8)
+        self._residents = <int64_t *>_words(residents, self._num_workers, 8)
         self._shared_actions = <char *>cnp.PyArray_DATA(<cnp.ndarray>buffer["action"])
         self._polls, self._wake = polls, wake
         self._infos = InfoPlaces(buffer["out_of_band_parts"], buffer["out_of_band"])
-        self._held = (self._held, buffer)
+        self._held = (self._held, buffer, residents)
 
     cdef object _step(self, RowArrays rows, Py_ssize_t index, Py_ssize_t row, int form):
         cdef Py_ssize_t i
@@ -1333,11 +1346,12 @@ cdef class UsualStepsOfWorkers(UsualSteps):
         for i in range(self._rows.num_samplers):
             store_word(&self._asked[i], self.ticket)
         for w in range(self._num_workers):
-            bell = self._step_bells + w * self._line
-            store_word(bell, bell[0] + 1)
+            if self._residents[w] > 0:
+                bell = self._step_bells + w * self._line
+                store_word(bell, bell[0] + 1)
         full_fence()  # between the bells and the look at who is asleep
         for w in range(self._num_workers):
-            if load_word(self._asleep + w * self._line):
+            if self._residents[w] > 0 and load_word(self._asleep + w * self._line):
                 if asleep is None:
                     asleep = []
                 asleep.append(w)

@@ -25,11 +25,31 @@ from vectasks.transport.step_results import Answers, StepForm, StepResults
 _MANY = 1 << 62
 
 
+class Homes(Protocol):
+    """Which workers samplers live in."""
+
+    #: By number: how many samplers live in a worker.
+    residents: Any
+
+    def show_in(self, numbers: Any) -> None:
+        """Keep each sampler's worker, by number, in this array from now on."""
+
+    def of(self, sampler_id: int) -> Any:
+        """The worker that a sampler lives in."""
+
+    def of_all(self, ids: Sequence[int]) -> Sequence[Any]:
+        """The workers that some samplers live in, each once."""
+
+    def ids_in(self, worker: Any) -> tuple[int, ...]:
+        """The samplers that live in a worker."""
+
+
 class Exchange(Answers, Protocol):
     """What a transport may ask of the vector's requests and their answers."""
 
     #: By sampler id: a message that could not be rebuilt, which may belong to the step that is out.
     unread: dict[int, Failure]
+    homes: Homes
 
     def open_steps(self, ids: Sequence[int], actions: Any) -> None:
         """Write down that these samplers are stepped, just before they are."""
@@ -163,6 +183,20 @@ class StepTransport(abc.ABC):
         for i, info in infos.items():
             self.results.keep(OutOfBand(i, info))
 
+    # -- where the vector goes on to the next tasks ------------------------------------------------
+
+    def ended(self, ids: Sequence[int]) -> list[int]:
+        """Name those of these samplers, in order, whose step that is done ended an episode."""
+        return []
+
+    def hold(self, sampler_id: int) -> Any:
+        """Take the outcome of such a step, which counts as out until :meth:`give_back`."""
+        raise NotImplementedError
+
+    def give_back(self, sampler_id: int, outcome: Any) -> None:
+        """Let this be the outcome of the step that was held."""
+        raise NotImplementedError
+
     # -- where workers write what their steps gave, and may die after that -------------------------
 
     def has_written(self, sampler_id: int) -> bool:
@@ -199,3 +233,71 @@ class StepTransport(abc.ABC):
     def close(self) -> None:
         """Let go of what it holds."""
         self.results = None
+
+
+class TransportAround(StepTransport):
+    """A transport around another one, which carries the steps.
+
+    Args:
+        inner: is asked for all that is not overridden.
+    """
+
+    def __init__(self, inner: StepTransport) -> None:
+        super().__init__(inner.results)
+        self.is_immediate: bool = inner.is_immediate
+        self._inner = inner
+
+    def begin(
+        self, ids: Sequence[int], actions: Any, form: StepForm, by_request: Collection[int] = ()
+    ) -> None:
+        """Ask the transport that carries the steps."""
+        self._inner.is_timed = self.is_timed
+        self._inner.begin(ids, actions, form, by_request)
+
+    def wait(self, ids: Sequence[int], count: int, timeout_s: float | None) -> None:
+        """Ask the transport that carries the steps."""
+        self._inner.wait(ids, count, timeout_s)
+
+    def earliest(self, ids: Sequence[int], count: int) -> list[int]:
+        """Ask the transport that carries the steps."""
+        return self._inner.earliest(ids, count)
+
+    def take(self, ids: Sequence[int]) -> dict[int, Any]:
+        """Ask the transport that carries the steps."""
+        return self._inner.take(ids)
+
+    def take_batch(
+        self, ids: Sequence[int], out: StepBatch | None, copy: bool
+    ) -> StepBatch | dict[int, Any]:
+        """Ask the transport that carries the steps."""
+        return self._inner.take_batch(ids, out, copy)
+
+    def take_rows(self, ids: Sequence[int]) -> tuple[dict[int, dict[str, Any]], dict[int, Any]]:
+        """Ask the transport that carries the steps."""
+        return self._inner.take_rows(ids)
+
+    def add_rows(self, num_rows: int, workers: Iterable[Any]) -> RolloutRows:
+        """Ask the transport that carries the steps."""
+        return self._inner.add_rows(num_rows, workers)
+
+    def usual_steps(self, batches: ActionBatches, hooks: Any) -> Any:
+        """Ask the transport that carries the steps."""
+        return self._inner.usual_steps(batches, hooks)
+
+    def take_plain_extras(self, ids: Sequence[int]) -> dict[int, OutOfBand] | None:
+        """Ask the transport that carries the steps."""
+        return self._inner.take_plain_extras(ids)
+
+    @property
+    def off_buffer(self) -> Sequence[str]:
+        """Ask the transport that carries the steps."""
+        return self._inner.off_buffer
+
+    def bytes_of(self, num_steps: int) -> Mapping[str, int]:
+        """Ask the transport that carries the steps."""
+        return self._inner.bytes_of(num_steps)
+
+    def close(self) -> None:
+        """Let go of what both hold."""
+        super().close()
+        self._inner.close()

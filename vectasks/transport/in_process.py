@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Protocol
 
@@ -12,6 +13,8 @@ from vectasks.transport.compiled import core
 from vectasks.transport.step_buffer import OutOfBand, RowWriter
 from vectasks.transport.step_protocol import Outcome
 from vectasks.transport.step_results import StepForm, StepResults
+
+_NAP_S = 0.2
 
 
 class RowSteps(Protocol):
@@ -72,6 +75,8 @@ class InProcessTransport(StepTransport):
         self._row_steps = hosts.row_steps(results.keep)
         self._exchange = exchange
         self._order: dict[int, None] = {}  # of the steps that are out, as they were made
+        self._held: set[int] = set()  # their outcomes are here, and their next tasks are not
+        self._given_back: set[int] = set()
 
     def begin(
         self, ids: Sequence[int], actions: Any, form: StepForm, by_request: Collection[int] = ()
@@ -102,11 +107,21 @@ class InProcessTransport(StepTransport):
         return steps
 
     def wait(self, ids: Sequence[int], count: int, timeout_s: float | None) -> None:
-        """Return: what was begun is done."""
+        """Wait for next tasks that are made in threads: all else that was begun is done."""
+        if not self._held:
+            return
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while len(ids) - len(missing := [i for i in ids if i in self._held]) < count:
+            nap_s = _NAP_S if deadline is None else min(_NAP_S, deadline - time.monotonic())
+            if nap_s <= 0:
+                raise self._exchange.timeout(missing, timeout_s or 0.0)
+            workers = self._exchange.homes.of_all(missing)
+            for worker in self._exchange.wait_for_news(workers, nap_s):
+                self._exchange.take_in(worker)
 
     def earliest(self, ids: Sequence[int], count: int) -> list[int]:
         """Go by the order in which they were stepped."""
-        return sorted([i for i in self._order if i in ids][:count])
+        return sorted([i for i in self._order if i in ids and i not in self._held][:count])
 
     def take(self, ids: Sequence[int]) -> dict[int, Any]:
         """Hand out what the tasks gave."""
@@ -130,6 +145,26 @@ class InProcessTransport(StepTransport):
     def _took(self, ids: Sequence[int]) -> None:
         for i in ids if self._order else ():
             self._order.pop(i, None)
+        if self._held or self._given_back:
+            self._held.difference_update(ids)
+            self._given_back.difference_update(ids)
+
+    def ended(self, ids: Sequence[int]) -> list[int]:
+        """Look at what the tasks gave."""
+        seen = self._held | self._given_back
+        return self._results.ended([i for i in ids if i not in seen] if seen else ids)
+
+    def hold(self, sampler_id: int) -> Any:
+        """Take what the task gave."""
+        self._held.add(sampler_id)
+        return self._results.outcome_of(sampler_id)
+
+    def give_back(self, sampler_id: int, outcome: Any) -> None:
+        """Put it in the place of what the task gave."""
+        if sampler_id in self._held:  # otherwise the step was dropped meanwhile
+            self._held.discard(sampler_id)
+            self._given_back.add(sampler_id)
+            self._results.replace(sampler_id, outcome)
 
     @property
     def off_buffer(self) -> Sequence[str]:

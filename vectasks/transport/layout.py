@@ -181,6 +181,7 @@ class Layout(NamedTuple):
             "parent_asleep": ((line,), word),
             "asked": ((n,), word),
             "answered": ((n,), word),
+            "home": ((n,), word),  # the number of the worker that is to answer
             "answered_at": ((n,), np.dtype(np.float64)),
             "out_of_band_parts": ((n,), word),
             "out_of_band": ((n, self.out_of_band_bytes), np.dtype(np.uint8)),

@@ -157,8 +157,10 @@ class SharedMemoryTransport(StepTransport):
         self.signals: Signals = Signals(results)
         self._memory = memory
         self._workers = workers
-        self._worker_of = {i: worker for worker in workers for i in worker.sampler_ids}
         self._exchange = exchange
+        self._homes = exchange.homes
+        self._homes.show_in(results.step_buffer["home"])
+        self._held: set[int] = set()  # their outcomes are here, and their next tasks are not
         self._answers = exchange.answers
         self._usual_steps: Any = None
         self._actions_sent: dict[int, Any] = {}  # of the last step that went by message
@@ -171,14 +173,20 @@ class SharedMemoryTransport(StepTransport):
         for worker in workers:
             self._exchange.reach(worker, functools.partial(worker.attach, self))
 
-    def attach_message(self, worker: int, sampler_ids: tuple[int, ...]) -> Attach:
+    def attach_message(self, worker: SharingWorker) -> Attach:
         """Say how a worker finds its place; steps that its predecessor was asked for are off."""
         results = self._results
-        step_bell, message_bell = self.signals.forget(worker, sampler_ids)
-        results.forget(sampler_ids)
-        places = results.row_sets.places()
+        residents = self._homes.ids_in(worker)
+        step_bell, message_bell = self.signals.forget(worker.number, residents)
+        results.forget(residents)
         return Attach(
-            results.layout, worker, sampler_ids, results.strict, places, step_bell, message_bell
+            results.layout,
+            worker.number,
+            worker.sampler_ids,
+            results.strict,
+            results.row_sets.places(),
+            step_bell,
+            message_bell,
         )
 
     def keep(self, extras: Iterable[OutOfBand]) -> None:
@@ -212,7 +220,7 @@ class SharedMemoryTransport(StepTransport):
             rows = dict(zip(ids, dispatch_rows(actions), strict=True))
             ids = [i for i in ids if i not in by_request]
             actions = [rows[i] for i in ids]
-        workers = self._workers_of(ids)
+        workers = self._homes.of_all(ids)
         if not self._has_action_rows or not isinstance(actions, np.ndarray):
             self._send(workers, dict(zip(ids, dispatch_rows(actions), strict=True)), ticket)
             return
@@ -231,7 +239,7 @@ class SharedMemoryTransport(StepTransport):
     ) -> None:
         packed_messages = []
         for worker in workers:
-            its = {i: actions[i] for i in worker.sampler_ids if i in actions}
+            its = {i: actions[i] for i in self._homes.ids_in(worker) if i in actions}
             packed_messages.append(worker.pack(Steps(ticket, its)))
         kept = copy_arrays(list(actions.values()))  # what the caller holds may change
         self._exchange.open_steps(list(actions), kept)
@@ -243,14 +251,9 @@ class SharedMemoryTransport(StepTransport):
         """Send the sampler's action by a message of its own."""
         if self.signals.has_answered(sampler_id):
             return
-        ticket, worker = self._results.tickets[sampler_id], self._worker_of[sampler_id]
+        ticket, worker = self._results.tickets[sampler_id], self._homes.of(sampler_id)
         steps = Steps(ticket, {sampler_id: self._actions_sent[sampler_id]})
         self._exchange.reach(worker, lambda: worker.post(worker.pack(steps)))
-
-    def _workers_of(self, ids: Sequence[int]) -> Sequence[SharingWorker]:
-        if len(ids) == len(self._worker_of):
-            return self._workers
-        return list({self._worker_of[i].number: self._worker_of[i] for i in ids}.values())
 
     def _in_order_of_waking(self, workers: Sequence[SharingWorker]) -> Sequence[SharingWorker]:
         """Put last who wakes up on our own core: it may keep us from waking another."""
@@ -264,7 +267,7 @@ class SharedMemoryTransport(StepTransport):
         results = self._results
         steps = results.usual_steps(core and core.UsualStepsOfWorkers, batches, hooks)
         if steps is not None:
-            steps.share(results.step_buffer, self._polls, self._wake)
+            steps.share(results.step_buffer, self._homes.residents, self._polls, self._wake)
             self._usual_steps = steps
         return steps
 
@@ -283,7 +286,8 @@ class SharedMemoryTransport(StepTransport):
     def wait(self, ids: Sequence[int], count: int, timeout_s: float | None) -> None:
         """Poll for a while, then block on the workers' channels."""
         signals = self.signals
-        if count == len(ids) and not self._answers and signals.poll(ids, self._polls):
+        is_usual = count == len(ids) and not self._answers and not self._held
+        if is_usual and signals.poll(ids, self._polls):
             return
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         nap_s = _FIRST_NAP_S
@@ -297,7 +301,7 @@ class SharedMemoryTransport(StepTransport):
             missing = [i for i in ids if not self._is_done(i)]
             if remaining <= 0:
                 raise self._exchange.timeout(missing, timeout_s or 0.0)
-            workers = self._workers_of(missing)
+            workers = self._homes.of_all(missing)
             signals.fall_asleep()
             if len(self._done(ids)) < count:
                 workers = self._exchange.wait_for_news(workers, remaining)
@@ -307,7 +311,9 @@ class SharedMemoryTransport(StepTransport):
             nap_s = min(2 * nap_s, _LONGEST_NAP_S)
 
     def _is_done(self, sampler_id: int) -> bool:
-        return sampler_id in self._answers or self.signals.has_answered(sampler_id)
+        return sampler_id in self._answers or (
+            sampler_id not in self._held and self.signals.has_answered(sampler_id)
+        )
 
     def _done(self, ids: Iterable[int]) -> list[int]:
         return [i for i in ids if self._is_done(i)]
@@ -354,7 +360,7 @@ class SharedMemoryTransport(StepTransport):
         written = [i for i in ids if i not in answers] if answers else ids
         for i in results.owing(written):
             while i not in answers and results.needs_extra(i):
-                self._exchange.take_in(self._worker_of[i])
+                self._exchange.take_in(self._homes.of(i))
                 unread = self._exchange.unread.get(i)
                 if unread is not None and i not in answers and results.needs_extra(i):
                     answers[i] = unread
@@ -363,13 +369,39 @@ class SharedMemoryTransport(StepTransport):
 
     def written_outcome(self, sampler_id: int) -> Any:
         """Read what a dead worker's step gave, if all of it was written."""
-        if not self.signals.has_answered(sampler_id) or self._results.owing([sampler_id]):
+        if not self.has_written(sampler_id):
             return None
         return self._results.outcomes([sampler_id])[0]
 
     def has_written(self, sampler_id: int) -> bool:
         """Tell whether all that the step that is out gave is here."""
-        return self.signals.has_answered(sampler_id) and not self._results.owing([sampler_id])
+        return (
+            sampler_id not in self._held
+            and self.signals.has_answered(sampler_id)
+            and not self._results.owing([sampler_id])
+        )
+
+    # -- where the vector goes on to the next tasks ------------------------------------------------
+
+    def ended(self, ids: Sequence[int]) -> list[int]:
+        """Look at the flags of those that have written."""
+        answers, held = self._answers, self._held
+        if answers or held:
+            ids = [i for i in ids if i not in answers and i not in held]
+        return self._results.ended([i for i in ids if self.signals.has_answered(i)])
+
+    def hold(self, sampler_id: int) -> Any:
+        """Read the outcome."""
+        self._collect_extras([sampler_id])
+        if sampler_id in self._answers:  # its worker died before it sent all of that
+            return self._exchange.take([sampler_id])[sampler_id]
+        self._held.add(sampler_id)
+        return self._results.outcome_of(sampler_id)
+
+    def give_back(self, sampler_id: int, outcome: Any) -> None:
+        """Let it stand beside what was written."""
+        self._held.discard(sampler_id)
+        self._answers[sampler_id] = outcome
 
     # -- what it says of itself --------------------------------------------------------------------
 
@@ -395,4 +427,5 @@ class SharedMemoryTransport(StepTransport):
     def close(self) -> None:
         """Let go of all arrays on the memory: its mapping goes with the last of them."""
         super().close()
+        self._homes.show_in(np.empty_like(self._results.tickets))
         del self._results, self.signals, self._usual_steps

@@ -10,7 +10,7 @@ import numpy as np
 
 from vectasks.batch import StepBatch
 from vectasks.errors import LayoutError
-from vectasks.protocol import Death, Failure
+from vectasks.protocol import Death, Failure, StepOutcome
 from vectasks.spaces import ActionBatches
 from vectasks.transport.compiled import core
 from vectasks.transport.given_batch import leaves_of
@@ -336,6 +336,36 @@ class StepResults:
         for i in ids if extras else ():
             extras.pop(i, None)
         return quick
+
+    def ended(self, ids: Sequence[int]) -> list[int]:
+        """Name those of these, whose steps are here, that ended an episode."""
+        if self._outcomes:
+            return [i for i in ids if type(self._outcomes.get(i)) is StepOutcome]
+        ticket = self._ticket_of(ids)
+        if ticket:
+            flags = self._flags_in(row_of(ticket))
+            if not flags.strip(_NOTHING_SPECIAL):
+                return []
+            return [i for i in ids if flags[i] & DONE]
+        return [i for i in ids if self._flags_in(row_of(self.tickets[i]))[i] & DONE]
+
+    def outcome_of(self, sampler_id: int) -> Outcome:
+        """Take one sampler's outcome, owned; its step stays out."""
+        if sampler_id in self._outcomes:
+            return self._outcomes[sampler_id]
+        ticket = self.tickets[sampler_id]
+        step_buffer, row = self._where(ticket)
+        reader = RowReader(step_buffer)
+        (outcome,) = reader.outcomes([sampler_id], row, is_batch(ticket), self._extras, None)
+        self._extras.pop(sampler_id, None)
+        return outcome
+
+    def replace(self, sampler_id: int, outcome: Any) -> None:
+        """Put another outcome in the place of the one that was taken."""
+        if sampler_id in self._outcomes or not is_batch(self.tickets[sampler_id]):
+            self._outcomes[sampler_id] = outcome
+        else:
+            self.put(sampler_id, outcome)
 
     def _is_lent_to_list(self, ticket: int) -> bool:
         is_of_all = ticket == self.common

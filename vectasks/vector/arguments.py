@@ -11,7 +11,9 @@ from vectasks._util.checks import checked_seed
 from vectasks.errors import InvalidArgument, WrongCount
 from vectasks.protocol import Command
 
-_COMMANDS = {command.label: command for command in Command if command is not Command.SETUP}
+# What a vector does by itself.
+_INTERNAL = frozenset({Command.SETUP, Command.PREPARE})
+_COMMANDS = {command.label: command for command in Command if command not in _INTERNAL}
 
 
 def checked_sampler_args(make_sampler_fn: Any, sampler_fn_args: Any) -> Sequence[Mapping[str, Any]]:
@@ -55,7 +57,7 @@ def one_seed_each(seed: int | Sequence[int] | None, count: int) -> list[int | No
 
 def command_named(command: Any) -> Command:
     """The command that a user named; as ``Command`` or by its string."""
-    if isinstance(command, Command) and command is not Command.SETUP:
+    if isinstance(command, Command) and command not in _INTERNAL:
         return command
     known = _COMMANDS.get(command) if isinstance(command, str) else None
     if known is None:

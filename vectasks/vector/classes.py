@@ -50,10 +50,15 @@ class VectorSampledTasks(BaseVectorSampledTasks):
         timing: record how long everything takes, for :meth:`stats` and :meth:`trace`. Where steps
             are short, True records some of them, which slows none; "all" records every one.
         name: what ``vectasks top --name`` finds it by.
+        task_source: says what samplers' next tasks are, as a ``vectasks.sources.TaskSource`` does;
+            it stays in this process. None: every sampler decides by itself.
+        prepared_tasks: so many next tasks of each sampler are made by spares, in workers of their
+            own, while its current one runs; a step that ends an episode then waits for no reset.
 
     Raises:
         InvalidArgument: an argument has a value that it cannot take.
         SetupError: a sampler could not be made or has no first task; nothing is left running.
+        TaskSourceError: the task source raised, or has no first task for a sampler.
         ResourceLimit: there are too few descriptors for so many workers; nothing was started.
     """
 
@@ -83,6 +88,8 @@ class VectorSampledTasks(BaseVectorSampledTasks):
         daemon: bool = False,
         timing: bool | Literal["all"] = False,
         name: str | None = None,
+        task_source: Any = None,
+        prepared_tasks: int = 0,
     ) -> None:
         if max_processes is not None:
             max_processes = whole_number("max_processes", max_processes, at_least=1)
@@ -103,6 +110,8 @@ class VectorSampledTasks(BaseVectorSampledTasks):
             close_grace_s=close_grace_s,
             timing=timing,
             name=name,
+            task_source=task_source,
+            prepared_tasks=prepared_tasks,
         )
         place = InProcesses(
             context,
@@ -145,6 +154,8 @@ class SingleProcessVectorSampledTasks(BaseVectorSampledTasks):
         daemon: bool = False,
         timing: bool | Literal["all"] = False,
         name: str | None = None,
+        task_source: Any = None,
+        prepared_tasks: int = 0,
     ) -> None:
         options = VectorOptions(
             callback_sensors=callback_sensors,
@@ -161,5 +172,7 @@ class SingleProcessVectorSampledTasks(BaseVectorSampledTasks):
             close_grace_s=close_grace_s,
             timing=timing,
             name=name,
+            task_source=task_source,
+            prepared_tasks=prepared_tasks,
         )
         super().__init__(make_sampler_fn, sampler_fn_args, options, InThisProcess(), None)

@@ -6,8 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from vectasks._util.checks import real_number, seconds_or_none, whole_number_or_inf
+from vectasks._util.checks import (
+    real_number,
+    seconds_or_none,
+    whole_number,
+    whole_number_or_inf,
+)
 from vectasks.errors import InvalidArgument
+from vectasks.sources.base import check_source
+
+#: Of ``prepared_tasks``: more are a mistake.
+MOST_PREPARED = 64
 
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "observation_transport": ("auto", "slab", "pipe"),
@@ -41,6 +50,10 @@ class VectorOptions:
         timing: record how long everything takes, for ``stats()`` and ``trace()``. Where steps
             are short, True records some of them, which slows none; "all" records every one.
         name: what ``vectasks top --name`` finds it by.
+        task_source: says what samplers' next tasks are, as a ``vectasks.sources.TaskSource`` does;
+            it stays in this process. None: every sampler decides by itself.
+        prepared_tasks: so many next tasks of each sampler are made by spares, in workers of their
+            own, while its current one runs.
 
     Raises:
         InvalidArgument: one of them has a value that it cannot take.
@@ -60,6 +73,8 @@ class VectorOptions:
     close_grace_s: float = 5.0
     timing: bool | Literal["all"] = False
     name: str | None = None
+    task_source: Any = None
+    prepared_tasks: int = 0
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
@@ -74,6 +89,17 @@ class VectorOptions:
             "start_timeout_s": seconds_or_none("start_timeout_s", self.start_timeout_s),
             "close_grace_s": real_number("close_grace_s", self.close_grace_s),
             "max_restarts": whole_number_or_inf("max_restarts", self.max_restarts),
+            "prepared_tasks": whole_number("prepared_tasks", self.prepared_tasks, at_least=0),
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)  # as Python's numbers
+        if self.prepared_tasks > MOST_PREPARED:
+            raise InvalidArgument(
+                f"prepared_tasks={self.prepared_tasks}: each is a host of its own, in further "
+                f"worker processes; it must be from 0 to {MOST_PREPARED}, and 1 to 4 are usual."
+            )
+        if self.task_source is not None:
+            try:
+                object.__setattr__(self, "task_source", check_source(self.task_source))
+            except TypeError as error:
+                raise InvalidArgument(f"task_source: {error}") from None

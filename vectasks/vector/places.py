@@ -19,7 +19,9 @@ from vectasks.transport.shared_memory import SharedMemoryTransport
 from vectasks.transport.step_results import StepResults
 from vectasks.vector.options import VectorOptions
 from vectasks.workers.base import Worker
+from vectasks.workers.homes import Homes
 from vectasks.workers.inline import InlineWorker
+from vectasks.workers.moves import BetweenWorkers, IntoOneWorker, Moves
 from vectasks.workers.process import ProcessWorker
 from vectasks.workers.starting import require_descriptors
 
@@ -30,7 +32,13 @@ class Place(Protocol):
     mp_ctx: BaseContext | None
 
     def make_workers(self, seeds: Sequence[int | None], options: VectorOptions) -> Sequence[Worker]:
-        """Make the workers of as many samplers as there are seeds; they are not started here."""
+        """Make the workers of as many samplers as there are seeds; they are not started here.
+
+        Those of spare hosts come after those in which all samplers live at first.
+        """
+
+    def moves(self, homes: Homes) -> Moves:
+        """Make what moves samplers from host to host."""
 
     def transport(
         self, layout: Layout | None, options: VectorOptions, exchange: Exchange
@@ -50,9 +58,15 @@ class InThisProcess:
         self._workers: list[InlineWorker] = []
 
     def make_workers(self, seeds: Sequence[int | None], options: VectorOptions) -> Sequence[Worker]:
-        """Make one worker for all."""
-        self._workers = [InlineWorker(0, range(len(seeds)))]
+        """Make one worker for all, and of spares one more than are needed, so that one has room."""
+        num_spares = options.prepared_tasks + 1 if options.prepared_tasks else 0
+        self._workers = [InlineWorker(w, range(len(seeds))) for w in range(1 + num_spares)]
         return self._workers
+
+    def moves(self, homes: Homes) -> Moves:
+        """Let hosts move, so that all current ones are in one worker."""
+        current, *spares = self._workers
+        return IntoOneWorker(current, spares) if spares else BetweenWorkers(homes)
 
     def transport(
         self, layout: Layout | None, options: VectorOptions, exchange: Exchange
@@ -61,8 +75,7 @@ class InThisProcess:
         results = _private(layout, options)
         if results is None or options.observation_transport == "pipe":
             return MessageTransport(results, exchange, off_buffer=())
-        (worker,) = self._workers
-        return InProcessTransport(results, worker, exchange)
+        return InProcessTransport(results, self._workers[0], exchange)
 
     def close(self) -> None:
         """Let go of the worker."""
@@ -103,7 +116,8 @@ class InProcesses:
         max_processes, daemon, rerun_main = self._child_options
         count = len(seeds)
         num_workers = count if max_processes is None else min(max_processes, count)
-        require_descriptors(num_workers)
+        columns = np.array_split(np.arange(count), num_workers) * (1 + options.prepared_tasks)
+        require_descriptors(len(columns))
         if options.observation_transport != "pipe" and not options.heterogeneous:
             self._memory = SharedMemory()
         self._workers = [
@@ -116,9 +130,13 @@ class InProcesses:
                 daemon=daemon,
                 rerun_main=rerun_main,
             )
-            for number, ids in enumerate(np.array_split(np.arange(len(seeds)), num_workers))
+            for number, ids in enumerate(columns)
         ]
         return self._workers
+
+    def moves(self, homes: Homes) -> Moves:
+        """Let samplers move from worker to worker."""
+        return BetweenWorkers(homes)
 
     def transport(
         self, layout: Layout | None, options: VectorOptions, exchange: Exchange

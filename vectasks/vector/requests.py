@@ -20,15 +20,26 @@ from typing import Any
 
 from vectasks._util.interrupts import ctrl_c
 from vectasks.errors import WaitTimeout
-from vectasks.host.task_host import HostPlan, HostReady
-from vectasks.protocol import Command, Failure, Reply, Request, SamplerState, SendAlone
+from vectasks.host.task_host import EPISODE, HostPlan, HostReady
+from vectasks.protocol import (
+    Command,
+    Death,
+    Failure,
+    Reply,
+    Request,
+    SamplerState,
+    SendAlone,
+    StepOutcome,
+)
 from vectasks.replay.episode_log import EpisodeLog
 from vectasks.transport.base import StepTransport
 from vectasks.transport.channel import Unreadable
+from vectasks.vector.next_tasks import NextTasks
 from vectasks.vector.states import SamplerStates
 from vectasks.vector.supervision import Supervisor
 from vectasks.workers import stacks
 from vectasks.workers.base import Worker, WorkerEnded, start_failed
+from vectasks.workers.homes import Homes
 from vectasks.workers.shutdown import end_workers, wait_for_news
 
 logger: logging.Logger = logging.getLogger("vectasks")
@@ -76,8 +87,11 @@ class Requests:
         self._states = states
         self._supervisor = supervisor
         self._log = log
+        #: Says what comes next, where hosts do not go on by themselves.
+        self.next_tasks: NextTasks | None = None
+        #: Where each sampler lives.
+        self.homes: Homes = Homes(workers)
         self._transport: StepTransport | None = None
-        self._worker_of = {i: worker for worker in workers for i in worker.sampler_ids}
 
     def carry_steps_by(self, transport: StepTransport) -> None:
         """Ask this transport what a dead worker had done; tell the workers how steps travel."""
@@ -112,6 +126,9 @@ class Requests:
             Exception: some data cannot be pickled; the samplers of that worker got nothing.
         """
         by_worker: dict[Worker, list[Request]] = {}
+        next_tasks, taken_over = self.next_tasks, []
+        if next_tasks is not None:
+            orders = next_tasks.with_keywords(list(orders))
         for sampler_id, command, data in orders:
             self.moves += command not in _LOOKING
             if command is Command.STEP and sampler_id in self._supervisor.owed:
@@ -119,7 +136,10 @@ class Requests:
                 command, data = Command.OBSERVE, None
             request = self._states.open(sampler_id, command, data)
             self._states.awaited.add(sampler_id)
-            by_worker.setdefault(self._worker_of[sampler_id], []).append(request)
+            if next_tasks is not None and next_tasks.takes_over(sampler_id, command, data):
+                taken_over.append(request)
+            else:
+                by_worker.setdefault(self.homes.of(sampler_id), []).append(request)
         sent = set()
         try:
             packed_messages = {
@@ -137,7 +157,31 @@ class Requests:
                     if worker not in sent:
                         self._states.withdraw(request)
                 self.abandon(request.sampler_id for request in requests)
+            for request in taken_over:
+                self._states.withdraw(request)
+            self.abandon(request.sampler_id for request in taken_over)
             raise
+        if next_tasks is not None:
+            next_tasks.were_sent(
+                request[1:] for requests in by_worker.values() for request in requests
+            )
+        for request in sorted(taken_over, key=lambda request: request.sampler_id):
+            self._go_on(request)
+
+    def _go_on(self, request: Request) -> None:
+        """Go on to a sampler's next task, which is the answer to this request."""
+        assert self.next_tasks is not None
+        self.next_tasks.go_on(request.sampler_id, functools.partial(self._gone_on, request))
+
+    def _gone_on(self, request: Request, value: Any) -> None:
+        _, i, command, data = request
+        if isinstance(value, Death):
+            if i in self._states.awaited:
+                self.answers[i] = value
+            return
+        if not self._log.begins_next(i):
+            self._log.asked(i, command, data)
+        self._settle(Reply(request.seq, i, value))
 
     def _send_to(self, worker: Worker, requests: list[Request], packed: Any) -> None:
         if self._supervisor.is_dead(worker):
@@ -169,11 +213,6 @@ class Requests:
             return False
         return True
 
-    def _workers_of(self, ids: Sequence[int]) -> Sequence[Worker]:
-        if len(ids) == len(self._worker_of):
-            return self.workers
-        return list({self._worker_of[i]: None for i in ids})
-
     # -- waiting ----------------------------------------------------------------------------------
 
     def wait(
@@ -196,9 +235,12 @@ class Requests:
         """
         if deadline is None and timeout_s is not None:
             deadline = time.monotonic() + timeout_s
-        self._take_in_until_none(
-            lambda: [i for i in ids if i not in self.answers], deadline, timeout_s, limit
-        )
+        while True:
+            self._take_in_until_none(
+                lambda: [i for i in ids if i not in self.answers], deadline, timeout_s, limit
+            )
+            if not self._go_on_where_ended(ids):
+                return
 
     def wait_for(self, ids: Sequence[int], count: int, timeout_s: float | None) -> None:
         """Wait until ``count`` of these samplers have answered; as :meth:`wait`."""
@@ -208,7 +250,27 @@ class Requests:
             return away if len(away) > len(ids) - count else []
 
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        self._take_in_until_none(missing, deadline, timeout_s, "read_timeout")
+        while True:
+            self._take_in_until_none(missing, deadline, timeout_s, "read_timeout")
+            if not self._go_on_where_ended(ids):
+                return
+
+    def _go_on_where_ended(self, ids: Sequence[int]) -> bool:
+        """Go on to the next tasks of those whose steps, which were requests, ended an episode."""
+        if self.next_tasks is None:
+            return False
+        ended = sorted(i for i in ids if _has_ended(self.answers.get(i)))
+        for i in ended:
+            self._states.hold(i)
+            give = functools.partial(self._answer_ended, i)
+            self.next_tasks.ended(i, self.answers.pop(i), give)
+        return bool(ended)
+
+    def _answer_ended(self, sampler_id: int, outcome: Any) -> None:
+        if not isinstance(outcome, Death):
+            self._states.settle_outcomes({sampler_id: outcome})
+        if sampler_id in self._states.awaited:
+            self.answers[sampler_id] = outcome
 
     def await_restarts(self, ids: Iterable[int], timeout_s: float | None) -> None:
         """Wait until those of these samplers are there again that are being made anew unasked.
@@ -249,7 +311,7 @@ class Requests:
             nap_s = _LONGEST_NAP_S
             if deadline is not None:
                 nap_s = min(nap_s, max(0.0, deadline - time.monotonic()))
-            for worker in self.wait_for_news(self._workers_of(late), nap_s):
+            for worker in self.wait_for_news(self.homes.of_all(late), nap_s):
                 self.take_in(worker)
             is_over = deadline is not None and time.monotonic() >= deadline
 
@@ -269,10 +331,10 @@ class Requests:
             name = request.command.label if request is not None else "its reply"
             is_step &= request is not None and request.command is Command.STEP
             late.append(
-                f"sampler {sampler_id} ({name}, worker {self._worker_of[sampler_id].number})"
+                f"sampler {sampler_id} ({name}, worker {self.homes.of(sampler_id).number})"
             )
         collected = " A late step can still be collected by wait_step() or recv()."
-        workers = self._workers_of(missing)
+        workers = self.homes.of_all(missing)
         pids = {worker.number: worker.pid for worker in workers if worker.pid is not None}
         looks = stacks.look_at(pids, timeout_s)
         return WaitTimeout(
@@ -297,6 +359,17 @@ class Requests:
             self.answers.pop(sampler_id, None)
             self._supervisor.forget_interruption(sampler_id)
 
+    # -- of next tasks ----------------------------------------------------------------------------
+
+    def post(self, worker: Worker, requests: Sequence[Request]) -> None:
+        """Send requests whose replies are no caller's; find out if the worker is gone."""
+        packed = worker.pack(list(requests))
+        self.reach(worker, lambda: worker.post(packed))
+
+    def death_of(self, worker: Worker) -> Death | None:
+        """Tell how a worker died that was not started again."""
+        return self._supervisor.death_of(worker)
+
     def take_in_news(self) -> None:
         """Take in, without waiting, whatever came, deaths of idle workers too."""
         for worker in self.workers:
@@ -307,7 +380,7 @@ class Requests:
         if not self._states.has_requests_out:
             return
         for worker in self.workers:
-            if any(self._states.outstanding(i) is not None for i in worker.sampler_ids):
+            if any(self._states.outstanding(i) is not None for i in self.homes.ids_in(worker)):
                 self.take_in(worker)
 
     def take_in(self, worker: Worker) -> None:
@@ -332,7 +405,7 @@ class Requests:
     def _settle_unreadable(self, worker: Worker, error: Exception) -> None:
         """A worker's message was lost: it holds something that cannot be rebuilt here."""
         failure = Failure.of(error)
-        for i in worker.sampler_ids:
+        for i in self.homes.ids_in(worker):
             request = self._states.outstanding(i)
             if request is None:
                 continue
@@ -354,9 +427,13 @@ class Requests:
     def _settle(self, reply: Reply) -> None:
         request = self._states.settle(reply)
         if request is None:
+            if self.next_tasks is not None:
+                self.next_tasks.came(reply)
             return
         if isinstance(reply.value, HostReady):
             self._log.ready(reply.sampler_id, reply.value)
+            if self.next_tasks is not None:
+                self.next_tasks.was_made_anew(reply.sampler_id, request.data)
         self._supervisor.note_settled(request, reply.value)
         if reply.sampler_id in self._states.awaited:
             self.answers[reply.sampler_id] = self._supervisor.answer_after_restart(
@@ -367,16 +444,22 @@ class Requests:
 
     def _handle_exit(self, worker: Worker, exitcode: int | None) -> None:
         """Take in the death of a worker; restart it if the supervisor says so."""
-        aftermath = self._supervisor.handle_exit(worker, exitcode, self._written_outcome)
+        residents = self.homes.ids_in(worker)
+        aftermath = self._supervisor.handle_exit(
+            worker, residents, exitcode, self._written_outcome
+        )
         self.answers.update(aftermath.answers)
-        for i in worker.sampler_ids:
+        if self.next_tasks is not None:
+            self.next_tasks.lost(worker, aftermath.death)
+        for i in residents:
             self.unread.pop(i, None)
         if aftermath.restarts:
             self._restart(worker)
 
     def _has_done_its_steps(self, worker: Worker) -> bool:
         """Whether steps are out in a worker, and all of them are done and written."""
-        out = [r for i in worker.sampler_ids if (r := self._states.outstanding(i)) is not None]
+        residents = self.homes.ids_in(worker)
+        out = [r for i in residents if (r := self._states.outstanding(i)) is not None]
         return (
             bool(out)
             and self._transport is not None
@@ -389,7 +472,18 @@ class Requests:
     def _restart(self, worker: Worker, plans: Mapping[int, HostPlan] | None = None) -> None:
         """Start a dead worker and set its samplers up, by these plans or else their next ones."""
         self.moves += 1
-        requests = self._supervisor.requests_of_restart(worker, plans)
+        plans = plans or {}
+
+        def plan_of(sampler_id: int) -> HostPlan:
+            if sampler_id in plans:
+                return plans[sampler_id]
+            plan = self._supervisor.next_plan(sampler_id)
+            next_tasks = self.next_tasks
+            return plan if next_tasks is None else next_tasks.plan_of_restart(sampler_id, plan)
+
+        requests = self._supervisor.requests_of_restart(self.homes.ids_in(worker), plan_of)
+        if self.next_tasks is not None:
+            requests += self.next_tasks.requests_of_restart(worker)
         try:
             worker.start()
             self._supervisor.has_started(worker)
@@ -402,11 +496,13 @@ class Requests:
 
     def kill_worker_of(self, sampler_id: int) -> None:
         """Kill the worker of this sampler, so that a SETUP restarts it with all its samplers."""
-        worker = self._worker_of[sampler_id]
+        worker = self.homes.of(sampler_id)
         if not self._supervisor.is_dead(worker):
             worker.kill()
             worker.release()
-            self._supervisor.give_up(worker)
+            death = self._supervisor.give_up(worker, self.homes.ids_in(worker))
+            if self.next_tasks is not None:
+                self.next_tasks.lost(worker, death)
 
     # -- the end -----------------------------------------------------------------------------------
 
@@ -416,7 +512,7 @@ class Requests:
         Returns:
             what closing the tasks and samplers raised, with the sampler's id.
         """
-        busy = [i for i in self._worker_of if self._states.state_of(i) is SamplerState.BUSY]
+        busy = [i for i, state in self._states.states.items() if state is SamplerState.BUSY]
         if busy:
             logger.debug("closing while samplers %s are busy", busy)
         failures = []
@@ -425,5 +521,10 @@ class Requests:
         finally:  # Ctrl-C too: whoever cannot wait leaves nothing behind either
             for worker in self.workers:
                 failures += worker.release()
-            self.workers, self._worker_of = (), {}
+            self.workers = ()
         return failures
+
+
+def _has_ended(answer: Any) -> bool:
+    """Tell whether this is the outcome of a step after which the vector goes on."""
+    return type(answer) is StepOutcome and EPISODE in answer.info

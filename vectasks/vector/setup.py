@@ -17,8 +17,10 @@ from vectasks.transport.base import StepTransport
 from vectasks.transport.layout import Layout
 from vectasks.vector.arguments import checked_sampler_args, one_seed_each
 from vectasks.vector.calls import Calls
+from vectasks.vector.episode_ends import EpisodeEnds
 from vectasks.vector.exclusive import Guard
 from vectasks.vector.live_view import LiveView
+from vectasks.vector.next_tasks import NextTasks
 from vectasks.vector.options import VectorOptions
 from vectasks.vector.places import Place
 from vectasks.vector.port import StepPort
@@ -65,6 +67,7 @@ class Core:
                 options.callback_sensors,
                 options.auto_resample_when_done,
                 seed,
+                asks_for_next=options.task_source is not None or options.prepared_tasks > 0,
             )
             for sampler_args, seed in zip(arguments, seeds, strict=True)
         ]
@@ -90,6 +93,7 @@ class Core:
         try:
             workers = place.make_workers(seeds, options)
             self.requests: Requests = Requests(workers, self.states, self.supervisor, self.log)
+            self.next_tasks: NextTasks | None = self._next_tasks()
             self.live_stats: LiveStats = LiveStats(
                 [worker.sampler_ids for worker in workers],
                 timed=bool(options.timing),
@@ -114,17 +118,42 @@ class Core:
             start_timeout_s=options.start_timeout_s,
         )
 
+    def _next_tasks(self) -> NextTasks | None:
+        """Make what goes on to the next tasks, where hosts do not by themselves."""
+        options, requests = self.options, self.requests
+        if options.task_source is None and options.prepared_tasks == 0:
+            return None
+        return NextTasks(
+            options.task_source,
+            options.prepared_tasks,
+            self._place.moves(requests.homes),
+            requests,
+            self.states,
+            self.log,
+            self.supervisor.plan_of,
+            auto_resample=options.auto_resample_when_done,
+        )
+
     def start(self) -> None:
         """Start the workers, set the samplers up, and choose how their steps travel."""
         ids = list(range(self.num_samplers))
         if self.options.timing:
             for worker, ring in zip(self.requests.workers, self.live_stats.rings, strict=False):
                 worker.record_spans(ring)
+        next_tasks = self.requests.next_tasks = self.next_tasks
+        if next_tasks is not None:
+            for i in ids:
+                home = self.requests.homes.of(i)
+                first = next_tasks.first_plan(i, self.supervisor.plan_of(i), home).first
+                self.supervisor.amend_plan(i, first=first)
         started = self.requests.start(ids, self.options.start_timeout_s)
         ready: dict[int, HostReady] = self.results.unwrap(ids, Command.SETUP, started)
         self.spaces = self._shared_spaces([ready[i] for i in ids])
         transport = self._place.transport(self._layout(ready[0]), self.options, self.requests)
         self.requests.carry_steps_by(transport)
+        if next_tasks is not None:
+            next_tasks.begin(ready)
+            transport = EpisodeEnds(transport, next_tasks)
         self.live_stats.show_tickets(transport.tickets_at)
         if self.options.timing:
             transport = TimedTransport(
@@ -213,6 +242,8 @@ class Core:
         try:
             return self.requests.close(self.options.close_grace_s)
         finally:
+            if vars(self).get("next_tasks") is not None:
+                self.next_tasks.close()
             if "usual_steps" in vars(self):  # it has started
                 self.usual_steps.close()
             if self.transport is not None:

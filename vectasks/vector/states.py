@@ -200,6 +200,14 @@ class SamplerStates:
         self._requests[sampler_id] = request
         return request
 
+    def next_seq(self) -> int:
+        """Number a request that is nobody's but the vector's own."""
+        return next(self._seq)
+
+    def hold(self, sampler_id: int) -> None:
+        """Let a step that has come in be out until :meth:`settle_outcomes`."""
+        self._stepping.add(sampler_id)
+
     def withdraw(self, request: Request) -> None:
         """Forget a request that was never sent."""
         if self._requests.get(request.sampler_id) is request:
@@ -247,7 +255,10 @@ class SamplerStates:
             if isinstance(value, TaskStart):
                 self.waiting.discard(sampler_id)
         elif request.command is Command.SETUP:
-            self._condition[sampler_id] = SamplerState.READY
+            has_task = value.observation is not None
+            self._condition[sampler_id] = (
+                SamplerState.READY if has_task else SamplerState.EXHAUSTED
+            )
             self.waiting.discard(sampler_id)
         return request
 

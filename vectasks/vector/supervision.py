@@ -67,10 +67,12 @@ class Aftermath(NamedTuple):
     Attributes:
         answers: what came of the requests that were out, by sampler id, as far as that is settled.
         restarts: whether the worker is to be restarted.
+        death: tells all this.
     """
 
     answers: dict[int, Any]
     restarts: bool
+    death: Death
 
 
 class Supervisor:
@@ -113,19 +115,28 @@ class Supervisor:
         """Tell whether a worker died and was not started again."""
         return worker.number in self._dead
 
+    def death_of(self, worker: Worker) -> Death | None:
+        """Tell how a worker died that was not started again."""
+        return self._dead.get(worker.number)
+
     def handle_exit(
-        self, worker: Worker, exitcode: int | None, written: Callable[[int], Any]
+        self,
+        worker: Worker,
+        residents: Sequence[int],
+        exitcode: int | None,
+        written: Callable[[int], Any],
     ) -> Aftermath:
         """Answer for what was out in a worker that died; decide whether it is restarted.
 
         Args:
             worker: is dead.
+            residents: the samplers that lived in it.
             exitcode: its exit code, if it is known.
             written: reads the outcome of a step that was done before; None: it was not.
         """
         states = self._states
-        out = [states.outstanding(i) for i in worker.sampler_ids]
-        for sampler_id in worker.sampler_ids:
+        out = [states.outstanding(i) for i in residents]
+        for sampler_id in residents:
             states.fail(sampler_id)
         # A worker that dies while it is set up would die again and again.
         starting = any(request is not None and request.command is Command.SETUP for request in out)
@@ -133,7 +144,7 @@ class Supervisor:
         if self._restart_dead_workers:
             refusal = "it died while it was set up" if starting else self._limit.refusal()
         restarts = self._restart_dead_workers and not refusal
-        death = Death(worker.number, worker.sampler_ids, exitcode, restarts, refusal)
+        death = Death(worker.number, tuple(residents), exitcode, restarts, refusal)
         self._dead[worker.number] = death
         logger.warning("%s", death.describe())
         answers: dict[int, Any] = {}
@@ -154,22 +165,23 @@ class Supervisor:
             else:
                 self._interrupted.pop(sampler_id, None)
                 answers[sampler_id] = death
-        for sampler_id in worker.sampler_ids:
+        for sampler_id in residents:
             self.restarting.pop(sampler_id, None)
             self.owed.pop(sampler_id, None)
         if restarts:
             commands = {request.sampler_id: request.command for request in out if request}
             self._log.interrupted(
-                {i: (commands.get(i, Command.OBSERVE), death) for i in worker.sampler_ids}
+                {i: (commands.get(i, Command.OBSERVE), death) for i in residents}
             )
-            self.restarting.update(dict.fromkeys(worker.sampler_ids, death))
-        return Aftermath(answers, restarts)
+            self.restarting.update(dict.fromkeys(residents, death))
+        return Aftermath(answers, restarts, death)
 
-    def give_up(self, worker: Worker) -> None:
+    def give_up(self, worker: Worker, residents: Sequence[int]) -> Death:
         """Write down that a worker was killed because its user wants it to be restarted."""
-        self._dead[worker.number] = Death(worker.number, worker.sampler_ids, None, False)
-        for sampler_id in worker.sampler_ids:
+        death = self._dead[worker.number] = Death(worker.number, tuple(residents), None, False)
+        for sampler_id in residents:
             self._states.fail(sampler_id)
+        return death
 
     # -- restarts ---------------------------------------------------------------------------------
 
@@ -184,15 +196,11 @@ class Supervisor:
         self._interrupted.pop(sampler_id, None)
 
     def requests_of_restart(
-        self, worker: Worker, plans: Mapping[int, HostPlan] | None = None
+        self, residents: Sequence[int], plan_of: Callable[[int], HostPlan]
     ) -> list[Request]:
-        """Make the requests that set a worker's samplers up, by these plans or their next ones."""
+        """Make the requests that set the samplers of a worker up."""
         self.num_restarts += 1
-        plans = plans or {}
-        requests = [
-            self._states.open(i, Command.SETUP, plans.get(i) or self.next_plan(i))
-            for i in worker.sampler_ids
-        ]
+        requests = [self._states.open(i, Command.SETUP, plan_of(i)) for i in residents]
         for request in requests:
             self._log.made(request.sampler_id, request.data)
         return requests

@@ -92,7 +92,7 @@ class ProcessWorker(ChildProcess, Worker):
     def attach(self, steps: SharedMemoryTransport) -> None:
         """Tell the child where it finds the step buffer."""
         self._steps = None  # this message itself is not announced: the child cannot see that yet
-        self.post(Channel.pack(steps.attach_message(self.number, self.sampler_ids)))
+        self.post(Channel.pack(steps.attach_message(self)))
         self._steps = steps
 
     def wake(self) -> None:

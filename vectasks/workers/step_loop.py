@@ -64,6 +64,7 @@ class StepServer:
         self._extras: list[OutOfBand] = []  # to be sent before the steps are announced
         self._rows = RowSteps(group, self._keep)
         self._ids = attach.sampler_ids
+        self._number = w
         self.row_writers: RowWriters = RowWriters(
             step_buffer, attach.sampler_ids, attach.strict, self._row_sets
         )
@@ -74,6 +75,7 @@ class StepServer:
         self._parent_asleep = words(step_buffer["parent_asleep"])
         self._asked = words(step_buffer["asked"])
         self._answered = words(step_buffer["answered"])
+        self._home = words(step_buffer["home"])
         self._answered_at = words(step_buffer["answered_at"])
         self._out_of_band = OutOfBandArea(step_buffer)
         last = np.zeros(attach.layout.num_samplers, np.int64)
@@ -141,8 +143,16 @@ class StepServer:
         return polls_left if has_rung else 0
 
     def _is_asked_for_rollout_rows(self) -> bool:
-        asked, last = self._asked, self._last
-        return any(asked[i] > last[i] and row_of(asked[i]) >= NUM_ROWS for i in self._ids)
+        return any(row_of(ticket) >= NUM_ROWS for ticket in self._asked_here().values())
+
+    def _asked_here(self) -> dict[int, int]:
+        """Find the steps that are asked for and to be made here: tickets by sampler id."""
+        asked, answered, last, home = self._asked, self._answered, self._last, self._home
+        # What came by message was answered, and never asked here; what a spare was asked, it
+        # answered before the sampler moved here.
+        new = {i: asked[i] for i in self._ids if last[i] < asked[i] > answered[i]}
+        keep_order()
+        return {i: ticket for i, ticket in new.items() if home[i] == self._number}
 
     def _sleep(self, nap_ms: int) -> bool:
         """Block until something comes; whether it is a message."""
@@ -164,12 +174,9 @@ class StepServer:
         """Step every sampler that was asked to."""
         if self._compiled is not None and self._compiled.serve():
             return
-        asked, last = self._asked.tolist(), self._last
-        # What came by message was answered, and never asked here.
-        new = [i for i in self._ids if asked[i] > last[i]]
-        tickets = {asked[i] for i in new}
-        for ticket in sorted(tickets):
-            ids = new if len(tickets) == 1 else [i for i in new if asked[i] == ticket]
+        asked = self._asked_here()
+        for ticket in sorted(set(asked.values())):
+            ids = [i for i in asked if asked[i] == ticket]
             self._run(ticket, ids, dispatch_rows(self._action[ids]))
 
     def serve_message(self, steps: Steps) -> None:

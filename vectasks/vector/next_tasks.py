@@ -1,0 +1,654 @@
+"""What comes next: each sampler's next tasks, asked for one after another and prepared by spares.
+
+::
+
+    sampler 3      host 0 ── episode ──┐  prepares ........................ ┌── episode
+                                       │                                    │
+                   host 1   prepares ..└── episode ──┐  prepares ...........│
+                                                     │                      │
+                   host 2   prepares ................└── episode ───────────┘
+
+A sampler has a host that runs its current task and, with ``prepared_tasks=k``, k spares. Its *turns*
+are its next tasks, in the order in which they will be played: each names the host that prepares it.
+When an episode ends, the host of the next turn becomes the current one, and the old one gets the
+last turn. Where the next task is not ready, the step waits for it. Without spares a sampler's one
+host has the only turn, which is asked for when it is due.
+
+Which tasks these are:
+
+- A task source was asked for each, in the order of the turns.
+- Without one, where episodes are independent of each other, all hosts have the same seed, and each
+  leaves out what the others play: the episodes are those of the sampler without spares.
+- Otherwise hosts have seeds of their own.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from vectasks.errors import TaskSourceError
+from vectasks.host.task_host import EPISODE, HostPlan, HostReady
+from vectasks.protocol import (
+    Command,
+    Death,
+    Failure,
+    Preparation,
+    Reply,
+    Request,
+    StepOutcome,
+    TaskStart,
+)
+from vectasks.replay.episode_log import EpisodeLog
+from vectasks.sources.base import EpisodeOutcome, TaskSource
+from vectasks.vector.states import SamplerStates
+from vectasks.workers.base import Worker
+from vectasks.workers.moves import Moves
+
+_NO_KEYWORDS: Mapping[str, Any] = {}
+#: Spares are asked these too; what was prepared before them is prepared anew.
+_CHANGING = frozenset({Command.SEED, Command.RESET})
+
+
+class Mail(Protocol):
+    """What is needed of the vector's requests."""
+
+    def post(self, worker: Worker, requests: Sequence[Request]) -> None:
+        """Send requests whose replies :meth:`NextTasks.came` gets; or find that it is gone."""
+
+    def take_in(self, worker: Worker) -> None:
+        """Take in, without waiting, what a worker says."""
+
+    def death_of(self, worker: Worker) -> Death | None:
+        """How a worker died that was not started again."""
+
+
+class Counts(NamedTuple):
+    """How often a next task was asked for, how often it was not ready, and the time that took."""
+
+    given: int
+    awaited: int
+    awaited_s: float
+
+
+class _Host:
+    """One of a sampler's hosts.
+
+    Attributes:
+        number: 0 for the sampler's own, from 1 for its spares.
+        worker: where it is.
+        is_made: whether it is there; otherwise it is made when it is next needed.
+        first: what its sampler is asked before its next task.
+        position: so much of the stream of tasks it has seen, where hosts have the same.
+    """
+
+    def __init__(self, number: int, worker: Worker) -> None:
+        self.number = number
+        self.worker = worker
+        self.is_made = False
+        self.first: list[tuple[Command, Any, int]] = []
+        self.position = 0
+        self.plan: HostPlan | None = None  # while the log does not know what it was made from
+
+
+class _Turn:
+    """One task of a sampler, and the host that prepares it.
+
+    Attributes:
+        keywords: of the task source, or none; None: there is no such task.
+        seq: of the request that prepares it; 0: none is out.
+        answer: what came of that.
+        calls: what the host's sampler was asked for it, for the episode log.
+    """
+
+    def __init__(self, host: _Host, keywords: Mapping[str, Any] | None) -> None:
+        self.host = host
+        self.keywords = keywords
+        self.seq = 0
+        self.answer: TaskStart | Failure | Death | None = None
+        self.calls: list[tuple[Command, Any]] = []
+
+
+class _Stream:
+    """What a sampler was asked since it was made; its hosts go through it side by side.
+
+    Each item counts as often as it says. An item may be left out by the host that was asked it
+    when it happened.
+    """
+
+    def __init__(self, seed: int | None) -> None:
+        self.seed = seed
+        self.items: list[tuple[Command, Any, int, _Host | None]] = []
+        self.length = 0
+
+    def add(self, command: Command, data: Any = None, asked: _Host | None = None) -> int:
+        """Append an item; the position before it."""
+        last = self.items[-1] if self.items else None
+        if last is not None and command is last[0] is Command.NEXT_TASK and data is last[1] is None:
+            self.items[-1] = (command, data, last[2] + 1, None)
+        else:
+            self.items.append((command, data, 1, asked))
+        self.length += 1
+        return self.length - 1
+
+    def between(self, start: int, end: int, host: _Host | None) -> list[tuple[Command, Any, int]]:
+        """What lies between two positions, for a host; None: for a new one."""
+        found, position = [], 0
+        for command, data, times, asked in self.items:
+            count = min(position + times, end) - max(position, start)
+            position += times
+            if count > 0 and (asked is None or asked is not host):
+                found.append((command, data, count))
+        return found
+
+    def cut(self, num_items: int) -> None:
+        """Forget the last tasks, which nobody played."""
+        for _ in range(num_items):
+            position = max(k for k, item in enumerate(self.items) if item[0] is Command.NEXT_TASK)
+            command, data, times, asked = self.items[position]
+            if times > 1:
+                self.items[position] = (command, data, times - 1, asked)
+            else:
+                del self.items[position]
+            self.length -= 1
+
+
+class NextTasks:
+    """Goes on to samplers' next tasks, and has some prepared.
+
+    Args:
+        source: a TaskSource, which says what samplers' next tasks are; None: they decide by themselves.
+        num_prepared: so many tasks of each sampler are prepared.
+        moves: how samplers get from host to host.
+        mail: sends requests.
+        states: of the samplers.
+        log: of the episodes.
+        plan_of: what a sampler is made from.
+        auto_resample: whether samplers go on by themselves when a task is done.
+    """
+
+    def __init__(
+        self,
+        source: TaskSource | None,
+        num_prepared: int,
+        moves: Moves,
+        mail: Mail,
+        states: SamplerStates,
+        log: EpisodeLog,
+        plan_of: Callable[[int], HostPlan],
+        *,
+        auto_resample: bool,
+    ) -> None:
+        self._source = source
+        self._num_prepared = num_prepared
+        self._moves = moves
+        self._mail = mail
+        self._states = states
+        self._log = log
+        self._plan_of = plan_of
+        self._auto_resample = auto_resample
+        self._streams: dict[int, _Stream] = {}  # of those whose hosts have the same
+        self._current: dict[int, _Turn] = {}
+        self._turns: dict[int, deque[_Turn]] = {}
+        self._due: dict[int, tuple[Callable[[Any], None], float]] = {}
+        self._by_seq: dict[int, tuple[int, _Turn]] = {}
+        self._is_open = True
+        self.counts: Counts = Counts(0, 0, 0.0)
+
+    # -- the beginning ----------------------------------------------------------------------------
+
+    def first_plan(self, sampler_id: int, plan: HostPlan, home: Worker) -> HostPlan:
+        """Say how a sampler's first task is asked for, at the very start.
+
+        Raises:
+            TaskSourceError: it raised, or has none.
+        """
+        host = _Host(0, home)
+        turn = self._current[sampler_id] = _Turn(host, None)
+        turn.keywords = self._draw(sampler_id)
+        if turn.keywords is None:
+            raise TaskSourceError(
+                f"the task source has no first task for sampler {sampler_id} (its "
+                f"next({sampler_id}) gave None): make no more samplers than it has tasks."
+            )
+        return self._asked_first(sampler_id, plan)
+
+    def begin(self, ready: Mapping[int, HostReady]) -> None:
+        """Have the first tasks prepared: all samplers are made."""
+        for i, its in ready.items():
+            plan = self._plan_of(i)
+            seed = its.initial_seed if plan.seed is None else plan.seed
+            if self._source is None and its.episodes_are_independent and seed is not None:
+                self._streams[i] = _Stream(seed)
+            else:
+                self._log.takes_turns(i)
+            self._turns[i] = deque()
+            self._was_made(i)
+        for number in range(self._num_prepared):
+            for i in ready:
+                host = _Host(number + 1, self._moves.spares_of(i)[number])
+                self._add_turn(i, host)
+        for number in range(self._num_prepared):
+            for i in ready:
+                self._prepare(i, self._turns[i][number])
+
+    def _was_made(self, sampler_id: int) -> None:
+        """Take note that a sampler's current host is new, and what it plays."""
+        host = self._current[sampler_id].host
+        host.is_made, host.first, host.plan = True, [], None
+        stream = self._streams.get(sampler_id)
+        if stream is not None:
+            host.position = stream.add(Command.NEXT_TASK) + 1
+
+    # -- going on ---------------------------------------------------------------------------------
+
+    def ended(self, sampler_id: int, outcome: Any, give: Callable[[Any], None]) -> None:
+        """Go on after the step that ended an episode.
+
+        Args:
+            sampler_id: whose.
+            outcome: of that step.
+            give: is given the outcome, with the next task's first observation, once it is there.
+        """
+        if type(outcome) is not StepOutcome or EPISODE not in outcome.info:
+            give(outcome)  # failed, or waiting for its mates
+            return
+        return_and_length = outcome.info.pop(EPISODE)
+        failure = self._tell_source(sampler_id, outcome, return_and_length)
+        if failure is not None:
+            give(failure)
+        elif not self._auto_resample:
+            give(outcome)
+        else:
+            outcome.info["final_observation"] = outcome.observation
+            self.go_on(sampler_id, functools.partial(self._give_with_start, outcome, give, sampler_id))
+
+    def _give_with_start(
+        self, outcome: StepOutcome, give: Callable[[Any], None], sampler_id: int, answer: Any
+    ) -> None:
+        if type(answer) is TaskStart:
+            answer = outcome._replace(observation=answer.observation, exhausted=answer.exhausted)
+        else:
+            self._log.begins_next(sampler_id)  # the command that failed is in it
+        give(answer)
+
+    def go_on(self, sampler_id: int, give: Callable[[Any], None]) -> None:
+        """Go on to a sampler's next task.
+
+        Args:
+            sampler_id: whose.
+            give: is given its TaskStart, or the Failure or Death that came instead, perhaps before
+                this returns.
+        """
+        self._give_back(sampler_id, self._current[sampler_id])
+        host = self._current[sampler_id].host
+        host.worker = self._moves.leave(sampler_id)
+        last = self._add_turn(sampler_id, host)
+        turn = self._current[sampler_id] = self._turns[sampler_id].popleft()
+        if turn.seq and turn.answer is None:
+            self._mail.take_in(turn.host.worker)
+        self._moves.arrive(sampler_id, turn.host.worker)
+        self._due[sampler_id] = give, time.monotonic()
+        is_ready = turn.answer is not None
+        self.counts = self.counts._replace(
+            given=self.counts.given + 1, awaited=self.counts.awaited + (not is_ready)
+        )
+        if is_ready:
+            self._give(sampler_id)
+        self._prepare(sampler_id, last)
+
+    def is_due(self, sampler_id: int) -> bool:
+        """Tell whether a sampler waits for its next task."""
+        return sampler_id in self._due
+
+    def _give(self, sampler_id: int) -> None:
+        give, asked_s = self._due.pop(sampler_id)
+        self.counts = self.counts._replace(
+            awaited_s=self.counts.awaited_s + time.monotonic() - asked_s
+        )
+        turn = self._current[sampler_id]
+        if not isinstance(turn.answer, Death):
+            self._tell_log(sampler_id, turn)
+        if type(turn.answer) is Failure:
+            turn.keywords = None  # whoever revives its sampler goes on to another task
+        elif isinstance(turn.answer, Death):
+            self._states.fail(sampler_id)
+        give(turn.answer)
+
+    def _tell_log(self, sampler_id: int, turn: _Turn) -> None:
+        if sampler_id in self._streams or not turn.calls:
+            return
+        plan, turn.host.plan = turn.host.plan, None
+        has_others = self._num_prepared > 0
+        calls = turn.calls if plan is None else ()
+        self._log.next_begins(sampler_id, turn.host.number, plan, calls, has_others)
+
+    # -- turns ------------------------------------------------------------------------------------
+
+    def _add_turn(self, sampler_id: int, host: _Host) -> _Turn:
+        """Give a host the last turn."""
+        turn = _Turn(host, None)
+        self._turns[sampler_id].append(turn)
+        try:
+            turn.keywords = self._draw(sampler_id)
+        except Exception as error:  # user code; it is told when this turn comes
+            turn.answer = Failure.of(error)
+        stream = self._streams.get(sampler_id)
+        if stream is not None:
+            stream.add(Command.NEXT_TASK)
+        return turn
+
+    def _prepare(self, sampler_id: int, turn: _Turn) -> None:
+        """Have a turn's task made, unless there is none."""
+        if turn.answer is not None:
+            return
+        death = self._mail.death_of(turn.host.worker)
+        if death is not None:
+            turn.answer = death
+            self._arrived(sampler_id, turn)
+            return
+        request = self._request(sampler_id, turn)
+        try:
+            self._mail.post(turn.host.worker, [request])
+        except Exception as error:  # user code: keywords that cannot be pickled
+            self._by_seq.pop(turn.seq, None)
+            turn.seq, turn.answer = 0, Failure.of(error)
+            self._arrived(sampler_id, turn)
+
+    def _request(self, sampler_id: int, turn: _Turn) -> Request:
+        host = turn.host
+        turn.seq = self._states.next_seq()
+        turn.answer = None
+        self._by_seq[turn.seq] = sampler_id, turn
+        stream = self._streams.get(sampler_id)
+        if stream is not None:
+            if not host.is_made:
+                host.position = 0
+            position = self._position_of(sampler_id, turn)
+            first = stream.between(host.position, position, host if host.is_made else None)
+            host.position = position + 1
+        else:
+            first = host.first if host.is_made else []
+        host.first = []
+        preparation = Preparation(first, turn.keywords)
+        turn.calls = [(Command.PREPARE, preparation)]
+        if not first and turn.keywords is not None:
+            turn.calls = [(Command.NEXT_TASK, turn.keywords)]  # which a replay can leave out
+        if host.is_made:
+            return Request(turn.seq, sampler_id, Command.PREPARE, preparation)
+        host.plan = self._plan_of_spare(sampler_id, host)._replace(first=preparation)
+        return Request(turn.seq, sampler_id, Command.SETUP, host.plan)
+
+    def _position_of(self, sampler_id: int, turn: _Turn) -> int:
+        """Where in the stream a turn's task is: the turns are its last tasks."""
+        turns = [*self._turns[sampler_id]]
+        if turn not in turns:  # it is the current one, and due
+            turns.insert(0, turn)
+        count = len(turns) - turns.index(turn)
+        stream, position = self._streams[sampler_id], self._streams[sampler_id].length
+        for command, _, times, _ in reversed(stream.items):
+            if command is Command.NEXT_TASK:
+                if times >= count:
+                    return position - count
+                count -= times
+            position -= times
+        raise AssertionError("a turn has a task in the stream")
+
+    def _plan_of_spare(self, sampler_id: int, host: _Host) -> HostPlan:
+        plan, stream = self._plan_of(sampler_id), self._streams.get(sampler_id)
+        if stream is not None:
+            return plan._replace(seed=stream.seed)
+        if plan.seed is None:
+            return plan
+        own = np.random.SeedSequence([plan.seed, sampler_id, host.number])
+        return plan._replace(seed=int(own.generate_state(1)[0]))
+
+    # -- answers ----------------------------------------------------------------------------------
+
+    def came(self, reply: Reply) -> None:
+        """Take in the reply to a preparation; any other is nobody's."""
+        sampler_id, turn = self._by_seq.pop(reply.seq, (-1, None))
+        if turn is None or turn.seq != reply.seq:
+            return
+        host, value = turn.host, reply.value
+        turn.seq = 0
+        if isinstance(value, HostReady):
+            host.is_made = True
+            if host.plan is not None and host.plan.seed is None:
+                host.plan = host.plan._replace(seed=value.initial_seed)
+            value = value.start
+        elif isinstance(value, Failure) and not host.is_made and host.number > 0:
+            value = value._replace(
+                message=f"{value.message} (raised by spare {host.number} of sampler {sampler_id}, "
+                f"which prepared_tasks={self._num_prepared} asks for: a sampler that cannot be "
+                "made twice, as one that holds a port or a licence, needs prepared_tasks=0)",
+                in_setup=True,
+            )
+        turn.answer = value
+        self._arrived(sampler_id, turn)
+
+    def _arrived(self, sampler_id: int, turn: _Turn) -> None:
+        if self._current[sampler_id] is turn and sampler_id in self._due:
+            self._give(sampler_id)
+
+    # -- commands beside ----------------------------------------------------------------------------
+
+    def takes_over(self, sampler_id: int, command: Command, data: Any) -> bool:
+        """Tell whether a command asks for just what comes next."""
+        return (
+            command is Command.NEXT_TASK
+            and not data
+            and sampler_id in self._turns
+            and self._mail.death_of(self._current[sampler_id].host.worker) is None
+        )
+
+    def with_keywords(
+        self, orders: Sequence[tuple[int, Command, Any]]
+    ) -> list[tuple[int, Command, Any]]:
+        """Have the source say what the tasks are that commands begin.
+
+        Raises:
+            TaskSourceError: it raised; nothing has changed.
+        """
+        if self._source is None:
+            return list(orders)
+        drawn: dict[int, Mapping[str, Any] | None] = {}
+        try:
+            for i, command, data in orders:
+                if command in (Command.RESET, Command.SETUP) and i in self._turns:
+                    drawn[i] = self._draw(i)
+        except BaseException:
+            for i, keywords in drawn.items():
+                self._source_gets_back(i, keywords)
+            raise
+        changed: list[tuple[int, Command, Any]] = []
+        for i, command, data in orders:
+            if i in drawn or (command is Command.NEXT_TASK and data):
+                self._give_back(i, self._current[i])
+                self._current[i].keywords = drawn.get(i)
+            if i in drawn:
+                asked = Preparation(keywords=drawn[i])
+                data = asked if command is Command.RESET else data._replace(first=asked)
+            changed.append((i, command, data))
+        return changed
+
+    def were_sent(self, orders: Iterable[tuple[int, Command, Any]]) -> None:
+        """Let spares follow what samplers were asked."""
+        for i, command, data in orders:
+            if i not in self._turns:
+                continue
+            host, turns = self._current[i].host, self._turns[i]
+            stream = self._streams.get(i)
+            if command is Command.KEEP_FRAMES:
+                for turn in turns:
+                    if turn.host.is_made or turn.seq:
+                        request = Request(self._states.next_seq(), i, command, data)
+                        self._mail.post(turn.host.worker, [request])
+            elif command is Command.CALL_SAMPLER and stream is not None:
+                stream.add(command, data, host)
+            elif command is Command.CALL_SAMPLER:
+                for turn in turns:
+                    turn.host.first.append((command, data, 1))
+            elif command is Command.NEXT_TASK and stream is not None and turns:
+                self._branch(i, stream, [(command, dict(data or {}))], host)
+            elif command in _CHANGING:
+                if stream is not None:
+                    items = [(command, data)]
+                    if command is Command.RESET:
+                        items = [(command, None), (Command.NEXT_TASK, None)]
+                    self._branch(i, stream, items, host)
+                else:
+                    for turn in turns:
+                        its = data
+                        if command is Command.SEED:
+                            own = np.random.SeedSequence([data, i, turn.host.number])
+                            its = int(own.generate_state(1)[0])
+                        turn.host.first.append((command, its, 1))
+                    self._prepare_again(i)
+
+    def _branch(
+        self,
+        sampler_id: int,
+        stream: _Stream,
+        items: Iterable[tuple[Command, Any]],
+        host: _Host,
+    ) -> None:
+        """Let the stream go on with these after the current task, and spares go through it anew."""
+        turns = self._turns[sampler_id]
+        stream.cut(len(turns))
+        for command, data in items:
+            stream.add(command, data)
+        host.position = stream.length
+        for turn in turns:
+            stream.add(Command.NEXT_TASK)
+            turn.host.is_made = False
+        self._prepare_again(sampler_id)
+
+    def _prepare_again(self, sampler_id: int) -> None:
+        for turn in self._turns[sampler_id]:
+            if type(turn.answer) is Failure and turn.keywords is None:
+                continue  # of the source
+            self._by_seq.pop(turn.seq, None)
+            turn.answer = None
+            self._prepare(sampler_id, turn)
+
+    # -- restarts -----------------------------------------------------------------------------------
+
+    def _asked_first(self, sampler_id: int, plan: HostPlan) -> HostPlan:
+        return plan._replace(first=Preparation(keywords=self._current[sampler_id].keywords))
+
+    def plan_of_restart(self, sampler_id: int, plan: HostPlan) -> HostPlan:
+        """Say how the first task is asked for of a sampler that is made anew: what it was at."""
+        if self._source is None or sampler_id not in self._current:
+            return plan
+        return self._asked_first(sampler_id, plan)
+
+    def was_made_anew(self, sampler_id: int, plan: HostPlan) -> None:
+        """Take note that a sampler's current host was made by this plan."""
+        if sampler_id not in self._turns:
+            return
+        stream = self._streams.get(sampler_id)
+        if stream is not None:
+            stream = self._streams[sampler_id] = _Stream(plan.seed)
+        self._was_made(sampler_id)
+        if stream is not None:
+            for turn in self._turns[sampler_id]:
+                stream.add(Command.NEXT_TASK)
+                turn.host.is_made = False
+            self._prepare_again(sampler_id)
+
+    def lost(self, worker: Worker, death: Death) -> None:
+        """Take note that all hosts in a worker are gone; that is told when their turns come."""
+        for i, turns in self._turns.items():
+            current = self._current[i]
+            if current.host.worker is worker:
+                current.host.is_made = False
+                self._by_seq.pop(current.seq, None)
+                self._due.pop(i, None)  # who answers for its step is the supervisor
+            for turn in turns:
+                if turn.host.worker is worker:
+                    turn.host.is_made = False
+                    self._by_seq.pop(turn.seq, None)
+                    turn.seq, turn.answer = 0, death
+
+    def requests_of_restart(self, worker: Worker) -> list[Request]:
+        """Have prepared anew what was prepared in a worker that is started again."""
+        return [
+            self._request(i, turn)
+            for i, turns in self._turns.items()
+            for turn in turns
+            if turn.host.worker is worker and not turn.host.is_made
+        ]
+
+    # -- the source ---------------------------------------------------------------------------------
+
+    def _draw(self, sampler_id: int) -> Mapping[str, Any] | None:
+        if self._source is None:
+            return _NO_KEYWORDS
+        try:
+            keywords = self._source.next(sampler_id)
+        except Exception as error:
+            raise self._source_failed(f"next({sampler_id})", error) from error
+        if keywords is not None and not isinstance(keywords, Mapping):
+            raise TaskSourceError(
+                f"the task source's next({sampler_id}) gave {keywords!r:.80} "
+                f"({type(keywords).__name__}); it must give a mapping of keywords for the "
+                "sampler's next_task, or None where there is no further task."
+            )
+        return keywords
+
+    def _tell_source(
+        self, sampler_id: int, outcome: StepOutcome, return_and_length: Any
+    ) -> Failure | None:
+        """Tell the source how an episode of its ended; the failure if that raised."""
+        turn = self._current[sampler_id]
+        keywords, turn.keywords = turn.keywords, None
+        if self._source is None or keywords is None:
+            return None
+        if return_and_length is None:
+            return_and_length = self._log.return_and_length(sampler_id, outcome.reward)
+        told = EpisodeOutcome(
+            *return_and_length,
+            outcome.info.get("__AFTER_TASK_METRICS__", {}),
+            outcome.terminated,
+            outcome.truncated,
+            outcome.info,
+        )
+        try:
+            self._source.ended(sampler_id, keywords, told)
+        except Exception as error:  # user code
+            return Failure.of(self._source_failed(f"ended({sampler_id}, ...)", error))
+        return None
+
+    def _source_failed(self, call: str, error: Exception) -> TaskSourceError:
+        told = f"{type(self._source).__name__}.{call} raised {type(error).__name__}: {error}"
+        failed = TaskSourceError(f"the task source failed: {told}")
+        failed.__cause__ = error
+        return failed
+
+    def _give_back(self, sampler_id: int, turn: _Turn) -> None:
+        keywords, turn.keywords = turn.keywords, None
+        self._source_gets_back(sampler_id, keywords)
+
+    def _source_gets_back(self, sampler_id: int, keywords: Mapping[str, Any] | None) -> None:
+        if self._source is not None and keywords is not None:
+            self._source.give_back(sampler_id, keywords)
+
+    def close(self) -> None:
+        """Give back to the source what was not played to its end."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        depth = max((len(turns) for turns in self._turns.values()), default=0)
+        for i in sorted(self._current):
+            self._give_back(i, self._current[i])
+        for number in range(depth):
+            for i in sorted(self._turns):
+                if number < len(self._turns[i]):
+                    self._give_back(i, self._turns[i][number])
+
