@@ -64,8 +64,11 @@ class TaskSource(abc.ABC):
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state as plain values, for :meth:`load_state_dict`; what is out counts as
-        given back. A source without state returns an empty dict."""
+        """Return the state as plain values, for :meth:`load_state_dict`.
+
+        Tasks whose episodes have not ended count as given back. A source without state returns an
+        empty dict.
+        """
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -138,21 +141,3 @@ def check_source(source: Any) -> TaskSource:
         if not callable(getattr(source, name, check_source)):
             raise TypeError(f"{expected}; of {given}, {name} is no method.")
     return _DuckTyped(source)
-
-
-def checked_keywords(keywords: Any, whence: str) -> Keywords:
-    """Return ``keywords``, a mapping with strings as keys.
-
-    Args:
-        keywords: what is given to ``next_task``.
-        whence: where they are from, for the message.
-
-    Raises:
-        TypeError: they are none.
-    """
-    if not isinstance(keywords, Mapping) or not all(isinstance(key, str) for key in keywords):
-        raise TypeError(
-            f"{whence}: keywords for next_task were expected, a mapping with strings as keys such "
-            f"as {{'level': 3}}; got {keywords!r:.60} ({type(keywords).__name__})."
-        )
-    return keywords
