@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -57,12 +58,11 @@ class _Curriculum(TaskSource):
         fresh = ~self._tried
         fresh[self._out.items()] = False
         if not self._tried.any():
-            fresh = fresh if fresh.any() else ~fresh
-            return fresh / fresh.sum()
+            return _shares(fresh)
         if not fresh.any():
             return self._preferences()
         replay = self._replay_probability()
-        return replay * self._preferences() + (1 - replay) * fresh / fresh.sum()
+        return replay * self._preferences() + (1 - replay) * _shares(fresh)
 
     def next(self, sampler_id: int) -> Keywords:
         """Return a task that is drawn by :meth:`probabilities`."""
@@ -92,7 +92,8 @@ class _Curriculum(TaskSource):
         """Forget the draw: nothing is learnt from it."""
         self._out.remove(sampler_id, keywords)
 
-    def _identity(self) -> dict[str, Any]:
+    @functools.cached_property
+    def _identity(self) -> Mapping[str, Any]:
         return {
             "source": type(self).__name__,
             "num_specs": len(self._specs),
@@ -103,7 +104,7 @@ class _Curriculum(TaskSource):
         """Return the state: what was learnt; tasks that are out count as given back."""
         learnt = {name: values.tolist() for name, values in self._learnt.items()}
         return {
-            **self._identity(),
+            **self._identity,
             "num_drawn": self._num_drawn,
             "tried": self._tried.tolist(),
             **learnt,
@@ -115,7 +116,7 @@ class _Curriculum(TaskSource):
         Raises:
             InvalidArgument: the state is another source's; nothing has changed.
         """
-        check_state(state, self._identity(), ("num_drawn", "tried", *self._learnt))
+        check_state(state, self._identity, ("num_drawn", "tried", *self._learnt))
         self._num_drawn = state["num_drawn"]
         self._tried = np.array(state["tried"], bool)
         self._learnt = {name: np.array(state[name], float) for name in self._learnt}
@@ -159,7 +160,8 @@ class PrioritizedTasks(_Curriculum):
         replay_probability: float | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(specs, seed, learnt=("scores", "average_returns", "last_drawn"))
+        learnt = ("scores", "num_returns", "average_returns", "last_drawn")
+        super().__init__(specs, seed, learnt)
         self._measure: Measure | None = None
         self._scores_return_error = isinstance(score, str) and score == "return_error"
         if score is not None and not self._scores_return_error:
@@ -205,13 +207,14 @@ class PrioritizedTasks(_Curriculum):
             self._learn_return(number, checked_number("the return", mean_return(outcome)))
 
     def _learn_return(self, number: int, new: float) -> None:
-        averages = self._learnt["average_returns"]
-        if self._tried[number]:
+        averages, known = self._learnt["average_returns"], self._learnt["num_returns"] > 0
+        if known[number]:
             expected = averages[number]
             averages[number] += _RETURN_RATE * (new - expected)
         else:
-            expected = averages[self._tried].mean() if self._tried.any() else 0.0
+            expected = averages[known].mean() if known.any() else 0.0
             averages[number] = new
+        self._learnt["num_returns"][number] += 1
         self._set_score(number, abs(new - expected))
 
     def _drew(self, number: int) -> None:
@@ -304,10 +307,12 @@ class LearningProgressTasks(_Curriculum):
         return (1 - self._explore) * _shares(progress) + self._explore / len(progress)
 
 
-def _shares(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+def _shares(weights: NDArray[Any]) -> NDArray[np.float64]:
     """Scale weights to a sum of 1; weights that are all 0 become equal."""
-    total = weights.sum()
-    return weights / total if total > 0 else np.full(len(weights), 1 / len(weights))
+    if not weights.any():
+        weights = np.ones(len(weights))
+    shares: NDArray[np.float64] = weights / weights.sum()
+    return shares
 
 
 def _probability(name: str, value: Any) -> float:

@@ -26,9 +26,11 @@ class TaskMixture(TaskSource):
         weights: one for each source; they need not add up to 1.
         seed: of the draws.
 
+    >>> from vectasks.sources import TaskList
     >>> easy = TaskList([{"level": 1}], repeat=True)
     >>> hard = TaskList([{"level": 9}], repeat=True)
-    >>> mixture = TaskMixture([easy, hard], weights=[0.8, 0.2], seed=1)
+    >>> TaskMixture([easy, hard], weights=[0.8, 0.2]).next(sampler_id=0)
+    {'level': 1}
 
     Raises:
         InvalidArgument: there are no sources; a weight is missing, negative or no number, or

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import functools
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -104,9 +105,10 @@ class TaskList(_Stream):
         if self._shuffle_seed is not None and self._order[0] != number:
             rng = np.random.default_rng([self._shuffle_seed, number])
             self._order = (number, rng.permutation(len(self._specs)))
-        return self._specs[self._order[1][place]]
+        return self._specs[int(self._order[1][place])]
 
-    def _identity(self) -> dict[str, Any]:
+    @functools.cached_property
+    def _identity(self) -> Mapping[str, Any]:
         return {
             "source": "TaskList",
             "num_specs": len(self._specs),
@@ -117,7 +119,7 @@ class TaskList(_Stream):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state; tasks that are out count as given back."""
-        return {**self._identity(), **self._progress()}
+        return {**self._identity, **self._progress()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state of a list with the same tasks, order and repetition.
@@ -125,7 +127,7 @@ class TaskList(_Stream):
         Raises:
             InvalidArgument: the state is another source's; nothing has changed.
         """
-        check_state(state, self._identity(), ("num_drawn", "again"))
+        check_state(state, self._identity, ("num_drawn", "again"))
         again = [(position, self._at(position)) for position in state["again"]]
         self._go_on(state["num_drawn"], [(at, spec) for at, spec in again if spec is not None])
 
