@@ -110,7 +110,7 @@ def test_a_subclass_needs_next_alone():
     source.ended(0, source.next(0), OUTCOME)
     source.give_back(0, source.next(0))
     assert source.state_dict() == {}
-    with pytest.raises(InvalidArgument, match="Constant keeps no state, got one with .'x'."):
+    with pytest.raises(InvalidArgument, match=r"Constant keeps no state, got one with .'x'."):
         source.load_state_dict({"x": 1})
     with pytest.raises(TypeError, match="next"):
         type("Nothing", (TaskSource,), {})()
@@ -161,13 +161,13 @@ def test_states_of_other_sources_are_refused(make, other):
 @pytest.mark.parametrize("make", READY_MADE.values(), ids=READY_MADE)
 def test_what_is_no_state_is_refused(make):
     source = make()
-    with pytest.raises(InvalidArgument, match="what state_dict.. returned.*NoneType"):
+    with pytest.raises(InvalidArgument, match=r"what state_dict.. returned.*NoneType"):
         source.load_state_dict(None)
     with pytest.raises(InvalidArgument, match="source is None there"):
         source.load_state_dict({})
     damaged = source.state_dict()
     del damaged["num_drawn"]
-    with pytest.raises(InvalidArgument, match="damaged: it lacks .'num_drawn'."):
+    with pytest.raises(InvalidArgument, match=r"damaged: it lacks .'num_drawn'."):
         source.load_state_dict(damaged)
 
 
@@ -224,7 +224,7 @@ def test_bad_specs_are_named(source, specs, said):
 @pytest.mark.parametrize("source", SPECS_SOURCES)
 @pytest.mark.parametrize("others", [SPECS[:1], [*SPECS[:1], {"level": 3}], SPECS[::-1]])
 def test_states_of_other_tasks_are_refused(source, others):
-    with pytest.raises(InvalidArgument, match="another source's: .*specs is "):
+    with pytest.raises(InvalidArgument, match=r"another source's: .*specs is "):
         source(SPECS).load_state_dict(source(others).state_dict())
 
 

@@ -121,7 +121,7 @@ def test_the_source_whose_state_does_not_fit_is_named():
 
 def test_a_mixture_with_what_cannot_be_saved_says_so():
     source = TaskMixture([TasksFrom(iter([{"kind": "a"}])), endless("b")], [1, 1])
-    with pytest.raises(InvalidArgument, match="TasksFrom.state_dict"):
+    with pytest.raises(InvalidArgument, match=r"TasksFrom.state_dict"):
         source.state_dict()
 
 
