@@ -164,7 +164,7 @@ class LiveStats:
     """A vector's own end of its board.
 
     Args:
-        worker_samplers: the samplers of each worker.
+        worker_samplers: the samplers of each worker, of which several may have a sampler.
         timed: whether spans are kept.
         name: of the vector.
     """
@@ -173,7 +173,7 @@ class LiveStats:
         self.is_timed = timed
         self.num_workers: int = len(worker_samplers)
         self._parent: Recorder | None = None
-        num_samplers = sum(map(len, worker_samplers))
+        num_samplers = len(set().union(*worker_samplers))
         ends_at = HEAD.itemsize + (self.num_workers + 1) * WORKER.itemsize
         ring_at = ends_at + num_samplers * SAMPLER.itemsize
         capacities = [0] * (self.num_workers + 1)
@@ -206,8 +206,6 @@ class LiveStats:
             count_at = HEAD.itemsize + number * WORKER.itemsize + WORKER.fields["num_spans"][1]  # type: ignore[index]
             self.rings.append(Ring(self._memory, count_at, ring_at, capacity))
             ring_at += capacity * _SPAN.itemsize
-        for number, ids in enumerate(worker_samplers):
-            self._lines.samplers["worker"][list(ids)] = number
         if not timed:
             self._memory.close()  # the mapping is enough, and workers need none
         #: When the last call came: float64 [1], in seconds of ``time.monotonic``.
@@ -241,6 +239,7 @@ class LiveStats:
         episodes: int,
         restarts: int,
         states: Sequence[int],
+        homes: Sequence[int] | NDArray[np.int64],
         pids: Sequence[int],
     ) -> None:
         """Bring the live stats up to date."""
@@ -253,6 +252,7 @@ class LiveStats:
             head["steps"], head["told_s"] = steps, now_s
         head["episodes"], head["restarts"] = episodes, restarts
         self._lines.samplers["state"] = states
+        self._lines.samplers["worker"] = homes
         self._lines.workers["pid"][:-1] = pids
         self.tell_next_s = now_s + 0.5
 

@@ -49,7 +49,10 @@ class Exchange(Answers, Protocol):
 
     #: By sampler id: a message that could not be rebuilt, which may belong to the step that is out.
     unread: dict[int, Failure]
-    homes: Homes
+
+    @property
+    def homes(self) -> Homes:
+        """Where samplers live."""
 
     def open_steps(self, ids: Sequence[int], actions: Any) -> None:
         """Write down that these samplers are stepped, just before they are."""

@@ -50,6 +50,7 @@ class LiveView:
             self._counts.episodes,
             self._supervisor.num_restarts,
             list(self._states.states.values()),
+            self._requests.homes.numbers,
             [worker.pid or os.getpid() for worker in self._requests.workers],
         )
         if error is not None:

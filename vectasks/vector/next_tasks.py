@@ -8,10 +8,10 @@
                                                      │                      │
                    host 2   prepares ................└── episode ───────────┘
 
-A sampler has a host that runs its current task and, with ``prepared_tasks=k``, k spares. Its *turns*
-are its next tasks, in the order in which they will be played: each names the host that prepares it.
-When an episode ends, the host of the next turn becomes the current one, and the old one gets the
-last turn. Where the next task is not ready, the step waits for it. Without spares a sampler's one
+A sampler has a host that runs its current task and, with ``prepared_tasks=k``, k spares. Its
+*turns* are its next tasks, in the order in which they will be played: each names the host that
+prepares it. When an episode ends, the host of the next turn becomes the current one, and the old
+one gets the last turn. Where the next task is not ready, the step waits for it. Without spares a sampler's one
 host has the only turn, which is asked for when it is due.
 
 Which tasks these are:
@@ -162,7 +162,7 @@ class NextTasks:
     """Goes on to samplers' next tasks, and has some prepared.
 
     Args:
-        source: a TaskSource, which says what samplers' next tasks are; None: they decide by themselves.
+        source: says what samplers' next tasks are; None: they decide by themselves.
         num_prepared: so many tasks of each sampler are prepared.
         moves: how samplers get from host to host.
         mail: sends requests.
@@ -266,7 +266,9 @@ class NextTasks:
             give(outcome)
         else:
             outcome.info["final_observation"] = outcome.observation
-            self.go_on(sampler_id, functools.partial(self._give_with_start, outcome, give, sampler_id))
+            self.go_on(
+                sampler_id, functools.partial(self._give_with_start, outcome, give, sampler_id)
+            )
 
     def _give_with_start(
         self, outcome: StepOutcome, give: Callable[[Any], None], sampler_id: int, answer: Any
@@ -436,7 +438,7 @@ class NextTasks:
         if self._current[sampler_id] is turn and sampler_id in self._due:
             self._give(sampler_id)
 
-    # -- commands beside ----------------------------------------------------------------------------
+    # -- commands beside ---------------------------------------------------------------------------
 
     def takes_over(self, sampler_id: int, command: Command, data: Any) -> bool:
         """Tell whether a command asks for just what comes next."""
@@ -459,7 +461,7 @@ class NextTasks:
             return list(orders)
         drawn: dict[int, Mapping[str, Any] | None] = {}
         try:
-            for i, command, data in orders:
+            for i, command, _ in orders:
                 if command in (Command.RESET, Command.SETUP) and i in self._turns:
                     drawn[i] = self._draw(i)
         except BaseException:
@@ -537,7 +539,7 @@ class NextTasks:
             turn.answer = None
             self._prepare(sampler_id, turn)
 
-    # -- restarts -----------------------------------------------------------------------------------
+    # -- restarts ----------------------------------------------------------------------------------
 
     def _asked_first(self, sampler_id: int, plan: HostPlan) -> HostPlan:
         return plan._replace(first=Preparation(keywords=self._current[sampler_id].keywords))
@@ -585,7 +587,7 @@ class NextTasks:
             if turn.host.worker is worker and not turn.host.is_made
         ]
 
-    # -- the source ---------------------------------------------------------------------------------
+    # -- the source --------------------------------------------------------------------------------
 
     def _draw(self, sampler_id: int) -> Mapping[str, Any] | None:
         if self._source is None:
@@ -612,8 +614,10 @@ class NextTasks:
             return None
         if return_and_length is None:
             return_and_length = self._log.return_and_length(sampler_id, outcome.reward)
+        episode_return, length = return_and_length
         told = EpisodeOutcome(
-            *return_and_length,
+            episode_return,
+            length,
             outcome.info.get("__AFTER_TASK_METRICS__", {}),
             outcome.terminated,
             outcome.truncated,
@@ -651,4 +655,3 @@ class NextTasks:
             for i in sorted(self._turns):
                 if number < len(self._turns[i]):
                     self._give_back(i, self._turns[i][number])
-

@@ -330,9 +330,7 @@ class Requests:
             request = self._states.outstanding(sampler_id)
             name = request.command.label if request is not None else "its reply"
             is_step &= request is not None and request.command is Command.STEP
-            late.append(
-                f"sampler {sampler_id} ({name}, worker {self.homes.of(sampler_id).number})"
-            )
+            late.append(f"sampler {sampler_id} ({name}, worker {self.homes.of(sampler_id).number})")
         collected = " A late step can still be collected by wait_step() or recv()."
         workers = self.homes.of_all(missing)
         pids = {worker.number: worker.pid for worker in workers if worker.pid is not None}
@@ -445,9 +443,7 @@ class Requests:
     def _handle_exit(self, worker: Worker, exitcode: int | None) -> None:
         """Take in the death of a worker; restart it if the supervisor says so."""
         residents = self.homes.ids_in(worker)
-        aftermath = self._supervisor.handle_exit(
-            worker, residents, exitcode, self._written_outcome
-        )
+        aftermath = self._supervisor.handle_exit(worker, residents, exitcode, self._written_outcome)
         self.answers.update(aftermath.answers)
         if self.next_tasks is not None:
             self.next_tasks.lost(worker, aftermath.death)

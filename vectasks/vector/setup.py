@@ -48,6 +48,7 @@ class Core:
     port: StepPort
     spaces: Spaces
     transport: StepTransport | None = None
+    next_tasks: NextTasks | None = None
     usual_steps: UsualSteps
 
     def __init__(
@@ -93,7 +94,7 @@ class Core:
         try:
             workers = place.make_workers(seeds, options)
             self.requests: Requests = Requests(workers, self.states, self.supervisor, self.log)
-            self.next_tasks: NextTasks | None = self._next_tasks()
+            self.next_tasks = self._next_tasks()
             self.live_stats: LiveStats = LiveStats(
                 [worker.sampler_ids for worker in workers],
                 timed=bool(options.timing),
@@ -242,7 +243,7 @@ class Core:
         try:
             return self.requests.close(self.options.close_grace_s)
         finally:
-            if vars(self).get("next_tasks") is not None:
+            if self.next_tasks is not None:
                 self.next_tasks.close()
             if "usual_steps" in vars(self):  # it has started
                 self.usual_steps.close()

@@ -256,9 +256,7 @@ class SamplerStates:
                 self.waiting.discard(sampler_id)
         elif request.command is Command.SETUP:
             has_task = value.observation is not None
-            self._condition[sampler_id] = (
-                SamplerState.READY if has_task else SamplerState.EXHAUSTED
-            )
+            self._condition[sampler_id] = SamplerState.READY if has_task else SamplerState.EXHAUSTED
             self.waiting.discard(sampler_id)
         return request
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -170,9 +170,7 @@ class Supervisor:
             self.owed.pop(sampler_id, None)
         if restarts:
             commands = {request.sampler_id: request.command for request in out if request}
-            self._log.interrupted(
-                {i: (commands.get(i, Command.OBSERVE), death) for i in residents}
-            )
+            self._log.interrupted({i: (commands.get(i, Command.OBSERVE), death) for i in residents})
             self.restarting.update(dict.fromkeys(residents, death))
         return Aftermath(answers, restarts, death)
 
