@@ -312,6 +312,24 @@ def test_a_generator_that_raises_does_not_seem_to_have_ended():
     assert source.next(0) == {"level": 0}
 
 
+def test_loading_a_state_mends_a_generator_that_raised():
+    errors = [OSError("busy")]
+
+    def unreliable():
+        yield {"level": 0}
+        if errors:
+            raise errors.pop()
+        yield {"level": 1}
+
+    source = TasksFrom(unreliable)
+    assert play_all(source, 1) == [0]
+    for _ in range(2):
+        with pytest.raises(OSError, match="busy"):
+            source.next(0)
+    source.load_state_dict(source.state_dict())
+    assert play_all(source) == [1]
+
+
 def test_a_generator_that_yields_no_keywords():
     source = TasksFrom(lambda: iter([{"level": 0}, 7]))
     source.next(0)
