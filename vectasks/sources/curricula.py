@@ -138,7 +138,8 @@ class PrioritizedTasks(_Curriculum):
             all tasks), :func:`from_metric`, or a function of the :class:`EpisodeOutcome`. None:
             scores are set by :meth:`set_score` alone.
         prioritization: ``"rank"``: by 1 / rank of the score, the highest having rank 1, where
-            equal scores share the weights of their ranks; ``"proportional"``: by the score itself, which is never negative then.
+            equal scores share the weights of their ranks; ``"proportional"``: by the score
+            itself, which is never negative then.
         temperature: the weights are raised to the power 1 / temperature; a high one draws evenly.
         staleness: the share of staleness in the mixture, from 0 to 1 (the paper's rho).
         replay_probability: of replaying while there are untried tasks; None: the share of tasks
