@@ -20,7 +20,7 @@ LAYERS = [
     ["_version", "errors", "task"],
     ["batch", "protocol"],
     ["_util"],
-    ["spaces", "rendering.tiles", "rendering.captions", "rendering.window"],
+    ["spaces", "sources", "rendering.tiles", "rendering.captions", "rendering.window"],
     ["transport"],
     ["monitoring"],
     ["host"],

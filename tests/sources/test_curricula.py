@@ -54,6 +54,14 @@ def test_by_rank():
     assert source.probabilities() == pytest.approx([9 / 49, 36 / 49, 4 / 49])
 
 
+def test_equal_scores_share_their_ranks():
+    """Ranks 1 to 4 have weights 1, 1/2, 1/3 and 1/4; the middle two have 5/12 each: of 25/12."""
+    source = scored([2.0, 1.0, 3.0, 2.0], temperature=1, staleness=0)
+    assert source.probabilities() == pytest.approx([5 / 25, 3 / 25, 12 / 25, 5 / 25])
+    cold = scored([0.0] * 5, temperature=0.01, staleness=0)
+    assert cold.probabilities() == pytest.approx([0.2] * 5)
+
+
 def test_by_proportion():
     """Scores 1, 2, 0 and 3 to the power 2: 1, 4, 0 and 9 of 14."""
     source = scored([1, 2, 0, 3], prioritization="proportional", temperature=0.5, staleness=0)

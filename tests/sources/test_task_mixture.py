@@ -97,6 +97,16 @@ def test_each_source_is_told_of_its_own_tasks():
     assert all(source.told for source in sources)
 
 
+def test_no_source_is_told_of_tasks_drawn_before_a_state_was_loaded():
+    source = Watched()
+    mixture = TaskMixture([source], [1])
+    stale = [mixture.next(0), mixture.next(0)]
+    mixture.load_state_dict(mixture.state_dict())
+    mixture.ended(0, stale[0], OUTCOME)
+    mixture.give_back(0, stale[1])
+    assert source.told == []
+
+
 def test_mixtures_of_mixtures_are_saved_and_loaded():
     def make() -> TaskMixture:
         inner = TaskMixture([TaskList([{"kind": i} for i in range(9)]), endless("a")], [2, 1])

@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from vectasks.errors import InvalidArgument
 from vectasks.sources import EpisodeOutcome, TaskList, TaskMixture, TasksFrom, TaskSource
@@ -127,7 +134,9 @@ class ExactlyOnce(RuleBasedStateMachine):
         assert self.source.next(9) is None
 
 
-TestExactlyOnce = ExactlyOnce.TestCase
+@pytest.mark.guarantee("shared-tasks-once")
+def test_each_task_is_played_to_its_end_exactly_once():
+    run_state_machine_as_test(ExactlyOnce)
 
 
 # -- a list ----------------------------------------------------------------------------------------
@@ -168,6 +177,7 @@ def test_there_are_tasks_again_once_one_is_given_back():
     assert source.next(1) == {"level": 0}
 
 
+@pytest.mark.guarantee("shared-tasks-once")
 def test_every_pass_is_whole_although_tasks_are_given_back():
     source = TaskList(levels(3), repeat=True, shuffle_seed=0)
     played = []
@@ -310,6 +320,24 @@ def test_a_generator_that_raises_does_not_seem_to_have_ended():
     assert source.next(1) == {"level": 0}
     source.load_state_dict(source.state_dict())
     assert source.next(0) == {"level": 0}
+
+
+def test_loading_a_state_mends_a_generator_that_raised():
+    errors = [OSError("busy")]
+
+    def unreliable():
+        yield {"level": 0}
+        if errors:
+            raise errors.pop()
+        yield {"level": 1}
+
+    source = TasksFrom(unreliable)
+    assert play_all(source, 1) == [0]
+    for _ in range(2):
+        with pytest.raises(OSError, match="busy"):
+            source.next(0)
+    source.load_state_dict(source.state_dict())
+    assert play_all(source) == [1]
 
 
 def test_a_generator_that_yields_no_keywords():

@@ -137,8 +137,9 @@ class PrioritizedTasks(_Curriculum):
             return is from the average of this task's earlier ones; at first, from the average of
             all tasks), :func:`from_metric`, or a function of the :class:`EpisodeOutcome`. None:
             scores are set by :meth:`set_score` alone.
-        prioritization: ``"rank"``: by 1 / rank of the score, the highest having rank 1;
-            ``"proportional"``: by the score itself, which is never negative then.
+        prioritization: ``"rank"``: by 1 / rank of the score, the highest having rank 1, where
+            equal scores share the weights of their ranks; ``"proportional"``: by the score
+            itself, which is never negative then.
         temperature: the weights are raised to the power 1 / temperature; a high one draws evenly.
         staleness: the share of staleness in the mixture, from 0 to 1 (the paper's rho).
         replay_probability: of replaying while there are untried tasks; None: the share of tasks
@@ -226,18 +227,23 @@ class PrioritizedTasks(_Curriculum):
         return float(self._tried.mean())
 
     def _preferences(self) -> NDArray[np.float64]:
-        scores = self._learnt["scores"][self._tried]
-        if self._by_rank:
-            weights = np.empty(len(scores))
-            weights[np.argsort(-scores, kind="stable")] = 1 / np.arange(1, len(scores) + 1)
-        else:
-            weights = scores / (scores.max() or 1.0)  # no power of it is infinite
-        ages = self._num_drawn - self._learnt["last_drawn"][self._tried]
+        by_score = _shares(self._weights(self._learnt["scores"][self._tried]))
+        by_age = _shares(self._num_drawn - self._learnt["last_drawn"][self._tried])
         preferences = np.zeros(len(self._specs))
-        preferences[self._tried] = (1 - self._staleness) * _shares(
-            weights ** (1 / self._temperature)
-        ) + self._staleness * _shares(ages)
+        preferences[self._tried] = (1 - self._staleness) * by_score + self._staleness * by_age
         return preferences
+
+    def _weights(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        power = 1 / self._temperature
+        weights: NDArray[np.float64]
+        if not self._by_rank:
+            weights = (scores / (scores.max() or 1.0)) ** power  # no power of it is infinite
+            return weights
+        by_rank = (1 / np.arange(1, len(scores) + 1)) ** power
+        # Equal scores share the weights of their ranks: no task is preferred by its place.
+        _, which, counts = np.unique(-scores, return_inverse=True, return_counts=True)
+        weights = np.add.reduceat(by_rank, counts.cumsum() - counts) / counts
+        return weights[which]
 
 
 class LearningProgressTasks(_Curriculum):
