@@ -74,11 +74,30 @@ class StubGroup:
         return RLStepResult(observation, float(action), False, info)
 
 
+class StubHomes:
+    """One worker, in which all samplers live."""
+
+    residents = np.ones(1, np.int64)
+
+    def show_in(self, numbers: Any) -> None:
+        numbers[:] = 0
+
+    def of(self, sampler_id: int) -> Any:
+        raise AssertionError("nobody else is asked")
+
+    def of_all(self, ids: Any) -> list[Any]:
+        return []
+
+    def ids_in(self, worker: Any) -> tuple[int, ...]:
+        return tuple(worker.sampler_ids)
+
+
 class StubExchange:
     """Nothing came in the place of a step."""
 
     def __init__(self) -> None:
         self.answers: dict[int, Any] = {}
+        self.homes = StubHomes()
         self.unread: dict[int, Any] = {}
 
 
@@ -108,7 +127,8 @@ class Pair:
         self.channel = Channel(here)
         self._there = Channel(there)
         self.group = StubGroup()
-        attach = self.parent.attach_message(0, tuple(self.ids))
+        self.as_worker: Any = SimpleNamespace(number=0, sampler_ids=tuple(self.ids))
+        attach = self.parent.attach_message(self.as_worker)
         group: Any = self.group
         self.worker = StepServer(attach, memory, self._there, group)
         self.messages: list[Any] = []
@@ -462,12 +482,12 @@ def test_extras_of_a_predecessor_are_dropped(pair: Pair) -> None:
     """A worker that died between sending an info and announcing its step leaves nothing behind."""
     parent = pair.parent
     parent.keep([OutOfBand(0, info={"old": True})])
-    parent.attach_message(0, tuple(pair.ids))
+    parent.attach_message(pair.as_worker)
     pair.group.infos = {0: {"new": True}}
     pair.ask([0], [1])
     assert pair.answers([0])[0].info == {"new": True}
     parent.keep([OutOfBand(0, info={"old": True})])
-    parent.attach_message(0, tuple(pair.ids))
+    parent.attach_message(pair.as_worker)
     assert not pair.results.failures([0])
     pair.group.infos = {0: {"newer": True}}
     pair.ask([0], [1])

@@ -98,7 +98,8 @@ class TaskHost:
             if plan.seed is not None:
                 self._sampler.set_seed(plan.seed)
             start = self.prepare(plan.first)
-            if start.exhausted and plan.first.keywords is not None:
+            first = plan.first  # a spare may come after the last task of a sampler's
+            if start.exhausted and first.keywords is not None and not first.first:
                 raise ValueError(
                     "the task sampler had no first task (its next_task() returned None). "
                     "A sampler needs at least one task; leave this one out."
@@ -203,9 +204,9 @@ class TaskHost:
                 observation, 0.0, True, {"waiting": True}, terminated, truncated, False
             )
             return self._finished._replace(reward=reward, info=info)
+        info["final_observation"] = observation
         if self._asks_for_next:
             return StepOutcome(observation, reward, True, info, terminated, truncated, False)
-        info["final_observation"] = observation
         start = self.next_task(place=place)
         return StepOutcome(
             start.observation, reward, True, info, terminated, truncated, start.exhausted

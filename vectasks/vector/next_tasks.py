@@ -265,7 +265,6 @@ class NextTasks:
         elif not self._auto_resample:
             give(outcome)
         else:
-            outcome.info["final_observation"] = outcome.observation
             self.go_on(
                 sampler_id, functools.partial(self._give_with_start, outcome, give, sampler_id)
             )
@@ -644,7 +643,7 @@ class NextTasks:
             self._source.give_back(sampler_id, keywords)
 
     def close(self) -> None:
-        """Give back to the source what was not played to its end."""
+        """Give back to the source what was not played to its end, and let go of all workers."""
         if not self._is_open:
             return
         self._is_open = False
@@ -655,3 +654,8 @@ class NextTasks:
             for i in sorted(self._turns):
                 if number < len(self._turns[i]):
                     self._give_back(i, self._turns[i][number])
+        self._current.clear()
+        self._turns.clear()
+        self._due.clear()
+        self._by_seq.clear()
+        del self._moves

@@ -517,7 +517,7 @@ class Requests:
         finally:  # Ctrl-C too: whoever cannot wait leaves nothing behind either
             for worker in self.workers:
                 failures += worker.release()
-            self.workers = ()
+            self.workers, self.homes = (), Homes(())
         return failures
 
 

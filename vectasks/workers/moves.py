@@ -72,9 +72,9 @@ class IntoOneWorker:
 
     def arrive(self, sampler_id: int, worker: Worker) -> None:
         """Put the host among the current ones."""
-        assert isinstance(worker, InlineWorker)
-        _move(sampler_id, worker, self._current)
-        self._room[sampler_id] = worker
+        spare = next(spare for spare in self._spares if spare is worker)
+        _move(sampler_id, spare, self._current)
+        self._room[sampler_id] = spare
 
 
 def _move(sampler_id: int, one: InlineWorker, other: InlineWorker) -> None:
