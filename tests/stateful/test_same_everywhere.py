@@ -225,6 +225,10 @@ class VectorAndInProcess(RuleBasedStateMachine):
         """What one of the two is made from."""
         return ToySampler, arguments
 
+    def options_of_one(self) -> dict[str, Any]:
+        """Further options of one of the two."""
+        return {}
+
     @initialize(
         space=observation_spaces,
         actions=action_spaces,
@@ -281,7 +285,9 @@ class VectorAndInProcess(RuleBasedStateMachine):
         }
         for arguments_of_one in arguments:
             arguments_of_one.pop("plain", None)
-        in_process = SingleProcessVectorSampledTasks(*self.made_from(arguments), **common)
+        in_process = SingleProcessVectorSampledTasks(
+            *self.made_from(arguments), **common, **self.options_of_one()
+        )
         self.pair = [in_process]
         vector = VectorSampledTasks(
             *self.made_from(arguments),
@@ -290,6 +296,7 @@ class VectorAndInProcess(RuleBasedStateMachine):
             observation_transport=transport,
             **self.vector_options,
             **common,
+            **self.options_of_one(),
         )
         self.pair = [in_process, vector]
         self.both(lambda tasks: tasks.get_observations())

@@ -205,8 +205,8 @@ class TaskHost:
             )
             return self._finished._replace(reward=reward, info=info)
         info["final_observation"] = observation
-        if self._asks_for_next:
-            return StepOutcome(observation, reward, True, info, terminated, truncated, False)
+        if self._asks_for_next:  # the next task's first observation will stand there
+            return StepOutcome(IN_PLACE, reward, True, info, terminated, truncated, False)
         start = self.next_task(place=place)
         return StepOutcome(
             start.observation, reward, True, info, terminated, truncated, start.exhausted

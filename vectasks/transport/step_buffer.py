@@ -403,7 +403,7 @@ class RowReader:
             else:
                 observation = nest(
                     [
-                        off[number] if number in off or column is None else column[k]
+                        off.get(number) if number in off or column is None else column[k]
                         for number, column in enumerate(columns)
                     ]
                 )
