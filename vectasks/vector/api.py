@@ -145,7 +145,9 @@ class BaseVectorSampledTasks(Closable):
 
         Returns:
             ``steps`` of samplers, ``episodes`` ended, worker ``restarts``, and whether the ``core``
-            is ``"compiled"`` or ``"python"``. With timing also, of the
+            is ``"compiled"`` or ``"python"``. With a task source or prepared tasks, ``next_tasks``:
+            how many were ``given``, how many were ``awaited`` because they were not ready, and for
+            how long, ``awaited_s``, all together. With timing also, of the
             time since the first of the last 1024 steps that were timed: ``steps_per_s``, of all
             steps; ``latency_s``, for each sampler id the ``p50``, ``p95`` and ``p99`` of a timed
             step in its worker; ``time_s``, the seconds of that ``window`` in which this process was
@@ -156,12 +158,14 @@ class BaseVectorSampledTasks(Closable):
             memory) and by ``pipe``; ``off_slab``, names of observation leaves that have no array.
         """
         core = self._core
-        counts = {
+        counts: dict[str, Any] = {
             "steps": core.counts.steps + core.usual_steps.num_steps,
             "episodes": core.counts.episodes,
             "restarts": core.supervisor.num_restarts,
             "core": compiled.kind(),
         }
+        if core.next_tasks is not None:
+            counts["next_tasks"] = core.next_tasks.counts._asdict()
         if not core.options.timing:
             return counts
         return {**counts, **figures(core.live_stats, core.num_samplers), **core.traffic()}
