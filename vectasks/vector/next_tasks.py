@@ -82,7 +82,8 @@ class _Host:
     Attributes:
         number: 0 for the sampler's own, from 1 for its spares.
         worker: where it is.
-        is_made: whether it is there; otherwise it is made when it is next needed.
+        is_made: whether it is there, or being made; otherwise it is made when it is next needed.
+        failure: why it could not be made.
         first: what its sampler is asked before its next task.
         position: so much of the stream of tasks it has seen, where hosts have the same.
     """
@@ -91,6 +92,7 @@ class _Host:
         self.number = number
         self.worker = worker
         self.is_made = False
+        self.failure: Failure | None = None
         self.first: list[tuple[Command, Any, int]] = []
         self.position = 0
         self.plan: HostPlan | None = None  # while the log does not know what it was made from
@@ -196,7 +198,7 @@ class NextTasks:
         self._current: dict[int, _Turn] = {}
         self._turns: dict[int, deque[_Turn]] = {}
         self._due: dict[int, tuple[Callable[[Any], None], float]] = {}
-        self._by_seq: dict[int, tuple[int, _Turn]] = {}
+        self._by_seq: dict[int, tuple[int, _Turn, bool]] = {}
         self._is_open = True
         self.counts: Counts = Counts(0, 0, 0.0)
 
@@ -365,7 +367,7 @@ class NextTasks:
         host = turn.host
         turn.seq = self._states.next_seq()
         turn.answer = None
-        self._by_seq[turn.seq] = sampler_id, turn
+        self._by_seq[turn.seq] = sampler_id, turn, not host.is_made
         stream = self._streams.get(sampler_id)
         if stream is not None:
             if not host.is_made:
@@ -382,6 +384,7 @@ class NextTasks:
             turn.calls = [(Command.NEXT_TASK, turn.keywords)]  # which a replay can leave out
         if host.is_made:
             return Request(turn.seq, sampler_id, Command.PREPARE, preparation)
+        host.is_made, host.failure = True, None
         host.plan = self._plan_of_spare(sampler_id, host)._replace(first=preparation)
         return Request(turn.seq, sampler_id, Command.SETUP, host.plan)
 
@@ -413,23 +416,26 @@ class NextTasks:
 
     def came(self, reply: Reply) -> None:
         """Take in the reply to a preparation; any other is nobody's."""
-        sampler_id, turn = self._by_seq.pop(reply.seq, (-1, None))
-        if turn is None or turn.seq != reply.seq:
+        if reply.seq not in self._by_seq:
             return
+        sampler_id, turn, was_to_be_made = self._by_seq.pop(reply.seq)
         host, value = turn.host, reply.value
-        turn.seq = 0
         if isinstance(value, HostReady):
-            host.is_made = True
             if host.plan is not None and host.plan.seed is None:
                 host.plan = host.plan._replace(seed=value.initial_seed)
             value = value.start
-        elif isinstance(value, Failure) and not host.is_made and host.number > 0:
-            value = value._replace(
+        elif isinstance(value, Failure) and was_to_be_made:
+            host.failure = value = value._replace(
                 message=f"{value.message} (raised by spare {host.number} of sampler {sampler_id}, "
                 f"which prepared_tasks={self._num_prepared} asks for: a sampler that cannot be "
                 "made twice, as one that holds a port or a licence, needs prepared_tasks=0)",
                 in_setup=True,
             )
+        if turn.seq != reply.seq:
+            return  # asked for anew since
+        turn.seq = 0
+        if isinstance(value, Failure) and host.failure is not None:
+            value, host.is_made = host.failure, False
         turn.answer = value
         self._arrived(sampler_id, turn)
 
@@ -487,7 +493,7 @@ class NextTasks:
             stream = self._streams.get(i)
             if command is Command.KEEP_FRAMES:
                 for turn in turns:
-                    if turn.host.is_made or turn.seq:
+                    if turn.host.is_made:
                         request = Request(self._states.next_seq(), i, command, data)
                         self._mail.post(turn.host.worker, [request])
             elif command is Command.CALL_SAMPLER and stream is not None:
@@ -534,7 +540,6 @@ class NextTasks:
         for turn in self._turns[sampler_id]:
             if type(turn.answer) is Failure and turn.keywords is None:
                 continue  # of the source
-            self._by_seq.pop(turn.seq, None)
             turn.answer = None
             self._prepare(sampler_id, turn)
 
