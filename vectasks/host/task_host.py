@@ -98,8 +98,7 @@ class TaskHost:
             if plan.seed is not None:
                 self._sampler.set_seed(plan.seed)
             start = self.prepare(plan.first)
-            first = plan.first  # a spare may come after the last task of a sampler's
-            if start.exhausted and first.keywords is not None and not first.first:
+            if start.exhausted and plan.first.keywords is not None:
                 raise ValueError(
                     "the task sampler had no first task (its next_task() returned None). "
                     "A sampler needs at least one task; leave this one out."

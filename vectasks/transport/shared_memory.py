@@ -216,6 +216,8 @@ class SharedMemoryTransport(StepTransport):
     ) -> None:
         """Ask for steps in the memory, or by message where actions have no place there."""
         ticket = self._results.begin(ids, form, timed=self.is_timed)
+        if self._held:  # what they still held was dropped
+            self._held.difference_update(ids)
         if by_request:
             rows = dict(zip(ids, dispatch_rows(actions), strict=True))
             ids = [i for i in ids if i not in by_request]

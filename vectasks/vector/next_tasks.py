@@ -11,8 +11,8 @@
 A sampler has a host that runs its current task and, with ``prepared_tasks=k``, k spares. Its
 *turns* are its next tasks, in the order in which they will be played: each names the host that
 prepares it. When an episode ends, the host of the next turn becomes the current one, and the old
-one gets the last turn. Where the next task is not ready, the step waits for it. Without spares a sampler's one
-host has the only turn, which is asked for when it is due.
+one gets the last turn. Where the next task is not ready, the step waits for it. Without spares a
+sampler's one host has the only turn, which is asked for when it is due.
 
 Which tasks these are:
 
@@ -27,7 +27,7 @@ from __future__ import annotations
 import functools
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -51,6 +51,7 @@ from vectasks.workers.base import Worker
 from vectasks.workers.moves import Moves
 
 _NO_KEYWORDS: Mapping[str, Any] = {}
+_NOTHING = Preparation(keywords=None)
 #: Spares are asked these too; what was prepared before them is prepared anew.
 _CHANGING = frozenset({Command.SEED, Command.RESET})
 
@@ -198,7 +199,7 @@ class NextTasks:
         self._current: dict[int, _Turn] = {}
         self._turns: dict[int, deque[_Turn]] = {}
         self._due: dict[int, tuple[Callable[[Any], None], float]] = {}
-        self._by_seq: dict[int, tuple[int, _Turn, bool]] = {}
+        self._by_seq: dict[int, tuple[int, _Turn]] = {}
         self._is_open = True
         self.counts: Counts = Counts(0, 0, 0.0)
 
@@ -328,8 +329,7 @@ class NextTasks:
             return
         plan, turn.host.plan = turn.host.plan, None
         has_others = self._num_prepared > 0
-        calls = turn.calls if plan is None else ()
-        self._log.next_begins(sampler_id, turn.host.number, plan, calls, has_others)
+        self._log.next_begins(sampler_id, turn.host.number, plan, turn.calls, has_others)
 
     # -- turns ------------------------------------------------------------------------------------
 
@@ -355,19 +355,20 @@ class NextTasks:
             turn.answer = death
             self._arrived(sampler_id, turn)
             return
-        request = self._request(sampler_id, turn)
+        requests = self._requests(sampler_id, turn)
         try:
-            self._mail.post(turn.host.worker, [request])
+            self._mail.post(turn.host.worker, requests)
         except Exception as error:  # user code: keywords that cannot be pickled
-            self._by_seq.pop(turn.seq, None)
+            for request in requests:
+                self._by_seq.pop(request.seq, None)
+            turn.host.is_made = turn.host.is_made and len(requests) == 1
             turn.seq, turn.answer = 0, Failure.of(error)
             self._arrived(sampler_id, turn)
 
-    def _request(self, sampler_id: int, turn: _Turn) -> Request:
+    def _requests(self, sampler_id: int, turn: _Turn) -> list[Request]:
+        """Ask for a turn's task, and for its host before that, if there is none."""
         host = turn.host
-        turn.seq = self._states.next_seq()
         turn.answer = None
-        self._by_seq[turn.seq] = sampler_id, turn, not host.is_made
         stream = self._streams.get(sampler_id)
         if stream is not None:
             if not host.is_made:
@@ -382,11 +383,17 @@ class NextTasks:
         turn.calls = [(Command.PREPARE, preparation)]
         if not first and turn.keywords is not None:
             turn.calls = [(Command.NEXT_TASK, turn.keywords)]  # which a replay can leave out
-        if host.is_made:
-            return Request(turn.seq, sampler_id, Command.PREPARE, preparation)
-        host.is_made, host.failure = True, None
-        host.plan = self._plan_of_spare(sampler_id, host)._replace(first=preparation)
-        return Request(turn.seq, sampler_id, Command.SETUP, host.plan)
+        requests = []
+        if not host.is_made:
+            host.is_made, host.failure = True, None
+            host.plan = self._plan_of_spare(sampler_id, host)._replace(first=_NOTHING)
+            seq = self._states.next_seq()
+            self._by_seq[seq] = sampler_id, turn
+            requests.append(Request(seq, sampler_id, Command.SETUP, host.plan))
+        turn.seq = self._states.next_seq()
+        self._by_seq[turn.seq] = sampler_id, turn
+        requests.append(Request(turn.seq, sampler_id, Command.PREPARE, preparation))
+        return requests
 
     def _position_of(self, sampler_id: int, turn: _Turn) -> int:
         """Where in the stream a turn's task is: the turns are its last tasks."""
@@ -418,26 +425,27 @@ class NextTasks:
         """Take in the reply to a preparation; any other is nobody's."""
         if reply.seq not in self._by_seq:
             return
-        sampler_id, turn, was_to_be_made = self._by_seq.pop(reply.seq)
+        sampler_id, turn = self._by_seq.pop(reply.seq)
         host, value = turn.host, reply.value
-        if isinstance(value, HostReady):
-            if host.plan is not None and host.plan.seed is None:
+        if turn.seq != reply.seq:  # asked for anew since, or what made its host
+            if isinstance(value, HostReady) and host.plan is not None and host.plan.seed is None:
                 host.plan = host.plan._replace(seed=value.initial_seed)
-            value = value.start
-        elif isinstance(value, Failure) and was_to_be_made:
-            host.failure = value = value._replace(
-                message=f"{value.message} (raised by spare {host.number} of sampler {sampler_id}, "
-                f"which prepared_tasks={self._num_prepared} asks for: a sampler that cannot be "
-                "made twice, as one that holds a port or a licence, needs prepared_tasks=0)",
-                in_setup=True,
-            )
-        if turn.seq != reply.seq:
-            return  # asked for anew since
+            elif isinstance(value, Failure) and host.plan is not None:
+                host.failure = self._of_spare(sampler_id, host, value)
+            return
         turn.seq = 0
         if isinstance(value, Failure) and host.failure is not None:
             value, host.is_made = host.failure, False
         turn.answer = value
         self._arrived(sampler_id, turn)
+
+    def _of_spare(self, sampler_id: int, host: _Host, failure: Failure) -> Failure:
+        return failure._replace(
+            message=f"{failure.message} (raised by spare {host.number} of sampler {sampler_id}, "
+            f"which prepared_tasks={self._num_prepared} asks for: a sampler that cannot be made "
+            "twice, as one that holds a port or a licence, needs prepared_tasks=0)",
+            in_setup=True,
+        )
 
     def _arrived(self, sampler_id: int, turn: _Turn) -> None:
         if self._current[sampler_id] is turn and sampler_id in self._due:
@@ -554,10 +562,10 @@ class NextTasks:
             return plan
         return self._asked_first(sampler_id, plan)
 
-    def was_made_anew(self, sampler_id: int, plan: HostPlan) -> None:
-        """Take note that a sampler's current host was made by this plan."""
+    def was_made_anew(self, sampler_id: int, plan: HostPlan, ready: HostReady) -> bool:
+        """Take note that a sampler's current host was made by this plan; whether that was due."""
         if sampler_id not in self._turns:
-            return
+            return False
         stream = self._streams.get(sampler_id)
         if stream is not None:
             stream = self._streams[sampler_id] = _Stream(plan.seed)
@@ -567,15 +575,30 @@ class NextTasks:
                 stream.add(Command.NEXT_TASK)
                 turn.host.is_made = False
             self._prepare_again(sampler_id)
+        if sampler_id not in self._due:
+            return False
+        current = self._current[sampler_id]
+        current.calls, current.answer = [], ready.start
+        self._log.next_begins(sampler_id, current.host.number, plan, (), has_others=False)
+        self._give(sampler_id)
+        return True
 
-    def lost(self, worker: Worker, death: Death) -> None:
-        """Take note that all hosts in a worker are gone; that is told when their turns come."""
+    def lost(self, worker: Worker, death: Death, still_due: Collection[int] = ()) -> None:
+        """Take note that all hosts in a worker are gone; that is told when their turns come.
+
+        Args:
+            worker: where they were.
+            death: of that.
+            still_due: samplers whose next task is that with which they are made anew.
+        """
         for i, turns in self._turns.items():
             current = self._current[i]
             if current.host.worker is worker:
                 current.host.is_made = False
                 self._by_seq.pop(current.seq, None)
-                self._due.pop(i, None)  # who answers for its step is the supervisor
+                current.seq = 0
+                if i not in still_due:
+                    self._due.pop(i, None)  # who answers for its step is the supervisor
             for turn in turns:
                 if turn.host.worker is worker:
                     turn.host.is_made = False
@@ -585,10 +608,11 @@ class NextTasks:
     def requests_of_restart(self, worker: Worker) -> list[Request]:
         """Have prepared anew what was prepared in a worker that is started again."""
         return [
-            self._request(i, turn)
+            request
             for i, turns in self._turns.items()
             for turn in turns
             if turn.host.worker is worker and not turn.host.is_made
+            for request in self._requests(i, turn)
         ]
 
     # -- the source --------------------------------------------------------------------------------
@@ -634,8 +658,8 @@ class NextTasks:
         return None
 
     def _source_failed(self, call: str, error: Exception) -> TaskSourceError:
-        told = f"{type(self._source).__name__}.{call} raised {type(error).__name__}: {error}"
-        failed = TaskSourceError(f"the task source failed: {told}")
+        told = f"{call} of the task source raised {type(error).__name__}: {error}"
+        failed = TaskSourceError(told)
         failed.__cause__ = error
         return failed
 

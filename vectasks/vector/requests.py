@@ -430,9 +430,15 @@ class Requests:
             return
         if isinstance(reply.value, HostReady):
             self._log.ready(reply.sampler_id, reply.value)
-            if self.next_tasks is not None:
-                self.next_tasks.was_made_anew(reply.sampler_id, request.data)
         self._supervisor.note_settled(request, reply.value)
+        if (
+            isinstance(reply.value, HostReady)
+            and self.next_tasks is not None
+            and self.next_tasks.was_made_anew(reply.sampler_id, request.data, reply.value)
+        ):
+            # The step that is out ended its episode before the worker died: nothing was lost.
+            self._supervisor.owed.pop(reply.sampler_id, None)
+            return
         if reply.sampler_id in self._states.awaited:
             self.answers[reply.sampler_id] = self._supervisor.answer_after_restart(
                 reply.sampler_id, reply.value
@@ -443,14 +449,27 @@ class Requests:
     def _handle_exit(self, worker: Worker, exitcode: int | None) -> None:
         """Take in the death of a worker; restart it if the supervisor says so."""
         residents = self.homes.ids_in(worker)
-        aftermath = self._supervisor.handle_exit(worker, residents, exitcode, self._written_outcome)
+        due = [i for i in residents if self._has_step_with_next_due(i)]
+        aftermath = self._supervisor.handle_exit(
+            worker, residents, exitcode, self._written_outcome, due
+        )
         self.answers.update(aftermath.answers)
         if self.next_tasks is not None:
-            self.next_tasks.lost(worker, aftermath.death)
+            self.next_tasks.lost(worker, aftermath.death, due if aftermath.restarts else ())
         for i in residents:
             self.unread.pop(i, None)
         if aftermath.restarts:
             self._restart(worker)
+
+    def _has_step_with_next_due(self, sampler_id: int) -> bool:
+        """Tell whether a step has ended an episode, and waits for the next task."""
+        request = self._states.outstanding(sampler_id)
+        return (
+            self.next_tasks is not None
+            and self.next_tasks.is_due(sampler_id)
+            and request is not None
+            and request.seq == 0
+        )
 
     def _has_done_its_steps(self, worker: Worker) -> bool:
         """Whether steps are out in a worker, and all of them are done and written."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -125,6 +125,7 @@ class Supervisor:
         residents: Sequence[int],
         exitcode: int | None,
         written: Callable[[int], Any],
+        due: Collection[int] = (),
     ) -> Aftermath:
         """Answer for what was out in a worker that died; decide whether it is restarted.
 
@@ -133,6 +134,7 @@ class Supervisor:
             residents: the samplers that lived in it.
             exitcode: its exit code, if it is known.
             written: reads the outcome of a step that was done before; None: it was not.
+            due: whose step was done before, and waits for its sampler's next task.
         """
         states = self._states
         out = [states.outstanding(i) for i in residents]
@@ -152,6 +154,8 @@ class Supervisor:
             if request is None:
                 continue
             sampler_id = request.sampler_id
+            if restarts and sampler_id in due:
+                continue
             if request.seq == 0:  # a step that is no request
                 outcome = written(sampler_id)
                 if outcome is not None:  # done before it died
