@@ -476,6 +476,7 @@ def envs_of(
 
 
 # What the adapters decide themselves, or have another name for.
+_OF_TASKS = {"task_source", "prepared_tasks"}
 _NO_OPTIONS = {
     "self",
     "make_sampler_fn",
@@ -490,7 +491,14 @@ _NO_OPTIONS = {
 
 def _check_options(options: Mapping[str, Any]) -> None:
     """Refuse what is no option of a vector that an adapter makes, as Python would a keyword."""
-    known = inspect.signature(VectorSampledTasks.__init__).parameters.keys() - _NO_OPTIONS
+    of_tasks = sorted(options.keys() & _OF_TASKS)
+    if of_tasks:
+        raise InvalidArgument(
+            f"{' and '.join(of_tasks)} cannot be given with functions that make environments, "
+            "which begin their own episodes. Make a vector with it, of "
+            "vectasks.envs.GymnasiumTaskSampler for instance, and give the vector."
+        )
+    known = inspect.signature(VectorSampledTasks.__init__).parameters.keys() - _NO_OPTIONS - _OF_TASKS
     unknown = sorted(options.keys() - known)
     if unknown:
         close = difflib.get_close_matches(unknown[0], known, 1)
