@@ -569,3 +569,48 @@ def test_more_episodes_than_there_are_tasks() -> None:
     arguments = toy_args(CountingTask, 2, num_tasks=2)
     with pytest.raises(ValueError, match="have 4 tasks together"):
         evaluate(push, ToySampler, arguments, episodes=5, max_processes=0)
+
+
+# -- prepared tasks -------------------------------------------------------------------------------
+
+
+class NumberedLengths(ToySampler):
+    """The length of each task follows from its number."""
+
+    episodes_are_independent = True
+
+    def next_task(self, **kwargs: Any) -> ToyTask | None:
+        self.max_steps = 1 + (self.world.episode + 1) * 7 % 5
+        return super().next_task(**kwargs)
+
+    def skip_task(self, **kwargs: Any) -> None:
+        self.world.episode += 1
+
+
+@pytest.mark.parametrize("prepared_tasks", [1, 3])
+def test_prepared_tasks_change_nothing(
+    max_processes: int, prepared_tasks: int, tmp_path: Path
+) -> None:
+    def evaluated(episodes: int, **options: Any) -> EvaluationReport:
+        arguments = toy_args(CountingTask, 2, num_tasks=20)
+        options = {"max_processes": max_processes, **options}
+        return evaluate(push, NumberedLengths, arguments, episodes=episodes, **options)
+
+    expected = evaluated(11)
+    options = {"prepared_tasks": prepared_tasks, "manifest_path": tmp_path / "run.json"}
+    evaluated(5, **options)  # and go on from there
+    report = evaluated(11, **options)
+    assert played(report) == played(expected)
+    assert [one.metrics for one in report.episodes] == [one.metrics for one in expected.episodes]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"episodes": 1, "task_source": object()}, "task_source cannot be given.*tasks="),
+        ({"tasks": [1], "prepared_tasks": 1}, "prepared_tasks cannot be given.*max_processes"),
+    ],
+)
+def test_what_says_otherwise_what_is_played(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(InvalidArgument, match=told):
+        evaluate(push, ToySampler, toy_args(CountingTask, 2), **options)

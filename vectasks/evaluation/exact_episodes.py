@@ -166,6 +166,16 @@ def evaluate(
         raise InvalidArgument("tasks is empty: give at least one.")
     if videos and manifest_path is None:
         raise InvalidArgument("videos: they are kept beside the manifest; give a manifest_path.")
+    if vector_options.get("task_source") is not None:
+        raise InvalidArgument(
+            "evaluate: task_source cannot be given, since evaluate says itself what is played; "
+            "give the tasks as tasks=[...]."
+        )
+    if listed is not None and vector_options.get("prepared_tasks"):
+        raise InvalidArgument(
+            "evaluate: prepared_tasks cannot be given with tasks, each of which is seeded when it "
+            "begins; give more processes by max_processes instead, or episodes instead of tasks."
+        )
     wanted = episodes if listed is None else len(listed)
     make_vector: Any = SingleProcessVectorSampledTasks
     if max_processes != 0:

@@ -232,6 +232,9 @@ class EvaluationRun:
 
     def _skip_played(self, index: int) -> None:
         """Skip a task that was played in an earlier run, in the cheapest way there is."""
+        if self._vector.prepared_tasks:  # spares would not skip it
+            self._vector.next_task_at(index)
+            return
         try:
             self._vector.call_sampler_at(index, "skip_task")
         except (TaskAttributeError, SamplerUnavailable):

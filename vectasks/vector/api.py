@@ -74,6 +74,11 @@ class BaseVectorSampledTasks(Closable):
     # -- what it is ---------------------------------------------------------------------------
 
     @property
+    def prepared_tasks(self) -> int:
+        """How many next tasks of each sampler are prepared by spares."""
+        return self._core.options.prepared_tasks
+
+    @property
     def is_closed(self) -> bool:
         """Whether :meth:`close` was called."""
         return self._core.states.closed
