@@ -60,5 +60,5 @@ def test_stable_baselines3() -> None:
 
 
 def test_functions_that_make_environments_have_nothing_to_prepare() -> None:
-    with pytest.raises(ValueError, match="prepared_tasks.*GymnasiumTaskSampler"):
+    with pytest.raises(ValueError, match=r"prepared_tasks.*GymnasiumTaskSampler"):
         VectorEnv(envs_of(), prepared_tasks=1)

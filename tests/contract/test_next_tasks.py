@@ -346,9 +346,7 @@ def test_a_source_that_fails_in_the_midst(quick_lane: Kind, prepared_tasks: int)
     with named(quick_lane, task_source=source, prepared_tasks=prepared_tasks) as tasks:
         tasks.step([0, 0])
         tasks.step([0, 0])
-        with pytest.raises(
-            TaskError, match=r"next\(0\) of the task source.*KeyError: .lost"
-        ) as e:
+        with pytest.raises(TaskError, match=r"next\(0\) of the task source.*KeyError: .lost") as e:
             tasks.step([0, 0])
         assert isinstance(e.value.__cause__, TaskSourceError)
         tasks.next_task_at(0)
@@ -368,9 +366,7 @@ def test_a_source_that_cannot_listen(quick_lane: Kind) -> None:
 
     source = Deaf([1, 2, 3, 4], [11, 12, 13, 14])
     with named(quick_lane, max_steps=1, task_source=source) as tasks:
-        with pytest.raises(
-            TaskError, match=r"ended\(0, ...\) of the task source.*no ears"
-        ):
+        with pytest.raises(TaskError, match=r"ended\(0, ...\) of the task source.*no ears"):
             tasks.step([0, 0])
         assert list(tasks.sampler_states.values()) == [FAILED, FAILED]
         tasks.next_task()

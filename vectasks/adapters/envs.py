@@ -498,7 +498,8 @@ def _check_options(options: Mapping[str, Any]) -> None:
             "which begin their own episodes. Make a vector with it, of "
             "vectasks.envs.GymnasiumTaskSampler for instance, and give the vector."
         )
-    known = inspect.signature(VectorSampledTasks.__init__).parameters.keys() - _NO_OPTIONS - _OF_TASKS
+    taken = _NO_OPTIONS | _OF_TASKS
+    known = inspect.signature(VectorSampledTasks.__init__).parameters.keys() - taken
     unknown = sorted(options.keys() - known)
     if unknown:
         close = difflib.get_close_matches(unknown[0], known, 1)

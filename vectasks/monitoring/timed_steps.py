@@ -107,11 +107,13 @@ class TimedTransport(TransportAround):
 
     # -- wait and take ----------------------------------------------------------------------------
 
-    def wait(self, ids: Sequence[int], count: int, timeout_s: float | None) -> None:
+    def wait(
+        self, ids: Sequence[int], count: int, timeout_s: float | None, *, late_is_fine: bool = False
+    ) -> None:
         """Wait for steps."""
         begin_s = _clock() if self._is_timed else 0.0
         try:
-            self._inner.wait(ids, count, timeout_s)
+            self._inner.wait(ids, count, timeout_s, late_is_fine=late_is_fine)
         finally:
             self._note(WAIT, begin_s)
 

@@ -60,7 +60,9 @@ class Exchange(Answers, Protocol):
     def send(self, orders: Iterable[tuple[int, Command, Any]]) -> None:
         """Send one command to each of some samplers, as requests."""
 
-    def wait_for(self, ids: Sequence[int], count: int, timeout_s: float | None) -> None:
+    def wait_for(
+        self, ids: Sequence[int], count: int, timeout_s: float | None, *, late_is_fine: bool = False
+    ) -> None:
         """Wait until so many of these samplers have answered their requests."""
 
     def wait_for_news(self, workers: Sequence[Any], timeout_s: float) -> Sequence[Any]:
@@ -114,8 +116,16 @@ class StepTransport(abc.ABC):
         """
 
     @abc.abstractmethod
-    def wait(self, ids: Sequence[int], count: int, timeout_s: float | None) -> None:
+    def wait(
+        self, ids: Sequence[int], count: int, timeout_s: float | None, *, late_is_fine: bool = False
+    ) -> None:
         """Wait until ``count`` of these samplers' steps are done.
+
+        Args:
+            ids: whose.
+            count: how many of them.
+            timeout_s: for how long.
+            late_is_fine: return when that time is over, however many are done.
 
         Raises:
             WaitTimeout: fewer are; nothing is lost, and waiting again is allowed.
@@ -123,7 +133,10 @@ class StepTransport(abc.ABC):
 
     @abc.abstractmethod
     def earliest(self, ids: Sequence[int], count: int) -> list[int]:
-        """Name the first ``count`` of these samplers to be done with their steps, in id order."""
+        """Name the first ``count`` of these samplers to be done with their steps, in id order.
+
+        They are fewer where not so many are done.
+        """
 
     @abc.abstractmethod
     def take(self, ids: Sequence[int]) -> dict[int, Any]:
@@ -257,9 +270,11 @@ class TransportAround(StepTransport):
         self._inner.is_timed = self.is_timed
         self._inner.begin(ids, actions, form, by_request)
 
-    def wait(self, ids: Sequence[int], count: int, timeout_s: float | None) -> None:
+    def wait(
+        self, ids: Sequence[int], count: int, timeout_s: float | None, *, late_is_fine: bool = False
+    ) -> None:
         """Ask the transport that carries the steps."""
-        self._inner.wait(ids, count, timeout_s)
+        self._inner.wait(ids, count, timeout_s, late_is_fine=late_is_fine)
 
     def earliest(self, ids: Sequence[int], count: int) -> list[int]:
         """Ask the transport that carries the steps."""

@@ -44,9 +44,11 @@ class MessageTransport(StepTransport):
             (i, Command.STEP, row) for i, row in zip(ids, rows, strict=True) if i not in by_request
         )
 
-    def wait(self, ids: Sequence[int], count: int, timeout_s: float | None) -> None:
+    def wait(
+        self, ids: Sequence[int], count: int, timeout_s: float | None, *, late_is_fine: bool = False
+    ) -> None:
         """Wait for replies."""
-        self._exchange.wait_for(ids, count, timeout_s)
+        self._exchange.wait_for(ids, count, timeout_s, late_is_fine=late_is_fine)
 
     def earliest(self, ids: Sequence[int], count: int) -> list[int]:
         """Go by the order in which replies came."""

@@ -161,6 +161,7 @@ class SharedMemoryTransport(StepTransport):
         self._homes = exchange.homes
         self._homes.show_in(results.step_buffer["home"])
         self._held: set[int] = set()  # their outcomes are here, and their next tasks are not
+        self._given_back_at: dict[int, float] = {}
         self._answers = exchange.answers
         self._usual_steps: Any = None
         self._actions_sent: dict[int, Any] = {}  # of the last step that went by message
@@ -218,6 +219,8 @@ class SharedMemoryTransport(StepTransport):
         ticket = self._results.begin(ids, form, timed=self.is_timed)
         if self._held:  # what they still held was dropped
             self._held.difference_update(ids)
+        for i in ids if self._given_back_at else ():
+            self._given_back_at.pop(i, None)
         if by_request:
             rows = dict(zip(ids, dispatch_rows(actions), strict=True))
             ids = [i for i in ids if i not in by_request]
@@ -285,7 +288,9 @@ class SharedMemoryTransport(StepTransport):
 
     # -- waiting ----------------------------------------------------------------------------------
 
-    def wait(self, ids: Sequence[int], count: int, timeout_s: float | None) -> None:
+    def wait(
+        self, ids: Sequence[int], count: int, timeout_s: float | None, *, late_is_fine: bool = False
+    ) -> None:
         """Poll for a while, then block on the workers' channels."""
         signals = self.signals
         is_usual = count == len(ids) and not self._answers and not self._held
@@ -301,6 +306,8 @@ class SharedMemoryTransport(StepTransport):
                 continue
             remaining = nap_s if deadline is None else min(nap_s, deadline - time.monotonic())
             missing = [i for i in ids if not self._is_done(i)]
+            if remaining <= 0 and late_is_fine:
+                return
             if remaining <= 0:
                 raise self._exchange.timeout(missing, timeout_s or 0.0)
             workers = self._homes.of_all(missing)
@@ -322,12 +329,14 @@ class SharedMemoryTransport(StepTransport):
 
     def earliest(self, ids: Iterable[int], count: int) -> list[int]:
         """Sort by the time at which each was announced."""
+        return sorted(sorted(self._done(ids), key=self._done_at)[:count])
+
+    def _done_at(self, sampler_id: int) -> float:
+        """When its step was announced, or its next task was there."""
+        if sampler_id in self._given_back_at:
+            return self._given_back_at[sampler_id]
         # What came by another way than the memory (a death) is old news already.
-        done = sorted(
-            self._done(ids),
-            key=lambda i: -1.0 if i in self._answers else self.signals.answered_at(i),
-        )
-        return sorted(done[:count])
+        return -1.0 if sampler_id in self._answers else self.signals.answered_at(sampler_id)
 
     # -- what it gave -----------------------------------------------------------------------------
 
@@ -403,6 +412,7 @@ class SharedMemoryTransport(StepTransport):
     def give_back(self, sampler_id: int, outcome: Any) -> None:
         """Let it stand beside what was written."""
         self._held.discard(sampler_id)
+        self._given_back_at[sampler_id] = time.monotonic()
         self._answers[sampler_id] = outcome
 
     # -- what it says of itself --------------------------------------------------------------------

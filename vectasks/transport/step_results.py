@@ -403,7 +403,8 @@ class StepResults:
         row = self._row_of_all(ids)
         where: Any = row
         if row is None:
-            where = ([row_of(self.tickets[i]) for i in ids], list(ids))
+            rows = [row_of(self.tickets[i]) for i in ids]
+            where = (np.array(rows, np.intp), np.array(ids, np.intp))  # perhaps there are none
         elif not whole:
             where = (row, list(ids))
         extras: dict[int, OutOfBand] = {}

@@ -292,19 +292,35 @@ class BaseVectorSampledTasks(Closable):
         self._core.stepping.send(actions, samplers)
 
     @exclusive("recv")
-    def recv(self, min_samplers: int | None = None, timeout: float | None = None) -> StepBatch:
-        """The steps of the ``min_samplers`` samplers that were ready first, in id order.
+    def recv(
+        self,
+        min_samplers: int | None = None,
+        timeout: float | None = None,
+        *,
+        max_samplers: int | None = None,
+        max_wait_s: float | None = None,
+    ) -> StepBatch:
+        """The steps of the samplers that were ready first, in id order.
+
+        Whoever is ready first is received first, so slow samplers are not kept waiting by fast
+        ones; what is ready beyond the rows that are given is first in the next call.
 
         Args:
-            min_samplers: so many rows exactly (None: all that are out).
+            min_samplers: wait for so many (None: all that are out; with ``max_samplers``: one). So
+                many rows are given exactly, unless ``max_samplers`` or ``max_wait_s`` is.
             timeout: seconds to wait for them (None: ``read_timeout``).
+            max_samplers: give up to so many rows, if they are ready.
+            max_wait_s: give what is ready after so many seconds, even if it is less than
+                ``min_samplers``, or nothing: a batch of no rows. 0: whatever is ready now.
 
         Raises:
             NothingPending: nothing is out.
-            InvalidArgument: ``min_samplers`` is less than 1, or more than are out.
+            InvalidArgument: ``min_samplers`` is less than 1 or more than are out, ``max_samplers``
+                is less than that, or ``max_wait_s`` is negative.
             WaitTimeout: fewer are ready; calling again is allowed and loses nothing.
         """
-        return self._core.stepping.recv(min_samplers, self._timeout(timeout))
+        timeout_s = self._timeout(timeout)
+        return self._core.stepping.recv(min_samplers, timeout_s, max_samplers, max_wait_s)
 
     def _timeout(self, timeout_s: float | None) -> float | None:
         return self.read_timeout if timeout_s is None else seconds_or_none("timeout", timeout_s)

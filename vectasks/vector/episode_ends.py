@@ -32,21 +32,33 @@ class EpisodeEnds(TransportAround):
         super().__init__(inner)
         self._next_tasks = next_tasks
 
-    def wait(self, ids: Sequence[int], count: int, timeout_s: float | None) -> None:
+    def wait(
+        self, ids: Sequence[int], count: int, timeout_s: float | None, *, late_is_fine: bool = False
+    ) -> None:
         """Wait for steps, and for the next tasks of those that ended an episode."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         remaining_s = timeout_s
         while True:
-            self._inner.wait(ids, count, remaining_s)
-            ended = self._inner.ended(ids)
-            if not ended:
+            self._inner.wait(ids, count, remaining_s, late_is_fine=late_is_fine)
+            if not self._go_on(ids):
                 return
-            # The order in which a source is asked is that of the samplers.
-            for i in sorted(ended):
-                give_back = functools.partial(self._inner.give_back, i)
-                self._next_tasks.ended(i, self._inner.hold(i), give_back)
             if deadline is not None:
                 remaining_s = max(0.0, deadline - time.monotonic())
+
+    def _go_on(self, ids: Sequence[int]) -> bool:
+        """Go on to the next tasks of those of these that ended an episode; whether some did."""
+        ended = self._inner.ended(ids)
+        for i in sorted(ended):  # the order in which a source is asked is that of the samplers
+            give_back = functools.partial(self._inner.give_back, i)
+            self._next_tasks.ended(i, self._inner.hold(i), give_back)
+        return bool(ended)
+
+    def earliest(self, ids: Sequence[int], count: int) -> list[int]:
+        """Leave out those that have ended an episode since :meth:`wait` looked."""
+        while True:
+            first = self._inner.earliest(ids, count)
+            if not self._go_on(first):
+                return first
 
     def take_plain_extras(self, ids: Sequence[int]) -> dict[int, OutOfBand] | None:
         """Leave it to Python to go on where an episode ended."""

@@ -242,8 +242,13 @@ class Requests:
             if not self._go_on_where_ended(ids):
                 return
 
-    def wait_for(self, ids: Sequence[int], count: int, timeout_s: float | None) -> None:
-        """Wait until ``count`` of these samplers have answered; as :meth:`wait`."""
+    def wait_for(
+        self, ids: Sequence[int], count: int, timeout_s: float | None, *, late_is_fine: bool = False
+    ) -> None:
+        """Wait until ``count`` of these samplers have answered; as :meth:`wait`.
+
+        With ``late_is_fine``, return when the time is over.
+        """
 
         def missing() -> list[int]:
             away = [i for i in ids if i not in self.answers]
@@ -251,7 +256,7 @@ class Requests:
 
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
-            self._take_in_until_none(missing, deadline, timeout_s, "read_timeout")
+            self._take_in_until_none(missing, deadline, timeout_s, "read_timeout", late_is_fine)
             if not self._go_on_where_ended(ids):
                 return
 
@@ -296,6 +301,7 @@ class Requests:
         deadline: float | None,
         timeout_s: float | None,
         limit: str,
+        late_is_fine: bool = False,
     ) -> None:
         """Take in what comes, at least once, until no sampler is ``missing()`` any more.
 
@@ -304,6 +310,8 @@ class Requests:
         """
         is_over = False
         while late := missing():
+            if is_over and late_is_fine:
+                return
             if is_over:
                 raise self.timeout(late, timeout_s or 0.0, limit)
             # Looked at again now and then: where a child of a task's holds all that its dead worker

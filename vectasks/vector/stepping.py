@@ -23,7 +23,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vectasks._util.checks import checked_ids, checked_seed, is_whole_number
+from vectasks._util.checks import (
+    checked_ids,
+    checked_seed,
+    is_whole_number,
+    real_number,
+    whole_number,
+)
 from vectasks.batch import StepBatch
 from vectasks.errors import (
     InvalidArgument,
@@ -381,7 +387,13 @@ class Stepping:
             ids = checked_ids("send", samplers, unpaused, "unpaused samplers")
         self.begin(actions, ONE_BY_ONE, ids)
 
-    def recv(self, min_samplers: int | None, timeout_s: float | None) -> StepBatch:
+    def recv(
+        self,
+        min_samplers: int | None,
+        timeout_s: float | None,
+        max_samplers: int | None = None,
+        max_wait_s: float | None = None,
+    ) -> StepBatch:
         """Take the steps of the samplers that were ready first."""
         states = self._states
         if states.closed:
@@ -389,15 +401,26 @@ class Stepping:
         out = states.uncollected if states.collector == "recv" else None
         if not out:
             raise NothingPending("recv: no step is out; call send(actions) first.")
-        count = len(out) if min_samplers is None else min_samplers
-        if not is_whole_number(count) or not 1 <= count <= len(out):
+        least = min_samplers
+        if least is None:
+            least = len(out) if max_samplers is None else 1
+        if not is_whole_number(least) or not 1 <= least <= len(out):
             raise InvalidArgument(
                 f"recv: min_samplers must be an integer from 1 to {len(out)}, the number of "
                 f"samplers that are out, got {min_samplers!r} ({type(min_samplers).__name__})."
             )
-        count = int(count)
-        self._transport.wait(out, count, timeout_s)
-        ids = self._transport.earliest(out, count)
+        least = most = int(least)
+        if max_samplers is not None:
+            most = whole_number("recv: max_samplers", max_samplers, at_least=least)
+        if max_wait_s is None:
+            self._transport.wait(out, least, timeout_s)
+        else:
+            wait_s = real_number("recv: max_wait_s", max_wait_s)
+            if timeout_s is not None and timeout_s < wait_s:
+                self._transport.wait(out, least, timeout_s)
+            else:
+                self._transport.wait(out, least, wait_s, late_is_fine=True)
+        ids = self._transport.earliest(out, most)
         states.end_step(ids)
         return self._take_batch(ids, None, True)
 
