@@ -45,12 +45,13 @@ from vectasks.protocol import (
     TaskStart,
 )
 from vectasks.replay.episode_log import EpisodeLog
-from vectasks.sources.base import EpisodeOutcome, TaskSource
+from vectasks.sources.base import TaskSource
+from vectasks.vector.drawing import Drawing
 from vectasks.vector.states import SamplerStates
+from vectasks.vector.turns import Host, Stream, Turn
 from vectasks.workers.base import Worker
 from vectasks.workers.moves import Moves
 
-_NO_KEYWORDS: Mapping[str, Any] = {}
 _NOTHING = Preparation(keywords=None)
 #: Spares are asked these too; what was prepared before them is prepared anew.
 _CHANGING = frozenset({Command.SEED, Command.RESET})
@@ -75,90 +76,6 @@ class Counts(NamedTuple):
     given: int
     awaited: int
     awaited_s: float
-
-
-class _Host:
-    """One of a sampler's hosts.
-
-    Attributes:
-        number: 0 for the sampler's own, from 1 for its spares.
-        worker: where it is.
-        is_made: whether it is there, or being made; otherwise it is made when it is next needed.
-        failure: why it could not be made.
-        first: what its sampler is asked before its next task.
-        position: so much of the stream of tasks it has seen, where hosts have the same.
-    """
-
-    def __init__(self, number: int, worker: Worker) -> None:
-        self.number = number
-        self.worker = worker
-        self.is_made = False
-        self.failure: Failure | None = None
-        self.first: list[tuple[Command, Any, int]] = []
-        self.position = 0
-        self.plan: HostPlan | None = None  # while the log does not know what it was made from
-
-
-class _Turn:
-    """One task of a sampler, and the host that prepares it.
-
-    Attributes:
-        keywords: of the task source, or none; None: there is no such task.
-        seq: of the request that prepares it; 0: none is out.
-        answer: what came of that.
-        calls: what the host's sampler was asked for it, for the episode log.
-    """
-
-    def __init__(self, host: _Host, keywords: Mapping[str, Any] | None) -> None:
-        self.host = host
-        self.keywords = keywords
-        self.seq = 0
-        self.answer: TaskStart | Failure | Death | None = None
-        self.calls: list[tuple[Command, Any]] = []
-
-
-class _Stream:
-    """What a sampler was asked since it was made; its hosts go through it side by side.
-
-    Each item counts as often as it says. An item may be left out by the host that was asked it
-    when it happened.
-    """
-
-    def __init__(self, seed: int | None) -> None:
-        self.seed = seed
-        self.items: list[tuple[Command, Any, int, _Host | None]] = []
-        self.length = 0
-
-    def add(self, command: Command, data: Any = None, asked: _Host | None = None) -> int:
-        """Append an item; the position before it."""
-        last = self.items[-1] if self.items else None
-        if last is not None and command is last[0] is Command.NEXT_TASK and data is last[1] is None:
-            self.items[-1] = (command, data, last[2] + 1, None)
-        else:
-            self.items.append((command, data, 1, asked))
-        self.length += 1
-        return self.length - 1
-
-    def between(self, start: int, end: int, host: _Host | None) -> list[tuple[Command, Any, int]]:
-        """What lies between two positions, for a host; None: for a new one."""
-        found, position = [], 0
-        for command, data, times, asked in self.items:
-            count = min(position + times, end) - max(position, start)
-            position += times
-            if count > 0 and (asked is None or asked is not host):
-                found.append((command, data, count))
-        return found
-
-    def cut(self, num_items: int) -> None:
-        """Forget the last tasks, which nobody played."""
-        for _ in range(num_items):
-            position = max(k for k, item in enumerate(self.items) if item[0] is Command.NEXT_TASK)
-            command, data, times, asked = self.items[position]
-            if times > 1:
-                self.items[position] = (command, data, times - 1, asked)
-            else:
-                del self.items[position]
-            self.length -= 1
 
 
 class NextTasks:
@@ -187,7 +104,7 @@ class NextTasks:
         *,
         auto_resample: bool,
     ) -> None:
-        self._source = source
+        self._drawing = Drawing(source)
         self._num_prepared = num_prepared
         self._moves = moves
         self._mail = mail
@@ -195,11 +112,11 @@ class NextTasks:
         self._log = log
         self._plan_of = plan_of
         self._auto_resample = auto_resample
-        self._streams: dict[int, _Stream] = {}  # of those whose hosts have the same
-        self._current: dict[int, _Turn] = {}
-        self._turns: dict[int, deque[_Turn]] = {}
+        self._streams: dict[int, Stream] = {}  # of those whose hosts have the same
+        self._current: dict[int, Turn] = {}
+        self._turns: dict[int, deque[Turn]] = {}
         self._due: dict[int, tuple[Callable[[Any], None], float]] = {}
-        self._by_seq: dict[int, tuple[int, _Turn]] = {}
+        self._by_seq: dict[int, tuple[int, Turn]] = {}
         self._is_open = True
         self.counts: Counts = Counts(0, 0, 0.0)
 
@@ -211,9 +128,9 @@ class NextTasks:
         Raises:
             TaskSourceError: it raised, or has none.
         """
-        host = _Host(0, home)
-        turn = self._current[sampler_id] = _Turn(host, None)
-        turn.keywords = self._draw(sampler_id)
+        host = Host(0, home)
+        turn = self._current[sampler_id] = Turn(host, None)
+        turn.keywords = self._drawing.draw(sampler_id)
         if turn.keywords is None:
             raise TaskSourceError(
                 f"the task source has no first task for sampler {sampler_id} (its "
@@ -226,15 +143,15 @@ class NextTasks:
         for i, its in ready.items():
             plan = self._plan_of(i)
             seed = its.initial_seed if plan.seed is None else plan.seed
-            if self._source is None and its.episodes_are_independent and seed is not None:
-                self._streams[i] = _Stream(seed)
+            if not self._drawing.has_source and its.episodes_are_independent and seed is not None:
+                self._streams[i] = Stream(seed)
             else:
                 self._log.takes_turns(i)
             self._turns[i] = deque()
             self._was_made(i)
         for number in range(self._num_prepared):
             for i in ready:
-                host = _Host(number + 1, self._moves.spares_of(i)[number])
+                host = Host(number + 1, self._moves.spares_of(i)[number])
                 self._add_turn(i, host)
         for number in range(self._num_prepared):
             for i in ready:
@@ -262,7 +179,11 @@ class NextTasks:
             give(outcome)  # failed, or waiting for its mates
             return
         return_and_length = outcome.info.pop(EPISODE)
-        failure = self._tell_source(sampler_id, outcome, return_and_length)
+        if return_and_length is None:
+            return_and_length = self._log.return_and_length(sampler_id, outcome.reward)
+        turn = self._current[sampler_id]
+        keywords, turn.keywords = turn.keywords, None
+        failure = self._drawing.tell_end(sampler_id, keywords, outcome, return_and_length)
         if failure is not None:
             give(failure)
         elif not self._auto_resample:
@@ -324,7 +245,7 @@ class NextTasks:
             self._states.fail(sampler_id)
         give(turn.answer)
 
-    def _tell_log(self, sampler_id: int, turn: _Turn) -> None:
+    def _tell_log(self, sampler_id: int, turn: Turn) -> None:
         if sampler_id in self._streams or not turn.calls:
             return
         plan, turn.host.plan = turn.host.plan, None
@@ -333,12 +254,12 @@ class NextTasks:
 
     # -- turns ------------------------------------------------------------------------------------
 
-    def _add_turn(self, sampler_id: int, host: _Host) -> _Turn:
+    def _add_turn(self, sampler_id: int, host: Host) -> Turn:
         """Give a host the last turn."""
-        turn = _Turn(host, None)
+        turn = Turn(host, None)
         self._turns[sampler_id].append(turn)
         try:
-            turn.keywords = self._draw(sampler_id)
+            turn.keywords = self._drawing.draw(sampler_id)
         except Exception as error:  # user code; it is told when this turn comes
             turn.answer = Failure.of(error)
         stream = self._streams.get(sampler_id)
@@ -346,7 +267,7 @@ class NextTasks:
             stream.add(Command.NEXT_TASK)
         return turn
 
-    def _prepare(self, sampler_id: int, turn: _Turn) -> None:
+    def _prepare(self, sampler_id: int, turn: Turn) -> None:
         """Have a turn's task made, unless there is none."""
         if turn.answer is not None:
             return
@@ -365,7 +286,7 @@ class NextTasks:
             turn.seq, turn.answer = 0, Failure.of(error)
             self._arrived(sampler_id, turn)
 
-    def _requests(self, sampler_id: int, turn: _Turn) -> list[Request]:
+    def _requests(self, sampler_id: int, turn: Turn) -> list[Request]:
         """Ask for a turn's task, and for its host before that, if there is none."""
         host = turn.host
         turn.answer = None
@@ -373,7 +294,8 @@ class NextTasks:
         if stream is not None:
             if not host.is_made:
                 host.position = 0
-            position = self._position_of(sampler_id, turn)
+            turns = self._turns[sampler_id]
+            position = stream.position_of_task(len(turns) - turns.index(turn))
             first = stream.between(host.position, position, host if host.is_made else None)
             host.position = position + 1
         else:
@@ -395,22 +317,7 @@ class NextTasks:
         requests.append(Request(turn.seq, sampler_id, Command.PREPARE, preparation))
         return requests
 
-    def _position_of(self, sampler_id: int, turn: _Turn) -> int:
-        """Where in the stream a turn's task is: the turns are its last tasks."""
-        turns = [*self._turns[sampler_id]]
-        if turn not in turns:  # it is the current one, and due
-            turns.insert(0, turn)
-        count = len(turns) - turns.index(turn)
-        stream, position = self._streams[sampler_id], self._streams[sampler_id].length
-        for command, _, times, _ in reversed(stream.items):
-            if command is Command.NEXT_TASK:
-                if times >= count:
-                    return position - count
-                count -= times
-            position -= times
-        raise AssertionError("a turn has a task in the stream")
-
-    def _plan_of_spare(self, sampler_id: int, host: _Host) -> HostPlan:
+    def _plan_of_spare(self, sampler_id: int, host: Host) -> HostPlan:
         plan, stream = self._plan_of(sampler_id), self._streams.get(sampler_id)
         if stream is not None:
             return plan._replace(seed=stream.seed)
@@ -439,7 +346,7 @@ class NextTasks:
         turn.answer = value
         self._arrived(sampler_id, turn)
 
-    def _of_spare(self, sampler_id: int, host: _Host, failure: Failure) -> Failure:
+    def _of_spare(self, sampler_id: int, host: Host, failure: Failure) -> Failure:
         return failure._replace(
             message=f"{failure.message} (raised by spare {host.number} of sampler {sampler_id}, "
             f"which prepared_tasks={self._num_prepared} asks for: a sampler that cannot be made "
@@ -447,7 +354,7 @@ class NextTasks:
             in_setup=True,
         )
 
-    def _arrived(self, sampler_id: int, turn: _Turn) -> None:
+    def _arrived(self, sampler_id: int, turn: Turn) -> None:
         if self._current[sampler_id] is turn and sampler_id in self._due:
             self._give(sampler_id)
 
@@ -470,16 +377,16 @@ class NextTasks:
         Raises:
             TaskSourceError: it raised; nothing has changed.
         """
-        if self._source is None:
+        if not self._drawing.has_source:
             return list(orders)
         drawn: dict[int, Mapping[str, Any] | None] = {}
         try:
             for i, command, _ in orders:
                 if command in (Command.RESET, Command.SETUP) and i in self._turns:
-                    drawn[i] = self._draw(i)
+                    drawn[i] = self._drawing.draw(i)
         except BaseException:
             for i, keywords in drawn.items():
-                self._source_gets_back(i, keywords)
+                self._drawing.give_back(i, keywords)
             raise
         changed: list[tuple[int, Command, Any]] = []
         for i, command, data in orders:
@@ -506,6 +413,7 @@ class NextTasks:
                         self._mail.post(turn.host.worker, [request])
             elif command is Command.CALL_SAMPLER and stream is not None:
                 stream.add(command, data, host)
+                stream.fold([host, *(turn.host for turn in turns)])
             elif command is Command.CALL_SAMPLER:
                 for turn in turns:
                     turn.host.first.append((command, data, 1))
@@ -529,9 +437,9 @@ class NextTasks:
     def _branch(
         self,
         sampler_id: int,
-        stream: _Stream,
+        stream: Stream,
         items: Iterable[tuple[Command, Any]],
-        host: _Host,
+        host: Host,
     ) -> None:
         """Let the stream go on with these after the current task, and spares go through it anew."""
         turns = self._turns[sampler_id]
@@ -558,7 +466,7 @@ class NextTasks:
 
     def plan_of_restart(self, sampler_id: int, plan: HostPlan) -> HostPlan:
         """Say how the first task is asked for of a sampler that is made anew: what it was at."""
-        if self._source is None or sampler_id not in self._current:
+        if not self._drawing.has_source or sampler_id not in self._current:
             return plan
         return self._asked_first(sampler_id, plan)
 
@@ -568,7 +476,7 @@ class NextTasks:
             return False
         stream = self._streams.get(sampler_id)
         if stream is not None:
-            stream = self._streams[sampler_id] = _Stream(plan.seed)
+            stream = self._streams[sampler_id] = Stream(plan.seed)
         self._was_made(sampler_id)
         if stream is not None:
             for turn in self._turns[sampler_id]:
@@ -615,61 +523,9 @@ class NextTasks:
             for request in self._requests(i, turn)
         ]
 
-    # -- the source --------------------------------------------------------------------------------
-
-    def _draw(self, sampler_id: int) -> Mapping[str, Any] | None:
-        if self._source is None:
-            return _NO_KEYWORDS
-        try:
-            keywords = self._source.next(sampler_id)
-        except Exception as error:
-            raise self._source_failed(f"next({sampler_id})", error) from error
-        if keywords is not None and not isinstance(keywords, Mapping):
-            raise TaskSourceError(
-                f"the task source's next({sampler_id}) gave {keywords!r:.80} "
-                f"({type(keywords).__name__}); it must give a mapping of keywords for the "
-                "sampler's next_task, or None where there is no further task."
-            )
-        return keywords
-
-    def _tell_source(
-        self, sampler_id: int, outcome: StepOutcome, return_and_length: Any
-    ) -> Failure | None:
-        """Tell the source how an episode of its ended; the failure if that raised."""
-        turn = self._current[sampler_id]
+    def _give_back(self, sampler_id: int, turn: Turn) -> None:
         keywords, turn.keywords = turn.keywords, None
-        if self._source is None or keywords is None:
-            return None
-        if return_and_length is None:
-            return_and_length = self._log.return_and_length(sampler_id, outcome.reward)
-        episode_return, length = return_and_length
-        told = EpisodeOutcome(
-            episode_return,
-            length,
-            outcome.info.get("__AFTER_TASK_METRICS__", {}),
-            outcome.terminated,
-            outcome.truncated,
-            outcome.info,
-        )
-        try:
-            self._source.ended(sampler_id, keywords, told)
-        except Exception as error:  # user code
-            return Failure.of(self._source_failed(f"ended({sampler_id}, ...)", error))
-        return None
-
-    def _source_failed(self, call: str, error: Exception) -> TaskSourceError:
-        told = f"{call} of the task source raised {type(error).__name__}: {error}"
-        failed = TaskSourceError(told)
-        failed.__cause__ = error
-        return failed
-
-    def _give_back(self, sampler_id: int, turn: _Turn) -> None:
-        keywords, turn.keywords = turn.keywords, None
-        self._source_gets_back(sampler_id, keywords)
-
-    def _source_gets_back(self, sampler_id: int, keywords: Mapping[str, Any] | None) -> None:
-        if self._source is not None and keywords is not None:
-            self._source.give_back(sampler_id, keywords)
+        self._drawing.give_back(sampler_id, keywords)
 
     def close(self) -> None:
         """Give back to the source what was not played to its end, and let go of all workers."""
