@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from conftest import Kind
+from kinds_of_worker import Kind
 
 from vectasks import (
     InvalidArgument,

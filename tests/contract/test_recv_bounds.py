@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Kind
 from gymnasium import spaces
+from kinds_of_worker import Kind
 
 from vectasks import InvalidArgument, NothingPending, WaitTimeout
 from vectasks.testing.toys import ToyTask

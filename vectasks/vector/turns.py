@@ -114,15 +114,23 @@ class Stream:
         end = min((host.position for host in hosts if host.is_made), default=0)
         kept: list[tuple[Command, Any, int, Host | None]] = []
         seen: list[Any] = []
-        position = self.length
+        position, num_kept = self.length, 0
         for item in reversed(self.items):
             position -= item[2]
             if item[0] is Command.CALL_SAMPLER and position < end:
                 if any(_equal(item[1], data) for data in seen):
                     continue
                 seen.append(item[1])
-            kept.append(item)
-        num_dropped = len(self.items) - len(kept)
+            num_kept += item[2]
+            if (
+                kept
+                and item[0] is kept[-1][0] is Command.NEXT_TASK
+                and item[1] is kept[-1][1] is None
+            ):
+                kept[-1] = (*item[:2], item[2] + kept[-1][2], None)
+            else:
+                kept.append(item)
+        num_dropped = self.length - num_kept
         self.items = kept[::-1]
         self.length -= num_dropped
         for host in hosts:
