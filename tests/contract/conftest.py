@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from kinds_of_worker import EVERY, LANES, QUICK, SPAWN, Kind
 
+from vectasks.testing.toys import CountingTask
+
 # The widest matrices leave to the slow run what takes longest to start (spawn imports everything
 # anew, fork copies all that the tests imported), and what differs least from its neighbours.
 _SLOWLY = (SPAWN, Kind("fork", 2), Kind("forkserver", 1), LANES[2])
