@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import operator
 import weakref
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from vectasks._util.checks import is_whole_number, real_number, whole_number
 from vectasks.errors import InvalidArgument, LayoutError
 from vectasks.rollouts.devices import Device, as_numpy, empty_like, take
 from vectasks.rollouts.gae import estimate_advantages
-from vectasks.rollouts.policy import checked_decision
+from vectasks.rollouts.policy import asking, checked_decision
 from vectasks.spaces import are_alike, map_leaves
 from vectasks.task import RLStepResult
 from vectasks.transport.layout import leaves, pick
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from vectasks.vector import SingleProcessVectorSampledTasks, VectorSampledTasks
 
 ALL = slice(None)  # columns: every sampler's
+#: A row, or one for each of the columns that a list names.
+Rows: TypeAlias = Any
+Columns: TypeAlias = slice | list[int]
 
 
 class Minibatch(NamedTuple):
@@ -320,14 +323,14 @@ class RolloutBuffer:
                 self._memory[0] = 0.0
         self._mirror_row(0)
 
-    def _inputs(self, t: int, columns: slice = ALL) -> tuple[Any, ...]:
-        """Return the policy's inputs for step t, of all samplers or of some."""
+    def _inputs(self, t: Rows, columns: Columns = ALL) -> tuple[Any, ...]:
+        """Return the policy's inputs for step t, of all samplers or of some; each at its own t."""
         observation = self._nest([_part(leaf, t, columns) for leaf in self._seen_leaves])
         if self._memory is None:
             return (observation,)
         return observation, _part(self._memory, t, columns)
 
-    def _keep(self, t: int, given: Any, columns: slice = ALL) -> NDArray[Any]:
+    def _keep(self, t: Rows, given: Any, columns: Columns = ALL) -> NDArray[Any]:
         """Store the policy's outputs of step t; return the actions for the tasks."""
         decision = checked_decision(given)
         if ("memory" in decision) != (self._memory is not None):
@@ -337,20 +340,21 @@ class RolloutBuffer:
             )
         for name, value in decision.items():
             if name == "action":
-                _set(_part(self._actions, t, columns), as_numpy(value), name)
+                _set(self._actions, t, columns, as_numpy(value), name)
                 if self._place.is_apart:
-                    _set(_part(self._seen_actions, t, columns), value, name)
+                    _set(self._seen_actions, t, columns, value, name)
             elif name == "memory":
-                _set(_part(self._memory, t + 1, columns), value, name)
+                after = [row + 1 for row in t] if isinstance(t, list) else t + 1
+                _set(self._memory, after, columns, value, name)
             else:
                 if name not in self._kept:
                     self._kept[name] = self._make_column(value, name, columns)
-                _set(_part(self._kept[name], t, columns), value, name)
+                _set(self._kept[name], t, columns, value, name)
         actions: NDArray[Any] = _part(self._actions, t, columns)
         return actions
 
     def _finish_step(
-        self, t: int, infos: Mapping[int, Mapping[str, Any]], columns: slice = ALL
+        self, t: int, infos: Mapping[int, Mapping[str, Any]], columns: Columns = ALL
     ) -> list[int]:
         """Handle the episodes that step t of these columns ended; return their samplers' ids."""
         self._mirror_row(t + 1, columns)
@@ -377,19 +381,25 @@ class RolloutBuffer:
         self._starts[1:] = self._ends[0]
         self._place.mirror(self._seen_starts, self._starts)
         if "value" in self._kept:
-            self._last_values[...] = self._value(policy, *self._inputs(self.horizon))
+            every_id = range(self.num_samplers)
+            inputs = self._inputs(self.horizon)
+            self._last_values[...] = self._value(policy, every_id, *inputs)
             if self._cut_off:
                 self._cut_off.sort(key=operator.itemgetter(0, 1))  # groups take turns
                 steps, ids, observations, memories = zip(*self._cut_off, strict=True)
-                inputs = [self._stack(observations)]
+                stacked = [self._stack(observations)]
                 if self._memory is not None:
-                    inputs.append(self._place.send(np.stack(memories)))
-                self._final_values[steps, ids] = self._value(policy, *inputs)
+                    stacked.append(self._place.send(np.stack(memories)))
+                self._final_values[steps, ids] = self._value(policy, ids, *stacked)
         self._moves = port_of(tasks).moves
         self._is_whole = True
 
-    def _value(self, policy: Any, *inputs: Any) -> NDArray[Any]:
-        value = policy.value(*inputs) if hasattr(policy, "value") else policy(*inputs)["value"]
+    def _value(self, policy: Any, ids: Sequence[int], *inputs: Any) -> NDArray[Any]:
+        value = (
+            policy.value(*inputs)
+            if hasattr(policy, "value")
+            else asking(policy)(inputs, ids)["value"]
+        )
         return as_numpy(value).reshape(-1)
 
     def _stack(self, observations: tuple[Any, ...]) -> Any:
@@ -405,14 +415,17 @@ class RolloutBuffer:
 
     # -- rows and columns -----------------------------------------------------------------------
 
-    def _mirror_row(self, row: int, columns: slice = ALL) -> None:
+    def _mirror_row(self, row: int, columns: Columns = ALL) -> None:
         if self._place.is_apart:
             for mirror, array in zip(self._seen_leaves, self._leaves, strict=True):
-                self._place.mirror(_part(mirror, row, columns), _part(array, row, columns))
+                if isinstance(columns, list):  # what they select is no view
+                    mirror[row, columns] = self._place.send(array[row, columns])
+                else:
+                    self._place.mirror(_part(mirror, row, columns), _part(array, row, columns))
 
-    def _make_column(self, value: Any, name: str, columns: slice) -> Any:
+    def _make_column(self, value: Any, name: str, columns: Columns) -> Any:
         array = as_numpy(value)
-        count = len(range(self.num_samplers)[columns])
+        count = len(columns if isinstance(columns, list) else range(self.num_samplers)[columns])
         if array.shape[:1] != (count,):
             raise _wrong_shape(name, array.shape, (count, ...))
         dtype = np.float32 if array.dtype == np.float64 else array.dtype
@@ -431,19 +444,23 @@ class RolloutBuffer:
         return take(column, axis, index, out)
 
 
-def _part(array: Any, row: int, columns: slice) -> Any:
-    """Return a view of a row's columns: of all, or of some."""
+def _part(array: Any, row: Rows, columns: Columns) -> Any:
+    """Return a row's columns: a view of all, or of some; a copy of those that a list names."""
     return array[row] if columns is ALL else array[row, columns]
 
 
-def _set(part: Any, value: Any, name: str) -> None:
+def _set(array: Any, row: Rows, columns: Columns, value: Any, name: str) -> None:
+    part = _part(array, row, columns)
     if tuple(np.shape(value)) != tuple(part.shape):
         raise _wrong_shape(name, tuple(np.shape(value)), tuple(part.shape))
-    if isinstance(part, np.ndarray):
-        part[...] = as_numpy(value)
-    else:
-        import torch
+    if isinstance(array, np.ndarray):
+        array[row, columns] = as_numpy(value)
+        return
+    import torch
 
+    if isinstance(columns, list):
+        array[row, columns] = torch.as_tensor(value).to(array)
+    else:
         part.copy_(torch.as_tensor(value))
 
 

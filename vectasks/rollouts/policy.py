@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from vectasks.errors import InvalidArgument
@@ -16,8 +17,11 @@ class Policy(Protocol):
     [num_samplers, *memory_shape], zero where an episode starts. On the buffer's ``device`` these
     are tensors (and no gradients are taken), without one numpy arrays.
 
+    If it has a parameter ``sampler_ids``, it is given a list of whose rows these are by that name:
+    for a random stream per sampler, say.
+
     With ``num_splits`` it is called with one group's at a time, and gives one row for each
-    of the group's samplers.
+    of the group's samplers. With ``ready_first`` these are whichever samplers are ready.
 
     It returns a dict: ``"action"`` [num_samplers, ...] goes to the tasks; ``"memory"`` is what it
     remembers; ``"value"`` [num_samplers] is needed for advantages; that and all else
@@ -41,3 +45,16 @@ def checked_decision(given: Any) -> Mapping[str, Any]:
         told = sorted(given) if isinstance(given, Mapping) else type(given).__name__
         raise InvalidArgument(f'the policy must return a dict with "action", got {told}.')
     return given
+
+
+def asking(policy: Any) -> Callable[[Sequence[Any], Sequence[int]], Any]:
+    """Make what asks a policy: called with its inputs, and the ids of the samplers they are of."""
+    try:
+        takes_ids = "sampler_ids" in inspect.signature(policy).parameters
+        if not takes_ids and hasattr(policy, "forward"):  # a torch module tells nothing by itself
+            takes_ids = "sampler_ids" in inspect.signature(policy.forward).parameters
+    except (TypeError, ValueError):  # it tells no signature
+        takes_ids = False
+    if takes_ids:
+        return lambda inputs, ids: policy(*inputs, sampler_ids=list(ids))
+    return lambda inputs, ids: policy(*inputs)

@@ -143,6 +143,43 @@ class StepPort:
             )
         return self._stepping.finish_into(ids, rows, index)
 
+    @exclusive("send_each_into")
+    def send_each_into(
+        self, ids: Sequence[int], actions: Any, rows: RolloutRows, index: int, *, is_first: bool
+    ) -> None:
+        """Begin such a step of some samplers, of which :meth:`ready_first` tells one by one.
+
+        Args:
+            ids: whose.
+            actions: one for each.
+            rows: where to, ...
+            index: ... in this row.
+            is_first: nothing is out before.
+
+        Raises:
+            SamplerUnavailable: one of them cannot step, or one of all is paused.
+        """
+        if is_first:
+            self._require_every_sampler()
+        form = StepForm(as_batch=True, one_by_one=True, rows=(rows, index))
+        self._stepping.begin(actions, form, ids)
+
+    @exclusive("ready_first")
+    def ready_first(self, count: int, max_wait_s: float | None) -> list[int]:
+        """Wait until so many of the samplers that are out are ready; all that are, in id order.
+
+        Args:
+            count: how many.
+            max_wait_s: wait no longer; None: as long as ``read_timeout``, which is an error.
+        """
+        out = self._states.uncollected or ()
+        timeout_s = self._calls.read_timeout
+        if max_wait_s is None or (timeout_s is not None and timeout_s < max_wait_s):
+            self._transport.wait(out, count, timeout_s)
+        else:
+            self._transport.wait(out, count, max_wait_s, late_is_fine=True)
+        return self._transport.earliest(out, len(out))
+
     @exclusive("drop_steps")
     def drop_steps(self, error: BaseException) -> None:
         """Take in and drop steps that are still out, after an error amid those of several groups.

@@ -134,7 +134,8 @@ class Stepping:
         """Send one action to each unpaused sampler, or to each of ``ids``; their ids."""
         ids, prepared = self._ready(actions, ids)
         self._send(ids, prepared, form)
-        self._states.begin_step(ids, "recv" if form.one_by_one else "wait_step")
+        is_received = form.one_by_one and form.rows is None
+        self._states.begin_step(ids, "recv" if is_received else "wait_step")
         return list(ids)
 
     def _ready(self, actions: Any, ids: Sequence[int] | None) -> tuple[Sequence[int], Any]:
