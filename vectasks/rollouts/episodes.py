@@ -145,10 +145,10 @@ class EpisodeRunner:
             observations.append(observation)
             decisions.append(copy_arrays(tensors_to_arrays(decision)))
             rewards.append(outcome.reward)
-        kept = {name: _stacked([d[name] for d in decisions]) for name in decisions[0]}
+        kept = {name: stacked([d[name] for d in decisions]) for name in decisions[0]}
         return Episode(
             run_id,
-            _stacked(observations),
+            stacked(observations),
             kept.pop("action"),
             np.asarray(rewards, np.float64),
             outcome.terminated,
@@ -263,13 +263,13 @@ class RolloutRunner:
         self._tasks.close()
 
 
-def _stacked(values: list[Any]) -> Any:
+def stacked(values: list[Any]) -> Any:
     """Stack the values of an episode's steps to arrays [n, ...], nested as each value is."""
     first = values[0]
     if isinstance(first, Mapping):
-        return {key: _stacked([value[key] for value in values]) for key in first}
+        return {key: stacked([value[key] for value in values]) for key in first}
     if type(first) is tuple:
-        return tuple(_stacked(list(items)) for items in zip(*values, strict=True))
+        return tuple(stacked(list(items)) for items in zip(*values, strict=True))
     try:
         return np.stack([np.asarray(value) for value in values])
     except ValueError:  # of changing shape

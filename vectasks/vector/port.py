@@ -67,6 +67,7 @@ class StepPort:
         self._auto_resample = auto_resample
         #: The action space of every sampler, paused or not.
         self.action_spaces: Sequence[Any] = spaces.action
+        self._moves_at_starts = calls.requests.moves
 
     @property
     def is_heterogeneous(self) -> bool:
@@ -80,6 +81,15 @@ class StepPort:
         """Count whatever may have changed a task."""
         self._usual_steps.settle_if_free()
         return self._calls.requests.moves
+
+    @property
+    def is_at_starts(self) -> bool:
+        """Whether all tasks are at their starts, as far as is known: nothing has changed one."""
+        return self.moves == self._moves_at_starts
+
+    def all_are_at_starts(self) -> None:
+        """Take note that all tasks are."""
+        self._moves_at_starts = self.moves
 
     @exclusive("add_rows")
     def add_rows(self, num_rows: int) -> RolloutRows:
