@@ -1,7 +1,18 @@
-"""Rollouts on policy: storage that workers write into, and the loop that fills it."""
+"""Rollouts on policy: storage that workers write into, the loop that fills it, a policy server."""
 
 from vectasks.rollouts.buffer import Minibatch, RolloutBuffer
 from vectasks.rollouts.collect import EpisodeEnd, collect
 from vectasks.rollouts.policy import Policy
+from vectasks.rollouts.policy_server import Answer, PolicyClient, PolicyServer, ServedPolicy
 
-__all__ = ["EpisodeEnd", "Minibatch", "Policy", "RolloutBuffer", "collect"]
+__all__ = [
+    "Answer",
+    "EpisodeEnd",
+    "Minibatch",
+    "Policy",
+    "PolicyClient",
+    "PolicyServer",
+    "RolloutBuffer",
+    "ServedPolicy",
+    "collect",
+]
