@@ -110,8 +110,8 @@ def _fitting(value: Any, leaf: _Leaf) -> NDArray[Any]:
     array = _as_array(value, leaf.name)
     if array.shape != leaf.shape:
         raise LayoutError(
-            f"{leaf.name} has the shape {array.shape}; this policy server takes {leaf.shape}, as its "
-            "example or the first observation that came has it."
+            f"{leaf.name} has the shape {array.shape}; this policy server takes {leaf.shape}, as "
+            "its example or the first observation that came has it."
         )
     if array.dtype == leaf.dtype:
         return array

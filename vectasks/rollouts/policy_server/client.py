@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import math
 import os
-import select
 import threading
 import time
 import weakref
@@ -20,18 +18,18 @@ from vectasks._util.checks import seconds_or_none
 from vectasks.errors import InvalidArgument, LayoutError, PolicyServerClosed, WaitTimeout
 from vectasks.protocol import Failure
 from vectasks.rollouts.policy_server.batching import split_rows, stack_rows
-from vectasks.rollouts.policy_server.messages import Answer, Ask, Result, policy_error
-from vectasks.rollouts.policy_server.sockets import (
-    Address,
-    closed,
-    connect,
-    connect_async,
-    shown,
+from vectasks.rollouts.policy_server.connections import (
+    Connection,
+    LoopConnection,
+    Parts,
+    connect_loop,
+    end_connecting,
+    is_late,
 )
+from vectasks.rollouts.policy_server.messages import Answer, Ask, Result, policy_error
+from vectasks.rollouts.policy_server.sockets import Address, closed, connect, shown
 from vectasks.spaces import tensors_to_arrays
-from vectasks.transport.channel import Channel, Unreadable, own_channel
-
-_Parts = list[memoryview]
+from vectasks.transport.channel import Channel, own_channel
 
 
 class PolicyClient:
@@ -56,9 +54,9 @@ class PolicyClient:
         self._pid = os.getpid()
         self._seqs = itertools.count()
         self._of_thread = threading.local()
-        self._of_loops: dict[asyncio.AbstractEventLoop, asyncio.Task[_LoopConnection]] = {}
+        self._of_loops: dict[asyncio.AbstractEventLoop, asyncio.Task[LoopConnection]] = {}
         self._lock = threading.Lock()
-        self._connections: weakref.WeakSet[_Connection] = weakref.WeakSet()  # of all threads
+        self._connections: weakref.WeakSet[Connection] = weakref.WeakSet()  # of all threads
 
     def __reduce__(self) -> Any:
         return type(self), (self._address, self._key)
@@ -103,12 +101,12 @@ class PolicyClient:
         timeout_s, deadline_s = _limit(timeout_s)
         self._notice_fork()
         packed = dict(self._pack(observation) for observation in observations)
-        connection: _Connection | None = None
+        connection: Connection | None = None
         try:
             connection = self._connection(deadline_s)
             results = connection.ask(packed, deadline_s)
         except BaseException as error:
-            if not _is_late(error):  # Ctrl-C, say: what is half sent is of no use to anybody
+            if not is_late(error):  # Ctrl-C, say: what is half sent is of no use to anybody
                 self._of_thread.connection = None
                 if connection is not None:
                     connection.close()
@@ -138,9 +136,11 @@ class PolicyClient:
                 await asyncio.wait([connecting], timeout=timeout_s)  # it goes on, for others
                 if not connecting.done():
                     raise TimeoutError
+            if connecting.cancelled():  # by close()
+                raise EOFError
             result = await connecting.result().ask(seq, parts, deadline_s)
         except (EOFError, OSError) as error:
-            if not _is_late(error):
+            if not is_late(error):
                 self._forget(connecting)
             raise self._explained(error, timeout_s) from None
         return _answer(result)
@@ -153,7 +153,7 @@ class PolicyClient:
         """
         return ServedPolicy(self, timeout_s)
 
-    def _pack(self, observation: Any) -> tuple[int, _Parts]:
+    def _pack(self, observation: Any) -> tuple[int, Parts]:
         seq = next(self._seqs)
         try:
             return seq, Channel.pack(Ask(seq, tensors_to_arrays(observation)), seq)
@@ -168,7 +168,7 @@ class PolicyClient:
         """Return what to raise where the connection failed."""
         if isinstance(error, PolicyServerClosed):
             return error
-        if _is_late(error) and timeout_s is not None:
+        if is_late(error) and timeout_s is not None:
             return WaitTimeout(
                 f"the policy server at {shown(self._address)} did not answer within "
                 f"{timeout_s:g} s; the answer is dropped when it comes.",
@@ -183,33 +183,33 @@ class PolicyClient:
         if self._pid != os.getpid():
             self._begin()
 
-    def _connection(self, deadline_s: float | None) -> _Connection:
+    def _connection(self, deadline_s: float | None) -> Connection:
         """Return this thread's."""
-        found: _Connection | None = getattr(self._of_thread, "connection", None)
+        found: Connection | None = getattr(self._of_thread, "connection", None)
         if found is None or found.is_closed:
             end = connect(self._address, self._key, deadline_s)
-            found = self._of_thread.connection = _Connection(own_channel(end))
+            found = self._of_thread.connection = Connection(own_channel(end))
             with self._lock:
                 self._connections.add(found)
         return found
 
-    def _connecting(self) -> asyncio.Task[_LoopConnection]:
+    def _connecting(self) -> asyncio.Task[LoopConnection]:
         """Return the task that makes, or has made, the running event loop's."""
         loop = asyncio.get_running_loop()
         found = self._of_loops.get(loop)
         if found is None:
             for ended in [other for other in list(self._of_loops) if other.is_closed()]:
-                _end(self._of_loops.pop(ended, None))
-            found = self._of_loops[loop] = loop.create_task(_connect_loop(self._address, self._key))
+                end_connecting(self._of_loops.pop(ended, None))
+            found = self._of_loops[loop] = loop.create_task(connect_loop(self._address, self._key))
             found.add_done_callback(self._look_at)
         return found
 
-    def _look_at(self, connecting: asyncio.Task[_LoopConnection]) -> None:
+    def _look_at(self, connecting: asyncio.Task[LoopConnection]) -> None:
         """Have the next one try again where this one failed."""
         if connecting.cancelled() or connecting.exception() is not None:
             self._forget(connecting)
 
-    def _forget(self, connecting: asyncio.Task[_LoopConnection]) -> None:
+    def _forget(self, connecting: asyncio.Task[LoopConnection]) -> None:
         loop = connecting.get_loop()
         if self._of_loops.get(loop) is connecting:
             del self._of_loops[loop]
@@ -230,10 +230,10 @@ class PolicyClient:
             except RuntimeError:
                 running = None
             if loop.is_closed() or loop is running:
-                _end(connecting)
+                end_connecting(connecting)
             else:
                 with contextlib.suppress(RuntimeError):  # it is closed by now
-                    loop.call_soon_threadsafe(_end, connecting)
+                    loop.call_soon_threadsafe(end_connecting, connecting)
 
     def __del__(self) -> None:
         with contextlib.suppress(AttributeError):  # its making failed
@@ -273,148 +273,6 @@ class ServedPolicy:
         return {**decision, **extras}
 
 
-class _Connection:
-    """One thread's connection, which blocks."""
-
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
-        self.is_closed = False
-        weakref.finalize(self, channel.close)  # at the interpreter's end, too
-
-    def ask(self, packed: dict[int, _Parts], deadline_s: float | None) -> list[Result]:
-        """Send packed observations by their numbers, and wait for all answers.
-
-        Raises:
-            TimeoutError: they did not all come by the deadline; what comes later is dropped.
-            EOFError: the server has hung up.
-            OSError: the same.
-        """
-        results: dict[int, Result] = {}
-        for parts in packed.values():
-            self._channel.post(parts)
-        while len(results) < len(packed):
-            message = self._channel.receive()
-            if message is None:
-                left_ms = -1 if deadline_s is None else math.ceil(_left_s(deadline_s) * 1000)
-                if left_ms == 0:
-                    raise TimeoutError
-                self._channel.doze(left_ms)
-            else:
-                told = _results_in(message)
-                results.update((seq, result) for seq, result in told if seq in packed)
-        return [results[seq] for seq in packed]
-
-    def shut_down(self) -> None:
-        """Have its thread see the end, from another one."""
-        self._channel.shut_down()
-
-    def close(self) -> None:
-        """Close it; it is used no more."""
-        self.is_closed = True
-        self._channel.close()
-
-
-class _LoopConnection:
-    """One event loop's connection, on which many requests are out."""
-
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
-        self._loop = asyncio.get_running_loop()
-        self._waiting: dict[int, asyncio.Future[Result]] = {}
-        self._is_writing = False
-        self._is_closed = False
-        weakref.finalize(self, channel.close)
-        self._loop.add_reader(channel.fileno(), self._pump)
-
-    async def ask(self, seq: int, parts: _Parts, deadline_s: float | None) -> Result:
-        """Send a packed observation, and wait for its answer.
-
-        Raises:
-            TimeoutError: it did not come by the deadline; it is dropped when it comes.
-            EOFError: the server has hung up.
-            OSError: the same.
-        """
-        if self._is_closed:
-            raise EOFError
-        answered = self._waiting[seq] = self._loop.create_future()
-        timer: asyncio.TimerHandle | None = None
-        if deadline_s is not None:
-            timer = self._loop.call_later(_left_s(deadline_s), _fail, answered, TimeoutError())
-        try:
-            self._channel.post(parts)
-            self._look_at_outbox()
-            return await answered
-        except OSError as error:
-            if not _is_late(error):
-                self.close()
-            raise
-        finally:
-            del self._waiting[seq]
-            if timer is not None:
-                timer.cancel()
-
-    def _pump(self) -> None:
-        """Send and take in what can be."""
-        try:
-            self._channel.pump()
-            while self._channel.has_news:
-                for seq, result in _results_in(self._channel.receive()):
-                    answered = self._waiting.get(seq)
-                    if answered is not None and not answered.done():
-                        answered.set_result(result)
-            self._look_at_outbox()
-        except (EOFError, OSError):
-            self.close()
-
-    def _look_at_outbox(self) -> None:
-        has_unsent = bool(self._channel.events & select.POLLOUT)
-        if has_unsent and not self._is_writing:
-            self._loop.add_writer(self._channel.fileno(), self._pump)
-        elif self._is_writing and not has_unsent:
-            self._loop.remove_writer(self._channel.fileno())
-        self._is_writing = has_unsent
-
-    def close(self) -> None:
-        """Close it; who waits is told of the end."""
-        if self._is_closed:
-            return
-        self._is_closed = True
-        if not self._loop.is_closed():
-            self._loop.remove_reader(self._channel.fileno())
-            self._loop.remove_writer(self._channel.fileno())
-            for answered in self._waiting.values():
-                _fail(answered, EOFError())
-        self._channel.close()
-
-
-async def _connect_loop(address: Address, key: bytes) -> _LoopConnection:
-    return _LoopConnection(own_channel(await connect_async(address, key)))
-
-
-def _end(connecting: asyncio.Task[_LoopConnection] | None) -> None:
-    """Close the connection that a task has made, or is to make."""
-    if connecting is None or connecting.cancelled():
-        return
-    if not connecting.done():
-        connecting.cancel()
-    elif connecting.exception() is None:
-        connecting.result().close()
-
-
-def _fail(future: asyncio.Future[Result], error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)
-
-
-def _results_in(message: Any) -> list[tuple[int, Result]]:
-    """Return what a message tells, by the numbers of the requests."""
-    if not isinstance(message, Unreadable):
-        return [tuple(told) for told in message]
-    failure = Failure.of(message.error)
-    text = f"{failure.message} (what the policy gave cannot be rebuilt in this process)"
-    return [(seq, failure._replace(message=text)) for seq in message.envelope]
-
-
 def _answer(result: Result) -> Answer:
     if isinstance(result, Failure):
         raise policy_error(result)
@@ -427,12 +285,3 @@ def _limit(timeout_s: float | None) -> tuple[float | None, float | None]:
     """Return a checked limit, and when it is over."""
     timeout_s = seconds_or_none("timeout_s", timeout_s, positive=True)
     return timeout_s, None if timeout_s is None else time.monotonic() + timeout_s
-
-
-def _left_s(deadline_s: float) -> float:
-    return max(0.0, deadline_s - time.monotonic())
-
-
-def _is_late(error: BaseException) -> bool:
-    """Tell a limit that is over from a connection that the system gave up."""
-    return isinstance(error, TimeoutError) and error.errno is None

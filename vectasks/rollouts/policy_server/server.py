@@ -147,8 +147,8 @@ class PolicyServer(Closable):
     def updating(self, *, version: int | None = None) -> Iterator[None]:
         """Hold the next batch back while a ``with`` block changes the policy's weights in place.
 
-        Block the policy's use by nobody else: weights that change while a batch is at work, by an
-        optimizer's step for instance, are mixed into its answers unless it happens in here.
+        Weights that change elsewhere, by an optimizer's step for instance, may change while a batch
+        is at work, whose answers are then of both.
 
         Args:
             version: of the policy afterwards; None: the next number. It stays where the block

@@ -55,7 +55,7 @@ class Peer:
         key: what it must hold.
 
     Attributes:
-        late_s: by when it must have shown it; None: it has.
+        late_s: by when it must have shown it.
         is_gone: whether it was closed.
     """
 
@@ -65,7 +65,7 @@ class Peer:
         self._nonce = os.urandom(sockets.NONCE_BYTES)
         self._introduction = b""
         self._channel: Channel | None = None
-        self.late_s: float | None = time.monotonic() + _LONGEST_INTRODUCTION_S
+        self.late_s: float = time.monotonic() + _LONGEST_INTRODUCTION_S
         self.is_gone = False
         self.events = selectors.EVENT_READ
         end.send(self._nonce)
@@ -109,7 +109,11 @@ class Peer:
             raise EOFError
         self._socket.send(sockets.proof(self._key, b"server", *nonces))
         self._channel = Channel(self._socket)
-        self.late_s = None
+
+    @property
+    def is_stranger(self) -> bool:
+        """Whether it has not yet shown that it holds the key."""
+        return self._channel is None
 
     def post(self, parts: list[memoryview]) -> None:
         """Send a packed message; what does not go at once goes with later calls of ``receive``.
@@ -180,6 +184,7 @@ class Serving:
         self._device = device
         self._queue: deque[_Request] = deque()
         self._peers: dict[int, Peer] = {}
+        self._strangers: set[Peer] = set()
         self._accept_again_s: float | None = None  # when there may be descriptors again
         self._is_stopping = False
         self.counts: dict[str, float] = dict.fromkeys(
@@ -257,7 +262,7 @@ class Serving:
     def _timeout_s(self) -> float | None:
         if self._is_ripe():
             return 0.0
-        due_s = [peer.late_s for peer in self._peers.values() if peer.late_s is not None]
+        due_s = [peer.late_s for peer in self._strangers]
         if self._queue:
             due_s.append(self._queue[0].came_s + self._max_wait_s)
         if self._accept_again_s is not None:
@@ -273,8 +278,7 @@ class Serving:
 
     def _look_at_the_time(self) -> None:
         now_s = time.monotonic()
-        late = [p for p in self._peers.values() if p.late_s is not None and p.late_s <= now_s]
-        for peer in late:
+        for peer in [peer for peer in self._strangers if peer.late_s <= now_s]:
             self._drop(peer)
         if self._accept_again_s is not None and self._accept_again_s <= now_s:
             self._accept_again_s = None
@@ -304,6 +308,7 @@ class Serving:
                 end.close()
                 continue
             self._peers[peer.fileno()] = peer
+            self._strangers.add(peer)
             self._selector.register(peer, peer.events, functools.partial(self._receive, peer))
 
     def _receive(self, peer: Peer) -> None:
@@ -312,6 +317,8 @@ class Serving:
         try:
             for message in peer.receive():
                 self._take(peer, message)
+            if not peer.is_stranger:
+                self._strangers.discard(peer)
             self._wait_for(peer)
         except (EOFError, OSError):
             self._drop(peer)
@@ -356,6 +363,7 @@ class Serving:
         self.counts["dropped"] += len(self._queue) - len(left)
         self._queue = deque(left)
         del self._peers[peer.fileno()]
+        self._strangers.discard(peer)
         self._selector.unregister(peer)
         peer.close()
 
