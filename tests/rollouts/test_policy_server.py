@@ -180,7 +180,7 @@ def test_what_does_not_fit_fails_alone(example: Any) -> None:
         (observe(np.zeros(3)), "observation['x'] has the shape (3,)"),
         (observe() | {"x": np.zeros(2, complex)}, "observation['x'] is complex128"),
         (observe() | {"x": np.array(["a", "b"])}, "observation['x'] is <U1"),
-        (observe() | {"x": [None, 0.0]}, "observation['x'] is a list"),
+        (observe() | {"x": [None, 0.0]}, "observation['x'] is of type list"),
         (observe() | {"x": [[1.0], 2.0]}, "observation['x'] cannot be an array"),
         (observe() | {"n": 300}, "observation['n'] is int64, which cannot be cast to int8"),
         (observe() | {"n": 0.5}, "observation['n'] is float64"),

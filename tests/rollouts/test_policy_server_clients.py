@@ -112,7 +112,7 @@ def test_errors_are_those_of_their_own_request_in_an_event_loop_too() -> None:
     assert (good, again) == (2, 4)
     assert isinstance(failed, PolicyError)
     assert "has the shape" in str(misfit)
-    assert "observation is a object" in str(unsent)
+    assert "observation is of type object" in str(unsent)
 
 
 # -- time -----------------------------------------------------------------------------------------
