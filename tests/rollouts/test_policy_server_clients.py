@@ -80,6 +80,7 @@ def test_what_does_not_go_at_once_goes_later() -> None:
 
     with PolicyServer(lambda batch: batch, 16, 0.001) as server:
         client = server.client()
+        assert (run(client.act(image, PATIENCE_S)) == 0).all()  # no answer wakes it up meanwhile
         for k, answer in enumerate(run(main())):
             assert answer.action.shape == image.shape
             assert (answer.action == k).all()
@@ -140,7 +141,6 @@ def test_what_is_late_is_told_and_its_answer_dropped(is_async: bool) -> None:
 
     with PolicyServer(policy, 1, 0) as server:
         run(main())
-        assert server.stats()["clients"] == 1  # it is the same connection
 
 
 @pytest.mark.parametrize("timeout_s", [0, -1, math.nan, True, "1"])

@@ -92,6 +92,27 @@ def test_a_client_that_says_nonsense_is_dropped(caplog: pytest.LogCaptureFixture
         assert client(see(1), PATIENCE_S) == 2
 
 
+def test_ctrl_c_cuts_a_request_off_and_the_next_one_is_answered() -> None:
+    def interrupt() -> None:
+        policy.wait_until_entered()
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    policy = GatedPolicy(0)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with PolicyServer(policy, 1, 0) as server:
+            client = server.client()
+            interrupting = Asking(interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                client(see(1))
+            interrupting.result()
+            policy.open_gate()
+            assert client(see(2), PATIENCE_S) == 4
+            wait_until(lambda: server.stats()["clients"] == 1)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 # -- the server -----------------------------------------------------------------------------------
 
 
@@ -125,11 +146,12 @@ def test_closing_fails_who_waits_at_once(host: str | None, is_at_work: bool) -> 
 
 
 @pytest.mark.guarantee("policy-server-end")
+@pytest.mark.parametrize("host", [None, "127.0.0.1"])
 def test_a_policy_that_hangs_holds_close_up_for_the_grace_only(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, host: str | None
 ) -> None:
     policy = GatedPolicy(0)
-    server = PolicyServer(policy, 1, 0, close_grace_s=0.05)
+    server = PolicyServer(policy, 1, 0, close_grace_s=0.05, host=host)
     client = server.client()
     asking = Asking(lambda: client(see(1)))
     policy.wait_until_entered()

@@ -86,7 +86,7 @@ class PolicyClient:
             PolicyError: the policy raised, or did not give one row for each observation.
             LayoutError: the observation does not fit what the server takes.
             PolicyServerClosed: the server was closed, or its process ended.
-            WaitTimeout: it was not answered in time; the answer is dropped when it comes.
+            WaitTimeout: it was not answered in time, and is dropped.
             InvalidArgument: the observation cannot be pickled; nothing was sent.
         """
         return self.ask_many([observation], timeout_s)[0]
@@ -105,11 +105,10 @@ class PolicyClient:
         try:
             connection = self._connection(deadline_s)
             results = connection.ask(packed, deadline_s)
-        except BaseException as error:
-            if not is_late(error):  # Ctrl-C, say: what is half sent is of no use to anybody
-                self._of_thread.connection = None
-                if connection is not None:
-                    connection.close()
+        except BaseException as error:  # what is late, or half sent at Ctrl-C, goes with it
+            self._of_thread.connection = None
+            if connection is not None:
+                connection.close()
             if isinstance(error, (EOFError, OSError)):
                 raise self._explained(error, timeout_s) from None
             raise
@@ -122,7 +121,7 @@ class PolicyClient:
     async def ask_async(self, observation: Any, timeout_s: float | None = None) -> Answer:
         """Do what :meth:`ask` does in the running event loop; many may be out at once.
 
-        One that is cancelled is dropped when its answer comes.
+        The answer to one that is cancelled, or late, is dropped when it comes.
 
         Raises:
             PolicyError, LayoutError, PolicyServerClosed, WaitTimeout, InvalidArgument: as there.
@@ -171,7 +170,7 @@ class PolicyClient:
         if is_late(error) and timeout_s is not None:
             return WaitTimeout(
                 f"the policy server at {shown(self._address)} did not answer within "
-                f"{timeout_s:g} s; the answer is dropped when it comes.",
+                f"{timeout_s:g} s; what was asked is dropped.",
                 sampler_ids=(),
                 timeout_s=timeout_s,
             )
@@ -186,7 +185,7 @@ class PolicyClient:
     def _connection(self, deadline_s: float | None) -> Connection:
         """Return this thread's."""
         found: Connection | None = getattr(self._of_thread, "connection", None)
-        if found is None or found.is_closed:
+        if found is None:
             end = connect(self._address, self._key, deadline_s)
             found = self._of_thread.connection = Connection(own_channel(end))
             with self._lock:

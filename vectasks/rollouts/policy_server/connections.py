@@ -24,16 +24,17 @@ class Connection:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        self.is_closed = False
         weakref.finalize(self, channel.close)  # at the interpreter's end, too
 
     def ask(self, packed: Mapping[int, Parts], deadline_s: float | None) -> list[Result]:
         """Send packed observations by their numbers, and wait for all answers.
 
         Raises:
-            TimeoutError: they did not all come by the deadline; what comes later is dropped.
+            TimeoutError: they did not all come by the deadline.
             EOFError: the server has hung up.
             OSError: the same.
+
+        It is used no more after any of these: answers would come that nobody waits for.
         """
         results: dict[int, Result] = {}
         for parts in packed.values():
@@ -46,8 +47,7 @@ class Connection:
                     raise TimeoutError
                 self._channel.doze(left_ms)
             else:
-                told = _results_in(message)
-                results.update((seq, result) for seq, result in told if seq in packed)
+                results.update(_results_in(message))
         return [results[seq] for seq in packed]
 
     def shut_down(self) -> None:
@@ -55,8 +55,7 @@ class Connection:
         self._channel.shut_down()
 
     def close(self) -> None:
-        """Close it; it is used no more."""
-        self.is_closed = True
+        """Close it; the server drops what was asked."""
         self._channel.close()
 
 
