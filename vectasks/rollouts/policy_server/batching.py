@@ -100,8 +100,8 @@ def _as_array(value: Any, name: str) -> NDArray[Any]:
         raise LayoutError(f"{name} cannot be an array: {error}.") from None
     if array.dtype.hasobject:
         raise LayoutError(
-            f"{name} is of type {type(value).__name__}; a policy server takes numbers, texts, arrays "
-            "of these, and dicts and tuples of them."
+            f"{name} is of type {type(value).__name__}; a policy server takes numbers, texts, "
+            "arrays of these, and dicts and tuples of them."
         )
     return array
 
