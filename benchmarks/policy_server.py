@@ -179,7 +179,7 @@ def main() -> None:
         for name in contenders:
             rates = [turn[name].steps_per_s for turn in turns]
             ratios = [
-                turn["server, batches"].steps_per_s / rate for turn, rate in zip(turns, rates)
+                turn["server, batches"].steps_per_s / turn[name].steps_per_s for turn in turns
             ]
             size = statistics.median(turn[name].mean_batch_size for turn in turns)
             print(
