@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vectasks.pool.pool import WorkerPool
-from vectasks.rollouts import PolicyServer
+from vectasks.rollouts import PolicyClient, PolicyServer
 
 NUM_INPUTS = 64
 NUM_ACTIONS = 8
@@ -150,6 +150,32 @@ def by_their_own(setting: Setting, args: argparse.Namespace) -> Pace:
     return Pace(pace_of(functools.partial(OwnPolicy, setting.width, args.device), setting, args))
 
 
+class Questioner:
+    """A runner that asks, one question after another."""
+
+    def __init__(self, client: PolicyClient) -> None:
+        self.client = client
+
+    def ask(self, num_questions: int) -> float:
+        """How many microseconds the middle one took."""
+        times_s = []
+        for _ in range(num_questions):
+            began_s = time.perf_counter()
+            self.client(0.0)
+            times_s.append(time.perf_counter() - began_s)
+        return statistics.median(times_s) * 1e6
+
+
+def question_us(host: str | None, num_questions: int = 3000) -> float:
+    """One question there and back, to a policy that does nothing."""
+    with PolicyServer(lambda batch: batch, 1, 0, host=host) as server:
+        client = server.client()
+        with WorkerPool(lambda: Questioner(client), 1) as pool:
+            pool.submit_at(0, "ask", WARM_STEPS).result()
+            took_us: float = pool.submit_at(0, "ask", num_questions).result()
+            return took_us
+
+
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -186,6 +212,9 @@ def main() -> None:
                 f"  {name:<24}{_middle(rates, '.0f')}; batches / this: {_middle(ratios, '.2f')}; "
                 f"batches of {size:.1f}"
             )
+    print("one question there and back, us:")
+    for name, host in {"Unix socket": None, "TCP on this machine": "127.0.0.1"}.items():
+        print(f"  {name}: {question_us(host):.0f}")
 
 
 def _middle(values: list[float], form: str) -> str:

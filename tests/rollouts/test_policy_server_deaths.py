@@ -27,7 +27,7 @@ from served_policies import (
     see,
 )
 
-from vectasks import PolicyServerClosed
+from vectasks import PolicyServerClosed, ResourceLimit
 from vectasks.rollouts import PolicyClient, PolicyServer
 from vectasks.rollouts.policy_server.sockets import connect
 from vectasks.transport.channel import Channel
@@ -253,6 +253,8 @@ def test_too_few_descriptors_hold_clients_up_and_fail_nobody() -> None:
         try:
             go.send("go")
             assert client(see(2), PATIENCE_S) == 4
+            with pytest.raises(ResourceLimit, match="cannot connect"):
+                server.client()(see(2))
             assert not there.poll(0.05)
         finally:
             for descriptor in spare:

@@ -15,7 +15,13 @@ from typing import Any
 import numpy as np
 
 from vectasks._util.checks import seconds_or_none
-from vectasks.errors import InvalidArgument, LayoutError, PolicyServerClosed, WaitTimeout
+from vectasks.errors import (
+    InvalidArgument,
+    LayoutError,
+    PolicyServerClosed,
+    ResourceLimit,
+    WaitTimeout,
+)
 from vectasks.protocol import Failure
 from vectasks.rollouts.policy_server.batching import split_rows, stack_rows
 from vectasks.rollouts.policy_server.connections import (
@@ -88,6 +94,7 @@ class PolicyClient:
             PolicyServerClosed: the server was closed, or its process ended.
             WaitTimeout: it was not answered in time, and is dropped.
             InvalidArgument: the observation cannot be pickled; nothing was sent.
+            ResourceLimit: there are too few descriptors to connect.
         """
         return self.ask_many([observation], timeout_s)[0]
 
@@ -165,7 +172,7 @@ class PolicyClient:
 
     def _explained(self, error: BaseException, timeout_s: float | None) -> Exception:
         """Return what to raise where the connection failed."""
-        if isinstance(error, PolicyServerClosed):
+        if isinstance(error, (PolicyServerClosed, ResourceLimit)):
             return error
         if is_late(error) and timeout_s is not None:
             return WaitTimeout(

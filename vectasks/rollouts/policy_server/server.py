@@ -15,6 +15,7 @@ from vectasks._util.closing import Closable
 from vectasks.errors import InvalidArgument, PolicyServerClosed, UsageError
 from vectasks.protocol import Failure
 from vectasks.rollouts.devices import Device
+from vectasks.rollouts.policy_server.batching import ObservationLayout
 from vectasks.rollouts.policy_server.client import PolicyClient
 from vectasks.rollouts.policy_server.held_policy import HeldPolicy
 from vectasks.rollouts.policy_server.serving import Serving
@@ -92,23 +93,25 @@ class PolicyServer(Closable):
         wanted = Device(device, "PolicyServer")
         self._key = os.urandom(KEY_BYTES)
         self._held = held
+        layout = None if example is None else ObservationLayout(example)
         listener = Listener(host, port)
-        try:
-            self._serving = Serving(
-                listener,
-                self._key,
-                held,
-                example=example,
-                max_batch=max_batch,
-                max_wait_s=max_wait_s,
-                device=wanted,
-            )
-        except BaseException:
-            listener.close()
-            raise
         self._address = listener.address
+        self._serving = Serving(
+            listener,
+            self._key,
+            held,
+            layout=layout,
+            max_batch=max_batch,
+            max_wait_s=max_wait_s,
+            device=wanted,
+        )
+        try:
+            self._serving.thread.start()
+        except BaseException:
+            self._serving.stop()
+            self._serving.forget()
+            raise
         self._must_be_closed()
-        self._serving.thread.start()
 
     def client(self) -> PolicyClient:
         """Return a client, which can be pickled, and used in any process that it is sent to.
@@ -174,12 +177,11 @@ class PolicyServer(Closable):
             (observations that do not fit), ``dropped`` (their client has gone), ``batches``,
             ``failed_batches``, ``mean_batch_size``, ``mean_wait_s`` and ``longest_wait_s`` (from
             when the server took a request in to its batch's begin), ``policy_s`` (in the policy,
-            all together) and ``version``.
+            with the making of its batches, all together) and ``version``.
         """
         serving = self._serving
         counts: dict[str, Any] = dict(serving.counts)
-        num_served = counts["answered"] + counts["failed"]
-        wait_s = counts.pop("wait_s")
+        num_served, wait_s = counts.pop("served"), counts.pop("wait_s")
         return {
             "clients": serving.num_clients,
             "waiting": serving.num_waiting,

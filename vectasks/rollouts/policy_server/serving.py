@@ -155,7 +155,7 @@ class Serving:
         listener: where clients come from; it is closed with this.
         key: what clients must hold.
         held: the policy.
-        example: an observation as the policy takes it; None: the first one that comes is.
+        layout: of the observations; None: that of the first one that comes.
         max_batch: how many observations the policy gets at most.
         max_wait_s: how long the first of a batch waits for others.
         device: where the policy wants tensors.
@@ -170,7 +170,7 @@ class Serving:
         key: bytes,
         held: HeldPolicy,
         *,
-        example: Any,
+        layout: ObservationLayout | None,
         max_batch: int,
         max_wait_s: float,
         device: Device,
@@ -178,7 +178,7 @@ class Serving:
         self._listener = listener
         self._key = key
         self._held = held
-        self._layout = None if example is None else ObservationLayout(example)
+        self._layout = layout
         self._max_batch = max_batch
         self._max_wait_s = max_wait_s
         self._device = device
@@ -190,7 +190,7 @@ class Serving:
         self.counts: dict[str, float] = dict.fromkeys(
             ("requests", "answered", "batches", "failed_batches", "failed", "refused", "dropped"), 0
         )
-        self.counts.update(wait_s=0.0, longest_wait_s=0.0, policy_s=0.0)
+        self.counts.update(served=0, wait_s=0.0, longest_wait_s=0.0, policy_s=0.0)
         self._bell, self._ringer = socket.socketpair()
         self._bell.setblocking(False)
         self._ringer.setblocking(False)
@@ -380,6 +380,7 @@ class Serving:
             ended_s = time.monotonic()
         waits_s = [began_s - request.came_s for request in requests]
         self.counts["batches"] += 1
+        self.counts["served"] += len(requests)
         self.counts["policy_s"] += ended_s - began_s
         self.counts["wait_s"] += sum(waits_s)
         self.counts["longest_wait_s"] = max(self.counts["longest_wait_s"], *waits_s)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import hmac
 import os
 import shutil
@@ -36,6 +37,7 @@ _BACKLOG = 4096  # clients that all begin at once, while the policy is at work
 _LONGEST_PATH_BYTES = 103  # of a Unix socket (macOS)
 #: Where else a Unix socket can be, if the folder for temporary files is too deep.
 _OTHER_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
+_TOO_FEW = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 # A machine that is gone without a word is missed within half a minute.
 _KEEP_ALIVE_S = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 
@@ -150,6 +152,7 @@ def connect(address: Address, key: bytes, deadline_s: float | None) -> socket.so
 
     Raises:
         PolicyServerClosed: nobody listens there, or it does not hold the key, or refuses this one.
+        ResourceLimit: there are too few descriptors.
         TimeoutError: not by ``deadline_s``, which is of ``time.monotonic()``.
     """
     with _closed_unless_proven(address) as end:
@@ -172,7 +175,7 @@ async def connect_async(address: Address, key: bytes) -> socket.socket:
     """Like :func:`connect`, in the running event loop.
 
     Raises:
-        PolicyServerClosed: as there.
+        PolicyServerClosed, ResourceLimit: as there.
     """
     loop = asyncio.get_running_loop()
     with _closed_unless_proven(address) as end:
@@ -193,18 +196,20 @@ async def connect_async(address: Address, key: bytes) -> socket.socket:
 
 @contextlib.contextmanager
 def _closed_unless_proven(address: Address) -> Generator[socket.socket, None, None]:
-    if isinstance(address, str):
-        end = socket.socket(socket.AF_UNIX)
-    else:
-        try:
-            family = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0][0]
-        except OSError as error:
-            raise closed(address, error) from error
-        end = socket.socket(family)
+    end: socket.socket | None = None
     try:
+        family: int = socket.AF_UNIX
+        if not isinstance(address, str):
+            family = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0][0]
+        end = socket.socket(family)
         yield end
     except BaseException as error:
-        end.close()
+        if end is not None:
+            end.close()
+        if isinstance(error, OSError) and error.errno in _TOO_FEW:
+            raise ResourceLimit(
+                f"a client of the policy server at {shown(address)} cannot connect: {error}"
+            ) from error
         is_late = isinstance(error, TimeoutError) and error.errno is None
         if isinstance(error, OSError) and not is_late:
             raise closed(address, error) from error
