@@ -68,6 +68,27 @@ def test_a_client_that_is_killed_is_dropped_and_counted(method: str, is_at_work:
         assert [answer.action for answer in answers] == [2, 4]
 
 
+def test_who_has_gone_when_the_policy_fails_counts_as_dropped() -> None:
+    policy = GatedPolicy(0)
+
+    def fail(batch: Any) -> Any:
+        policy(batch)
+        raise ValueError
+
+    with PolicyServer(fail, 1, 0) as server:
+        client = server.client()
+        asking = Asking(lambda: client(see(1)))
+        policy.wait_until_entered()
+        client.close()
+        with pytest.raises(PolicyServerClosed):
+            asking.result()
+        policy.open_gate()
+        wait_until(lambda: server.stats()["clients"] == 0)
+        stats = server.stats()
+    assert (stats["answered"], stats["failed"], stats["dropped"]) == (0, 0, 1)
+    assert (stats["batches"], stats["failed_batches"], stats["mean_batch_size"]) == (1, 1, 1.0)
+
+
 @pytest.mark.guarantee("policy-client-dies")
 def test_a_client_that_stops_in_the_middle_of_a_message_holds_nobody_up() -> None:
     with PolicyServer(double, 1, 0) as server:

@@ -401,9 +401,7 @@ class Serving:
             rows = split_decision(given, len(requests))
         except BaseException as error:  # user code: whatever it raises, the others are served
             self.counts["failed_batches"] += 1
-            self.counts["failed"] += len(requests)
             return [Failure.of(error)] * len(requests)
-        self.counts["answered"] += len(requests)
         return [Answer(action, version, extras) for action, extras in rows]
 
     def _tell(self, peer: Peer, told: list[Told]) -> None:
@@ -411,19 +409,27 @@ class Serving:
         try:
             parts = Channel.pack(told, seqs)
         except Exception as error:  # user code: pickling runs __reduce__ and __getstate__
-            refused = pickle.PicklingError(
-                f"what the policy gave cannot be sent ({type(error).__name__}: {error}); return "
-                "arrays, numbers and text."
-            )
-            refused.__cause__ = error
-            failure = Failure.of(refused)
-            self.counts["answered"] -= len(told)
-            self.counts["failed"] += len(told)
-            parts = Channel.pack([Told(seq, failure) for seq in seqs], seqs)
+            told = [Told(seq, _unsendable(error)) for seq in seqs]
+            parts = Channel.pack(told, seqs)
+        num_failed = sum(isinstance(each.result, Failure) for each in told)
+        self._count(num_failed, len(told) - num_failed)  # before anybody is told, who may look
         try:
             peer.post(parts)
             self._wait_for(peer)
         except OSError:
-            self.counts["answered"] -= len(told)
+            self._count(-num_failed, num_failed - len(told))
             self.counts["dropped"] += len(told)
             self._drop(peer)
+
+    def _count(self, num_failed: int, num_answered: int) -> None:
+        self.counts["failed"] += num_failed
+        self.counts["answered"] += num_answered
+
+
+def _unsendable(error: Exception) -> Failure:
+    explained = pickle.PicklingError(
+        f"what the policy gave cannot be sent ({type(error).__name__}: {error}); return arrays, "
+        "numbers and text."
+    )
+    explained.__cause__ = error
+    return Failure.of(explained)
