@@ -66,7 +66,7 @@ class Peer:
         self._introduction = b""
         self._channel: Channel | None = None
         self.late_s: float = time.monotonic() + _LONGEST_INTRODUCTION_S
-        self.is_gone = False
+        self.is_gone: bool = False
         self.events = selectors.EVENT_READ
         end.send(self._nonce)
 
@@ -197,7 +197,7 @@ class Serving:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._bell, selectors.EVENT_READ, self._hear)
         self._selector.register(listener.socket, selectors.EVENT_READ, self._accept)
-        self.thread = threading.Thread(
+        self.thread: threading.Thread = threading.Thread(
             target=self._serve, name="vectasks-policy-server", daemon=True
         )
 
