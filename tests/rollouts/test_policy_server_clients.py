@@ -16,10 +16,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from served_policies import LONG_S, PATIENCE_S, Asking, GatedPolicy, ask_in_child, double, see
+from served_policies import (
+    LONG_S,
+    PATIENCE_S,
+    Asking,
+    GatedPolicy,
+    ask_in_child,
+    double,
+    see,
+    wait_until,
+)
 
 from vectasks import (
     InvalidArgument,
+    LayoutError,
     PolicyError,
     PolicyServerClosed,
     SingleProcessVectorSampledTasks,
@@ -325,6 +335,19 @@ def test_a_client_that_is_closed_or_forgotten_leaves_nothing_and_may_ask_again()
         last = server.client()
         while server.stats()["clients"] > 1:  # those that are gone are noticed
             assert last(see(1), PATIENCE_S) == 2
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_client_whose_last_answer_was_an_error_is_let_go(is_async: bool) -> None:
+    def ask() -> None:
+        client = server.client()
+        with pytest.raises(LayoutError):
+            run(client.act("no")) if is_async else client("no")
+
+    with PolicyServer(double, 1, 0, example=see(0)) as server:
+        ask()
+        gc.collect()
+        wait_until(lambda: server.stats()["clients"] == 0)
 
 
 @pytest.mark.parametrize("is_async", [False, True])

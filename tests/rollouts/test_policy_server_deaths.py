@@ -10,7 +10,6 @@ import pickle
 import resource
 import signal
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,20 +24,13 @@ from served_policies import (
     ask_and_be_killed,
     double,
     see,
+    wait_until,
 )
 
 from vectasks import PolicyServerClosed, ResourceLimit
 from vectasks.rollouts import PolicyClient, PolicyServer
 from vectasks.rollouts.policy_server.sockets import connect
 from vectasks.transport.channel import Channel
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.002)
-
 
 # -- a client -------------------------------------------------------------------------------------
 

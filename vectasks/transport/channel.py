@@ -253,12 +253,11 @@ class Channel:
             buffers = [bytearray(size) for (size,) in _SIZE.iter_unpack(sizes)]
             for buffer in buffers:
                 yield memoryview(buffer)
-            try:
-                message = pickle.loads(body, buffers=buffers)  # what is behind it is ignored
+            try:  # in no variable, which would hold it until the next one comes
+                self._messages.append(pickle.loads(body, buffers=buffers))  # the rest is ignored
             except Exception as error:  # user code: what pickles may yet not be built here
                 label = body[body_size:]
-                message = Unreadable(error, pickle.loads(label) if label else None)
-            self._messages.append(message)
+                self._messages.append(Unreadable(error, pickle.loads(label) if label else None))
 
     def shut_down(self) -> None:
         """Have both sides see the end of the stream, from any thread; nothing is closed."""
