@@ -449,11 +449,11 @@ def test_a_host_that_is_not_this_one_and_a_port_that_is_taken() -> None:
 
 @pytest.mark.guarantee("policy-server-end")
 def test_closing_works_twice_and_leaves_no_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(short_folder))
     server = PolicyServer(double, 1, 0)
-    (folder,) = tmp_path.iterdir()
+    (folder,) = short_folder.iterdir()
     assert folder.stat().st_mode & 0o777 == 0o700  # for this user alone
     client = server.client()
     assert client(see(1), PATIENCE_S) == 2
@@ -461,7 +461,7 @@ def test_closing_works_twice_and_leaves_no_file(
     for _ in range(2):
         server.close()
         assert server.is_closed
-    assert list(tmp_path.iterdir()) == []
+    assert list(short_folder.iterdir()) == []
     with pytest.raises(PolicyServerClosed):
         client(see(1))
     for change in (server.update, lambda: server.updating().__enter__()):

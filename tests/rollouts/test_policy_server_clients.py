@@ -301,8 +301,8 @@ def test_a_stranger_that_says_nothing_or_nonsense_holds_nobody_up() -> None:
 
 
 @pytest.mark.guarantee("policy-key")
-def test_a_client_unpickles_nothing_of_a_server_without_the_key(tmp_path: Path) -> None:
-    path = str(tmp_path / "s")
+def test_a_client_unpickles_nothing_of_a_server_without_the_key(short_folder: Path) -> None:
+    path = str(short_folder / "socket")
     with socket.socket(socket.AF_UNIX) as impostor:
         impostor.bind(path)
         impostor.listen()
