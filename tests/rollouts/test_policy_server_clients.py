@@ -38,6 +38,7 @@ from vectasks import (
 from vectasks.envs import GymnasiumTaskSampler
 from vectasks.rollouts import Answer, PolicyClient, PolicyServer, RolloutBuffer, collect
 from vectasks.rollouts.episodes import EpisodeRunner, EpisodeTask
+from vectasks.rollouts.policy_server import serving
 from vectasks.rollouts.scheduler import Scheduler
 from vectasks.testing.toys import CountingTask, ToySampler, toy_args
 
@@ -301,6 +302,17 @@ def test_a_stranger_that_says_nothing_or_nonsense_holds_nobody_up() -> None:
 
 
 @pytest.mark.guarantee("policy-key")
+def test_a_stranger_that_stays_silent_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "_LONGEST_INTRODUCTION_S", 0.02)
+    with PolicyServer(double, 1, 0) as server, socket.socket(socket.AF_UNIX) as stranger:
+        stranger.settimeout(PATIENCE_S)
+        stranger.connect(server.client().__reduce__()[1][0])
+        assert len(stranger.recv(100)) == 32  # a nonce
+        assert stranger.recv(100) == b""
+        assert server.stats()["clients"] == 0
+
+
+@pytest.mark.guarantee("policy-key")
 def test_a_client_unpickles_nothing_of_a_server_without_the_key(short_folder: Path) -> None:
     path = str(short_folder / "socket")
     with socket.socket(socket.AF_UNIX) as impostor:
@@ -364,6 +376,23 @@ def test_closing_a_client_fails_who_waits(is_async: bool) -> None:
             asking.result()
         policy.open_gate()
         assert client(see(1), PATIENCE_S) == 2
+
+
+def test_closing_a_client_fails_who_waits_in_the_same_event_loop() -> None:
+    policy = GatedPolicy(0)
+
+    async def main() -> None:
+        client = server.client()
+        asking = asyncio.create_task(client.act(see(1)))
+        await asyncio.to_thread(policy.wait_until_entered)
+        client.close()
+        with pytest.raises(PolicyServerClosed):
+            await asking
+        policy.open_gate()
+        assert await client.act(see(2)) == 4
+
+    with PolicyServer(policy, 1, 0) as server:
+        run(main())
 
 
 # -- runners --------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ from vectasks.transport.channel import Channel, Unreadable
 
 logger: logging.Logger = logging.getLogger("vectasks")
 
-_LONGEST_INTRODUCTION_S = 10.0  # of whoever connects, until it has shown that it holds the key
+_LONGEST_INTRODUCTION_S = 60.0  # of whoever connects, until it has shown that it holds the key
 _NO_DESCRIPTORS_PAUSE_S = 1.0
 
 
