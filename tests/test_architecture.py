@@ -145,14 +145,19 @@ def _arrows(module: str) -> set[str]:
     """The modules that importing ``module`` or running its functions imports."""
     targets = {target for name, _ in IMPORTS[module] if (target := _our_module(name))}
     # Importing a.b runs a/__init__.py too; the root's is always there, that of _util is empty, and
-    # one's own is not asked.
+    # one's own, near and far, are not asked.
     packages = {target.rpartition(".")[0] for target in targets} - {
         "",
         "vectasks",
         "vectasks._util",
     }
-    own = {module, module.rpartition(".")[0]}
-    return (targets - {module}) | (packages - own)
+    return (targets - {module}) | (packages - {module, *_packages_of(module)})
+
+
+def _packages_of(module: str) -> set[str]:
+    """The packages that a module is in, near and far."""
+    parts = module.split(".")
+    return {".".join(parts[:count]) for count in range(1, len(parts))}
 
 
 def _room(module: str) -> str:
@@ -187,7 +192,7 @@ def test_arrows_point_down(module):
 def test_no_cycle():
     graph = {module: _arrows(module) for module in IMPORTS}
     for module in graph:  # a package's __init__ gathers what its modules define
-        graph[module].discard(module.rpartition(".")[0])
+        graph[module] -= _packages_of(module)
     graphlib.TopologicalSorter(graph).prepare()
 
 

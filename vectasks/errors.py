@@ -25,9 +25,11 @@
     │   ├── SetupError                make_sampler_fn or the first task failed
     │   ├── TaskError                 a command failed in a task or a sampler
     │   │   └── TaskAttributeError    (AttributeError) the attribute does not exist
-    │   └── CallError                 a method of an object in a worker pool failed
+    │   ├── CallError                 a method of an object in a worker pool failed
+    │   └── PolicyError               the policy of a PolicyServer failed
     ├── WorkerDied                    (EOFError) a worker process ended
     ├── TaskSourceError               (RuntimeError) a task source raised, or gave no mapping
+    ├── PolicyServerClosed            (ConnectionError) a policy server was closed, or has died
     ├── ResourceLimit                 (OSError) the system grants too little to start workers
     ├── MissingExtra                  (ModuleNotFoundError) a package of an extra is not installed
     ├── RecordingError                (ValueError) a recording cannot be written or read
@@ -60,6 +62,8 @@ __all__ = [
     "MissingExtra",
     "NoExperiment",
     "NothingPending",
+    "PolicyError",
+    "PolicyServerClosed",
     "PoolClosed",
     "RecordingError",
     "RemoteError",
@@ -263,6 +267,10 @@ class CallError(RemoteError):
     """A method of an object that lives in a worker pool failed."""
 
 
+class PolicyError(RemoteError):
+    """The policy of a ``PolicyServer`` failed on the batch that a request was in."""
+
+
 class WorkerDied(_Recorded, VectasksError, EOFError):
     """A worker ended without being asked to.
 
@@ -299,6 +307,10 @@ class FailedExperiment(VectasksError, RuntimeError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.args, self.__dict__)
+
+
+class PolicyServerClosed(VectasksError, ConnectionError):
+    """A policy server was closed, or its process ended, before it answered."""
 
 
 class ResourceLimit(VectasksError, OSError):

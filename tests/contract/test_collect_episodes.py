@@ -53,7 +53,7 @@ def test_calls_follow_each_other(quick_lane: Any) -> None:
     assert [episode.observations[0, 1] for episode in (*first, *second)] == [0] * 4 + [1] * 4 + [
         2
     ] * 2
-    assert third[0].observations[0].tolist() == [0, 4, 0]
+    assert third[0].observations[0].tolist() == [0, 5, 0]
 
 
 def test_the_same_in_every_place_and_with_prepared_tasks() -> None:

@@ -1,8 +1,9 @@
-"""Fixtures of the tests of the scheduler."""
+"""Fixtures of the tests of the scheduler and the policy server."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,3 +21,10 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Any]:
 @pytest.fixture
 def run_in_processes(tmp_path: Path) -> Callable[..., Any]:
     return runner_of(tmp_path, "process", Runner)
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder whose path is short enough for a socket."""
+    with tempfile.TemporaryDirectory(prefix="vt-", dir="/tmp") as folder:
+        yield Path(folder)

@@ -23,9 +23,17 @@ import psutil
 import ray
 from ray.cluster_utils import Cluster
 
-from vectasks import CallError, InvalidArgument, SetupError, VectorSampledTasks, WorkerDied
+from vectasks import (
+    CallError,
+    InvalidArgument,
+    PolicyServerClosed,
+    SetupError,
+    VectorSampledTasks,
+    WorkerDied,
+)
 from vectasks.pool.pool import WorkerPool
-from vectasks.rollouts.episodes import RolloutRunner
+from vectasks.rollouts import PolicyServer
+from vectasks.rollouts.episodes import EpisodeRunner, RolloutRunner
 from vectasks.rollouts.scheduler import Scheduler, Status
 from vectasks.testing.toys import CountingTask, ToySampler, toy_args
 
@@ -235,6 +243,38 @@ def rollouts_of_local_vectors(folder: str, cluster: Cluster, second: Any) -> Non
     asyncio.run(main())
 
 
+def runners_ask_one_policy_server(folder: str, cluster: Cluster, second: Any) -> None:
+    def act(observation: Any) -> dict[str, Any]:
+        return {"action": observation[:, 2] % 4}
+
+    async def main(client: Any) -> None:
+        def make_runner() -> EpisodeRunner:
+            arguments = toy_args(CountingTask, 1, max_steps=4)[0]
+            return EpisodeRunner(ToySampler, arguments, policy=client.as_policy(PATIENCE_S))
+
+        async with Scheduler(make_runner, 2, backend="ray", resources=SPREAD) as scheduler:
+            scheduler.schedule([None] * 6, 0)
+            statuses, episodes = await scheduler.get_results(0)
+            assert num_ok(statuses) == 6, statuses
+            for episode in episodes:
+                assert (episode.actions == episode.observations[:-1, 2] % 4).all()
+                assert episode.kept["policy_version"].tolist() == [3] * 4
+
+    host = ray.util.get_node_ip_address()
+    with PolicyServer(act, 2, 0.001, version=3, host=host) as server:
+        asyncio.run(main(server.client()))
+        assert server.stats()["answered"] == 6 * 4
+        ask = ray.remote(lambda client: client(np.array([0, 0, 6]), PATIENCE_S))
+        asked = ask.remote(server.client())  # without a scheduler
+        assert ray.get(asked, timeout=PATIENCE_S) == 2
+        server.close()
+        try:
+            ray.get(ask.remote(server.client()), timeout=PATIENCE_S)
+            raise AssertionError("a closed server answered")
+        except PolicyServerClosed:  # Ray raises what its task raised as that, too
+            pass
+
+
 def a_node_is_lost(folder: str, cluster: Cluster, second: Any) -> None:
     def at(name: str) -> list[Path]:
         return sorted(Path(folder).glob(f"at {name} *"))
@@ -268,6 +308,7 @@ SCENARIOS = [
     what_has_no_place_is_told_within_seconds,
     rebuilding_a_task_has_its_own_limit,
     rollouts_of_local_vectors,
+    runners_ask_one_policy_server,
     a_node_is_lost,
 ]
 

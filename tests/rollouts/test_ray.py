@@ -18,6 +18,7 @@ SCENARIOS = [
     "what_has_no_place_is_told_within_seconds",
     "rebuilding_a_task_has_its_own_limit",
     "rollouts_of_local_vectors",
+    "runners_ask_one_policy_server",
     "a_node_is_lost",
 ]
 

@@ -9,6 +9,7 @@ import struct
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -272,6 +273,17 @@ def test_a_forked_child_keeps_no_parent_end_open() -> None:
     assert channel.fileno() >= 0
     channel.close()
     there.close()
+
+
+class Thing:
+    """What a weak reference can be to."""
+
+
+def test_a_message_that_was_received_is_not_kept(ends: tuple[Channel, Channel]) -> None:
+    here, there = ends
+    here.send(Thing())
+    received = weakref.ref(there.receive())
+    assert received() is None
 
 
 # -- what cannot travel ----------------------------------------------------------------------------

@@ -253,12 +253,16 @@ class Channel:
             buffers = [bytearray(size) for (size,) in _SIZE.iter_unpack(sizes)]
             for buffer in buffers:
                 yield memoryview(buffer)
-            try:
-                message = pickle.loads(body, buffers=buffers)  # what is behind it is ignored
+            try:  # in no variable, which would hold it until the next one comes
+                self._messages.append(pickle.loads(body, buffers=buffers))  # the rest is ignored
             except Exception as error:  # user code: what pickles may yet not be built here
                 label = body[body_size:]
-                message = Unreadable(error, pickle.loads(label) if label else None)
-            self._messages.append(message)
+                self._messages.append(Unreadable(error, pickle.loads(label) if label else None))
+
+    def shut_down(self) -> None:
+        """Have both sides see the end of the stream, from any thread; nothing is closed."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the socket; the other end sees the end of the stream."""
@@ -342,24 +346,29 @@ def unreadable(error: Exception) -> Failure:
     return failure._replace(message=explained)
 
 
-#: The ends that this process holds of its workers' channels. A forked child must not keep them
-#: open, or its siblings would not see the end of the stream when this process dies.
-_PARENT_ENDS: weakref.WeakSet[Channel] = weakref.WeakSet()
+#: The ends that this process alone holds. A forked child must not keep them open, or the other
+#: end would not see the end of the stream when this process dies.
+_OWN_ENDS: weakref.WeakSet[Channel] = weakref.WeakSet()
 
 
 def channel_pair() -> tuple[Channel, socket.socket]:
     """A channel for this process and the socket for the worker at its other end."""
     here, there = socket.socketpair()
-    channel = Channel(here)
-    _PARENT_ENDS.add(channel)
-    return channel, there
+    return own_channel(here), there
 
 
-def _close_parent_ends() -> None:
-    for channel in list(_PARENT_ENDS):
+def own_channel(end: socket.socket) -> Channel:
+    """A channel that is closed in every child that is forked from this process."""
+    channel = Channel(end)
+    _OWN_ENDS.add(channel)
+    return channel
+
+
+def _close_own_ends() -> None:
+    for channel in list(_OWN_ENDS):
         channel.close()
-    _PARENT_ENDS.clear()
+    _OWN_ENDS.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_close_parent_ends)
+    os.register_at_fork(after_in_child=_close_own_ends)
