@@ -277,6 +277,11 @@ class TaskSampler(abc.ABC, Generic[TaskT]):
     #: new one gives the same tasks. None: a recording of it can be replayed only if it is seeded.
     initial_seed: int | None = None
 
+    #: In one process, whether :meth:`next_task` may run in a thread while another task of an equal
+    #: sampler is stepped: then ``prepared_tasks`` helps there too, where resets wait or compute
+    #: outside of Python.
+    prepares_in_thread: bool = False
+
     def reset(self) -> None:
         """Restart the stream of tasks; the random state stays as it is."""
 

@@ -547,3 +547,53 @@ def test_it_can_be_closed_at_once(kind: Kind) -> None:
     tasks = named(kind, task_source=source, prepared_tasks=3)
     tasks.close()
     assert len(source.returned) == 8
+
+
+# -- threads, in this process ---------------------------------------------------------------------
+
+
+class ThreadedSampler(NamedSampler):
+    """Its next tasks may be prepared in threads."""
+
+    prepares_in_thread = True
+
+
+@pytest.mark.parametrize("prepared_tasks", [1, 3])
+def test_threads_change_nothing(prepared_tasks: int) -> None:
+    def trace(make: Any, **vector: Any) -> list[Any]:
+        with Kind().make(make, toy_args(CountingTask, 2, max_steps=3), seed=3, **vector) as tasks:
+            return [tasks.step_batch([1, 2]) for _ in range(20)]
+
+    expected = trace(NamedSampler)
+    assert_identical(expected, trace(ThreadedSampler, prepared_tasks=prepared_tasks))
+
+
+def test_steps_go_on_while_a_thread_makes_the_next_task(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    source = Listed([1, {"name": 2, "waits_for": str(gate)}, 3, 4])
+    arguments = toy_args(CountingTask, 1, max_steps=3)
+    options = {"task_source": source, "prepared_tasks": 1}
+    with Kind().make(ThreadedSampler, arguments, **options) as tasks:
+        tasks.step([0])
+        tasks.step([0])
+        tasks.async_step([0])
+        with pytest.raises(WaitTimeout, match="sampler 0"):
+            tasks.wait_step(0.1)
+        gate.touch()
+        (result,) = tasks.wait_step()
+        assert (result.done, result.observation[1]) == (True, 2)
+        tasks.send([0])
+        assert tasks.recv().observation[0].tolist() == [0, 2, 1]
+
+
+def test_what_a_thread_raises_is_told_when_it_is_due() -> None:
+    source = Listed([1, {"name": 2, "raises": "no scene"}, 3, 4])
+    arguments = toy_args(CountingTask, 1, max_steps=1)
+    with Kind().make(ThreadedSampler, arguments, task_source=source, prepared_tasks=1) as tasks:
+        with pytest.raises(TaskError, match="no scene"):
+            tasks.step_batch([0])
+        tasks.next_task_at(0)
+        assert names(tasks) == [3]
+        tasks.reset_all()
+        tasks.set_seeds(5)
+        tasks.next_task()

@@ -24,6 +24,7 @@ from vectasks.workers.inline import InlineWorker
 from vectasks.workers.moves import BetweenWorkers, IntoOneWorker, Moves
 from vectasks.workers.process import ProcessWorker
 from vectasks.workers.starting import require_descriptors
+from vectasks.workers.threads import Preparations
 
 
 class Place(Protocol):
@@ -60,7 +61,8 @@ class InThisProcess:
     def make_workers(self, seeds: Sequence[int | None], options: VectorOptions) -> Sequence[Worker]:
         """Make one worker for all, and of spares one more than are needed, so that one has room."""
         num_spares = options.prepared_tasks + 1 if options.prepared_tasks else 0
-        self._workers = [InlineWorker(w, range(len(seeds))) for w in range(1 + num_spares)]
+        threads = Preparations() if num_spares else None
+        self._workers = [InlineWorker(w, range(len(seeds)), threads) for w in range(1 + num_spares)]
         return self._workers
 
     def moves(self, homes: Homes) -> Moves:

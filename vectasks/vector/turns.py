@@ -62,7 +62,7 @@ class Stream:
     def __init__(self, seed: int | None) -> None:
         self.seed = seed
         self.items: list[tuple[Command, Any, int, Host | None]] = []
-        self.length = 0
+        self.length: int = 0
         self._fold_at = _FOLD_AT
 
     def add(self, command: Command, data: Any = None, asked: Host | None = None) -> int:

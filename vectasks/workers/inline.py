@@ -16,6 +16,7 @@ from vectasks.transport.channel import Unreadable
 from vectasks.transport.step_buffer import OutOfBand
 from vectasks.transport.step_protocol import Outcome
 from vectasks.workers.base import Worker
+from vectasks.workers.threads import Preparations
 
 #: What these give may be an object of the task's, which is handed over as it is.
 _HANDING_OVER = frozenset(
@@ -32,10 +33,20 @@ _HANDING_OVER = frozenset(
 
 
 class InlineWorker(Worker):
-    """Carries requests out as they are sent; tasks can be stepped through in a debugger."""
+    """Carries requests out as they are sent; tasks can be stepped through in a debugger.
 
-    def __init__(self, number: int, sampler_ids: Sequence[int]) -> None:
+    Args:
+        number: its number among the workers of a vector.
+        sampler_ids: whose hosts live in it.
+        preparations: what prepares next tasks in threads, for samplers that allow it; all workers
+            of a vector have the same. None: nothing does.
+    """
+
+    def __init__(
+        self, number: int, sampler_ids: Sequence[int], preparations: Preparations | None = None
+    ) -> None:
         super().__init__(number, sampler_ids)
+        self._preparations = preparations
         self.group: HostGroup = HostGroup()
         self._replies: list[Reply | Unreadable] = []
         self._failures: list[tuple[int, Failure]] = []
@@ -55,6 +66,8 @@ class InlineWorker(Worker):
         """Carry requests out, now. Ctrl-C passes through; what it cut off is answered as failed."""
         for position, request in enumerate(packed):
             try:
+                if self._is_prepared_in_thread(request):
+                    continue
                 reply = self.group.execute(request)
                 # Owned, as what another process sends is: a task may write into its arrays again.
                 # But who asks for an object of the task's gets it.
@@ -66,6 +79,12 @@ class InlineWorker(Worker):
                     Reply(cut.seq, cut.sampler_id, failure) for cut in packed[position:]
                 ]
                 raise
+
+    def _is_prepared_in_thread(self, request: Request) -> bool:
+        if self._preparations is None or request.command is not Command.PREPARE:
+            return False
+        host = self.group.hosts.get(request.sampler_id)
+        return host is not None and self._preparations.begin(host, request)
 
     def row_steps(self, keep: Callable[[OutOfBand], object]) -> RowSteps:
         """Make what steps its hosts into rows; what has no place there is copied and kept."""
@@ -97,14 +116,18 @@ class InlineWorker(Worker):
     def receive(self) -> list[Reply | Unreadable]:
         """The replies since the last time."""
         replies, self._replies = self._replies, []
+        if self._preparations is not None:
+            replies += self._preparations.receive()
         return replies
 
     def descriptors(self) -> list[tuple[int, int]]:
-        """None: replies are always there at once."""
-        return []
+        """None: replies are always there at once, unless tasks are prepared in threads."""
+        return [] if self._preparations is None else self._preparations.descriptors()
 
     def ask_to_end(self) -> None:
         """Close every task and sampler, now."""
+        if self._preparations is not None:
+            self._preparations.close()
         self._failures += self.group.close()
 
     def has_ended(self) -> bool:
