@@ -2,6 +2,7 @@
 
 Run it: python examples/ppo.py                                    # CartPole-v1, about a minute
         python examples/ppo.py --env MiniGrid-Empty-8x8-v0        # images, a few minutes
+        python examples/ppo.py --reset-s 0.05 --ready-first --prepared-tasks 2   # slow resets
 """
 
 from __future__ import annotations
@@ -50,13 +51,31 @@ SETTINGS = {
 }  # fmt: skip
 
 
-def make_sampler(env_id: str) -> GymnasiumTaskSampler:
-    """Runs in the workers. MiniGrid's observation is a dict; its image is enough."""
-    if not env_id.startswith("MiniGrid"):
-        return GymnasiumTaskSampler(env_id)
-    from minigrid.wrappers import ImgObsWrapper
+class SlowReset(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Loads something before each episode, as simulators do."""
 
-    return GymnasiumTaskSampler(lambda: ImgObsWrapper(gymnasium.make(env_id)))
+    def __init__(self, env: gymnasium.Env[Any, Any], reset_s: float) -> None:
+        super().__init__(env)
+        self.reset_s = reset_s
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode."""
+        time.sleep(self.reset_s)
+        return self.env.reset(**kwargs)
+
+
+def make_sampler(env_id: str, reset_s: float) -> GymnasiumTaskSampler:
+    """Runs in the workers. MiniGrid's observation is a dict; its image is enough."""
+
+    def make_env() -> gymnasium.Env[Any, Any]:
+        env = gymnasium.make(env_id)
+        if env_id.startswith("MiniGrid"):
+            from minigrid.wrappers import ImgObsWrapper
+
+            env = ImgObsWrapper(env)
+        return SlowReset(env, reset_s) if reset_s else env
+
+    return GymnasiumTaskSampler(make_env)
 
 
 class Agent(nn.Module):
@@ -123,6 +142,9 @@ parser.add_argument("--env", default="CartPole-v1", choices=SETTINGS)
 parser.add_argument("--steps", type=int, help="at most (default: until it is solved)")
 parser.add_argument("--seed", type=int, default=1)
 parser.add_argument("--device", default="cpu", help='"cpu" or "cuda"')
+parser.add_argument("--reset-s", type=float, default=0.0, help="how long a reset takes besides")
+parser.add_argument("--ready-first", action="store_true", help="do not wait for the slowest")
+parser.add_argument("--prepared-tasks", type=int, default=0, help="by spares of each sampler")
 args = parser.parse_args()
 
 s = SETTINGS[args.env]
@@ -133,9 +155,11 @@ shuffler = np.random.default_rng(args.seed)
 
 with VectorSampledTasks(
     make_sampler,
-    [{"env_id": args.env}] * s.num_samplers,
+    [{"env_id": args.env, "reset_s": args.reset_s}] * s.num_samplers,
     seed=args.seed,
-    max_processes=min(os.cpu_count() or 1, s.num_samplers),
+    # Where tasks wait, there is no use in sharing processes.
+    max_processes=None if args.reset_s else min(os.cpu_count() or 1, s.num_samplers),
+    prepared_tasks=args.prepared_tasks,
 ) as tasks:
     agent = Agent(tasks.observation_space, tasks.action_spaces[0]).to(args.device)
     optimizer = torch.optim.Adam(agent.parameters(), lr=s.learning_rate, eps=1e-5)
@@ -148,7 +172,7 @@ with VectorSampledTasks(
         left = 1 - (rollout - 1) * steps_a_rollout / s.max_steps
         optimizer.param_groups[0]["lr"] = left * s.learning_rate
 
-        ends = collect(tasks, agent, buffer)
+        ends = collect(tasks, agent, buffer, ready_first=args.ready_first)
         update(agent, optimizer, buffer, s)
 
         returns.extend(end.info[COMPLETE_TASK_METRICS_KEY]["reward"] for end in ends)
