@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from tests.contract.conftest import TWIN
+from tests.contract.kinds_of_worker import TWIN
 from vectasks import InvalidAction
 from vectasks.spaces import action_batches, prepare_action
 from vectasks.testing import assert_identical

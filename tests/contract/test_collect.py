@@ -15,7 +15,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from tests.contract.collect_helpers import SPLITS, Dice, InPlace, NestedObservations
-from tests.contract.conftest import TWIN
+from tests.contract.kinds_of_worker import TWIN
 from vectasks import (
     COMPLETE_TASK_METRICS_KEY,
     InvalidArgument,

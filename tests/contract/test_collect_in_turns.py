@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.contract.collect_helpers import Dice, InPlace, NestedObservations, first_leaf
-from tests.contract.conftest import TWIN
+from tests.contract.kinds_of_worker import TWIN
 from tests.contract.test_recordings import assert_replays
 from vectasks import (
     AlreadyPending,

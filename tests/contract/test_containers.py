@@ -14,7 +14,7 @@ from batch_helpers import batch_by
 from collect_helpers import Dice
 from gymnasium import spaces
 
-from tests.contract.conftest import TWIN
+from tests.contract.kinds_of_worker import TWIN
 from vectasks import LayoutError
 from vectasks.rollouts import RolloutBuffer, collect
 from vectasks.rollouts.episodes import EpisodeRunner

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.contract.conftest import TWIN, Kind
+from tests.contract.kinds_of_worker import TWIN, Kind
 from vectasks import (
     InvalidArgument,
     SamplerIndexError,
