@@ -17,16 +17,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import environments, processes, report
-from benchmarks.contenders import CONTENDERS, CORES, REAL, TOYS, Cell, Contender
+from benchmarks.contenders import CONTENDERS, CORES, REAL, RESETS, TOYS, Cell, Contender
 
 _QUICK_BUDGET_S = 105.0
 _QUICK_CELLS = [Cell("W1", 32), Cell("W3", 8), Cell("W5", 32)]
 _FULL_CELLS = [
     *(Cell(workload, num_envs) for workload in sorted(TOYS) for num_envs in (2, 8, 32)),
     *(Cell(workload, 8) for workload in sorted(REAL)),
+    *(Cell(workload, 16) for workload in sorted(RESETS)),
 ]
 _START_CELL = Cell("W1", 32)
 _CYCLE_CELL = Cell("W1", 8)
+_RESETS_S = 6.0  # at least: an episode of all takes long where a reset does
 _QUICK_STARTERS = ("vectasks", "gymnasium")
 
 
@@ -111,7 +113,8 @@ def _jobs(options: argparse.Namespace) -> Iterator[_Job]:
             shift = (repeat + number) % len(present) if present else 0
             for contender in present[shift:] + present[:shift]:
                 if not options.quick or _is_quick(contender, cell):
-                    yield _Job(contender, cell, repeat, contender.options, seconds=seconds)
+                    its_s = max(seconds, _RESETS_S) if cell.workload in RESETS else seconds
+                    yield _Job(contender, cell, repeat, contender.options, seconds=its_s)
     cycles = 12 if options.quick else 100
     for contender in starters:
         if contender.kind == "vectasks":

@@ -11,6 +11,7 @@ CORES = "cores"
 
 TOYS = frozenset({"W1", "W2", "W3", "W4", "W5"})
 REAL = frozenset({"CartPole", "MiniGrid", "Breakout"})
+RESETS = frozenset({"R1", "R2"})
 CHEAP = frozenset({"W1", "W2", "W3"}) | REAL
 _EXTRAS = ["minigrid==3.2.0", "ale-py==0.12.1"]
 
@@ -84,22 +85,32 @@ CONTENDERS = [
               {"processes": CORES, "in_place": True, "api": "step_batch copy=False"},
               frozenset({"W1", "W2"})),
     Contender("vectasks first half ready", "vectasks", "vectasks", "vectasks",
-              {"api": "first half"}, frozenset({"W5"})),
+              {"api": "first half"}, frozenset({"W5"}) | RESETS),
+    Contender("vectasks, a process each", "vectasks", "vectasks", "vectasks", {}, RESETS),
+    Contender("vectasks, prepared tasks", "vectasks", "vectasks", "vectasks",
+              {"prepared": True}, RESETS),
     Contender("vectasks in-process vector step_batch", "vectasks", "vectasks", "vectasks",
               {"processes": 0}, CHEAP),
     Contender("vectasks in-process vector step", "vectasks", "vectasks", "vectasks",
               {"processes": 0, "api": "step"}, CHEAP),
-    Contender("AllenAct, one each", "allenact", "allenact", "parallel", _FORK, start={}),
+    Contender("AllenAct, one each", "allenact", "allenact", "parallel", _FORK,
+              TOYS | REAL | RESETS, start={}),
     Contender("AllenAct, a process a core", "allenact", "allenact", "parallel",
               {"processes": CORES, **_FORK}),
-    Contender("Gymnasium AsyncVectorEnv", "gymnasium", "gym", "parallel", start={}),
-    Contender("SB3 SubprocVecEnv", "sb3", "sb3", "parallel", _FORK, start={}),
-    Contender("Tianshou ShmemVectorEnv", "tianshou", "tianshou", "parallel", start={}),
+    Contender("Gymnasium AsyncVectorEnv", "gymnasium", "gym", "parallel", {},
+              TOYS | REAL | RESETS, start={}),
+    Contender("Gymnasium AsyncVectorEnv, next step", "gymnasium", "gym", "parallel",
+              {"next_step": True}, RESETS),
+    Contender("SB3 SubprocVecEnv", "sb3", "sb3", "parallel", _FORK,
+              TOYS | REAL | RESETS, start={}),
+    Contender("Tianshou ShmemVectorEnv", "tianshou", "tianshou", "parallel", {},
+              TOYS | REAL | RESETS, start={}),
     Contender("Tianshou SubprocVectorEnv", "tianshou", "tianshou", "parallel",
               {"shared_memory": False}),
     Contender("Tianshou Shmem, first half", "tianshou", "tianshou", "parallel",
-              {"first_half": True}, frozenset({"W5"})),
-    Contender("TorchRL ParallelEnv", "torchrl", "torchrl", "parallel", _FORK, start={}),
+              {"first_half": True}, frozenset({"W5"}) | RESETS),
+    Contender("TorchRL ParallelEnv", "torchrl", "torchrl", "parallel", _FORK,
+              TOYS | REAL | RESETS, start={}),
     Contender("Gymnasium SyncVectorEnv", "gymnasium", "gym", "in process",
               {"in_process": True}, CHEAP),
     Contender("AllenAct, in process", "allenact", "allenact", "in process",

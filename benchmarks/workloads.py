@@ -2,7 +2,9 @@
 
 W1: a small vector, no work. W2: four stacked frames. W3: a dict of an image, a depth map and a
 goal. W4: W1 and 200 us of CPU time a step. W5: W1 and a sleep a step, exponential, mean 2 ms.
-Episodes have a fixed length; what is observed depends on the seed and the step alone.
+Episodes have a fixed length; what is observed depends on the seed and the step alone. R1: W1 and a
+sleep of 1 ms a step and of 200 ms a reset, as if a scene was loaded; R2: the same, but a reset
+computes for 20 ms. There the lengths of episodes are exponential, mean 100, by the seed.
 """
 
 from __future__ import annotations
@@ -17,6 +19,12 @@ EPISODE_STEPS = 128
 _NUM_FRAMES = 4
 _WORK_S = 200e-6
 _MEAN_SLEEP_S = 2e-3
+_STEP_S = 1e-3
+_RESET_SLEEP_S = 0.2
+_RESET_WORK_S = 0.02
+_MEAN_LENGTH = 100
+#: Workloads whose resets are slow.
+RESETS = frozenset({"R1", "R2"})
 
 
 class Leaf(NamedTuple):
@@ -38,6 +46,8 @@ LEAVES: dict[str, dict[str, Leaf]] = {
     },
     "W4": {"": _VECTOR},
     "W5": {"": _VECTOR},
+    "R1": {"": _VECTOR},
+    "R2": {"": _VECTOR},
 }
 _NUM_ACTIONS = {"CartPole": 2, "MiniGrid": 7}
 
@@ -57,23 +67,40 @@ class Simulator:
         self._sleeps_s = rng.exponential(_MEAN_SLEEP_S, 509).tolist() if workload == "W5" else None
         self._num_steps = 0
         self._num_sleeps = 0
+        self._resets = workload if workload in RESETS else None
+        self._length = EPISODE_STEPS
+        self.seed_lengths(seed)
+
+    def seed_lengths(self, seed: int) -> None:
+        """Draw the lengths of episodes by this seed from now on."""
+        self._lengths = np.random.default_rng(seed)
+
+    def skip_episode(self) -> None:
+        """Leave an episode out, without its reset."""
+        self._length = 1 + int(self._lengths.exponential(_MEAN_LENGTH))
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
         """Begin an episode."""
         self._num_steps = 0
+        if self._resets is not None:
+            self.skip_episode()
+            if self._resets == "R1":
+                time.sleep(_RESET_SLEEP_S)
+            else:
+                _work(_RESET_WORK_S)
         return self.observe(), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Observation (arrays that are used again), reward, terminated, truncated, info."""
         if self._works:
-            until = time.thread_time() + _WORK_S  # CPU time: no less work on a busy machine
-            while time.thread_time() < until:
-                pass
+            _work(_WORK_S)
+        elif self._resets is not None:
+            time.sleep(_STEP_S)
         elif self._sleeps_s is not None:
             time.sleep(self._sleeps_s[self._num_sleeps])
             self._num_sleeps = (self._num_sleeps + 1) % len(self._sleeps_s)
         self._num_steps += 1
-        return self.observe(), 1.0, False, self._num_steps >= EPISODE_STEPS, {}
+        return self.observe(), 1.0, False, self._num_steps >= self._length, {}
 
     def observe(self) -> Any:
         """The current observation: a dict is new, since some libraries write into it."""
@@ -82,6 +109,12 @@ class Simulator:
 
     def close(self) -> None:
         """Nothing to give back."""
+
+
+def _work(cpu_s: float) -> None:
+    until = time.thread_time() + cpu_s  # CPU time: no less work on a busy machine
+    while time.thread_time() < until:
+        pass
 
 
 def observation_space(workload: str, spaces: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -20,7 +21,7 @@ from vectasks import (
     suggest_max_processes,
 )
 from vectasks.suggest import recommend
-from vectasks.testing.toys import FailingTask, RandomWalk, ToySampler, toy_args
+from vectasks.testing.toys import CountingTask, FailingTask, RandomWalk, ToySampler, toy_args
 
 # -- the model -------------------------------------------------------------------------------------
 
@@ -196,3 +197,40 @@ def test_a_task_without_actions_to_draw() -> None:
 def test_a_task_that_fails() -> None:
     with pytest.raises(TaskError, match="on purpose"):
         suggest_max_processes(ToySampler, toy_args(FailingTask, 1))
+
+
+@pytest.mark.parametrize(
+    ("reset_s", "episode_steps", "expected"),
+    [
+        (0.0, 100, 0),
+        (0.2, math.inf, 0),  # no episode ended
+        (0.2, 100, 3),  # R1 of the benchmarks: 16 samplers wait 32 ms for each step of 1 ms
+        (2.0, 100, 8),
+        (1e-4, 100, 0),
+    ],
+)
+def test_prepared_tasks_where_resets_are_slow(
+    reset_s: float, episode_steps: float, expected: int
+) -> None:
+    suggestion = recommend(1e-3, 0.01, 16, 2, reset_s, episode_steps)
+    assert suggestion.prepared_tasks == expected
+    assert suggestion.reset_s == reset_s
+    assert ("prepared_tasks=" in suggestion.reason) == (expected > 0)
+    if expected:
+        further = expected * suggestion.max_processes
+        assert f"{further} further worker processes" in suggestion.reason
+
+
+class Loading(ToySampler):
+    """Loads for a while before each task."""
+
+    def next_task(self, **kwargs: Any) -> Any:
+        time.sleep(0.05)
+        return super().next_task(**kwargs)
+
+
+def test_resets_are_measured() -> None:
+    arguments = toy_args(CountingTask, 8, max_steps=5)
+    suggestion = suggest_max_processes(Loading, arguments, budget_s=0.2)
+    assert suggestion.reset_s >= 0.05
+    assert suggestion.prepared_tasks > 0

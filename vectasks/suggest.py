@@ -30,7 +30,10 @@ _PER_WORKER_S = 5e-6  # each worker more
 _SWITCH_S = 60e-6  # each worker beyond the cores: it sleeps, and must be woken
 
 _NEARLY_AS_GOOD = 1.05
+_WORTH_SPARES = 0.5  # of a step's time that resets would add, at least
+_MOST_PREPARED = 8
 _MOST_CHUNKS = 40  # the measurement is the median of so many at most
+_MOST_RESETS = 5  # and of so many
 
 
 class Suggestion(NamedTuple):
@@ -43,6 +46,9 @@ class Suggestion(NamedTuple):
         step_s: seconds that one sampler's step took.
         cpu_share: CPU time as a part of them: near 0 for a task that waits, above 1 for one that
             computes in several threads.
+        reset_s: seconds that going on to the next task took.
+        prepared_tasks: for ``VectorSampledTasks``: so many next tasks of each sampler to prepare,
+            where steps would wait for resets much of the time; otherwise 0.
     """
 
     max_processes: int
@@ -50,6 +56,24 @@ class Suggestion(NamedTuple):
     predictions: dict[int, float]
     step_s: float
     cpu_share: float
+    reset_s: float = 0.0
+    prepared_tasks: int = 0
+
+
+class _Measured(NamedTuple):
+    """What a throwaway sampler showed.
+
+    Attributes:
+        step_s: seconds a step.
+        cpu_share: CPU time as a part of them.
+        reset_s: seconds from one task to the next.
+        episode_steps: steps an episode; infinite where none ended.
+    """
+
+    step_s: float
+    cpu_share: float
+    reset_s: float = 0.0
+    episode_steps: float = math.inf
 
 
 def suggest_max_processes(
@@ -84,11 +108,20 @@ def suggest_max_processes(
         read_timeout=60 + 2 * budget_s,
         observation_transport="pipe",
     ) as tasks:
-        ((step_s, cpu_share),) = tasks.call_sampler("measure", [[budget_s]])
-    return recommend(step_s, cpu_share, len(arguments), usable_cores())
+        (measured,) = tasks.call_sampler("measure", [[budget_s]])
+    seen = _Measured(*measured)
+    count, cores = len(arguments), usable_cores()
+    return recommend(seen.step_s, seen.cpu_share, count, cores, seen.reset_s, seen.episode_steps)
 
 
-def recommend(step_s: float, cpu_share: float, num_samplers: int, num_cores: int) -> Suggestion:
+def recommend(
+    step_s: float,
+    cpu_share: float,
+    num_samplers: int,
+    num_cores: int,
+    reset_s: float = 0.0,
+    episode_steps: float = math.inf,
+) -> Suggestion:
     """Recommend a number of processes for samplers whose step takes so long; measure nothing."""
     counts = range(num_samplers + 1)
     predictions = {w: _predict(step_s, cpu_share, num_samplers, num_cores, w) for w in counts}
@@ -110,7 +143,28 @@ def recommend(step_s: float, cpu_share: float, num_samplers: int, num_cores: int
             f", {_readable(predictions[best])} in {_count(best, 'worker process', 'es')}. Use "
             f"VectorSampledTasks with max_processes={best}."
         )
-    return Suggestion(best, reason, predictions, step_s, cpu_share)
+    prepared = _prepared_tasks(predictions[best], num_samplers, reset_s, episode_steps)
+    if prepared:
+        waits_s = num_samplers / episode_steps * reset_s
+        reason += (
+            f" A reset takes {_readable(reset_s)}, and an episode has about {episode_steps:.0f} "
+            f"steps: a step of all would wait about {_readable(waits_s)} for resets. With "
+            f"VectorSampledTasks, max_processes={max(1, best)} and prepared_tasks={prepared} "
+            "spares make the next tasks meanwhile, in "
+            f"{_count(prepared * max(1, best), 'further worker process', 'es')}, each with the "
+            "memory of its samplers."
+        )
+        best = max(1, best)
+    return Suggestion(best, reason, predictions, step_s, cpu_share, reset_s, prepared)
+
+
+def _prepared_tasks(batch_s: float, num_samplers: int, reset_s: float, episode_steps: float) -> int:
+    """How many next tasks to prepare where a step of all takes ``batch_s`` without resets."""
+    if num_samplers / episode_steps * reset_s < _WORTH_SPARES * batch_s:
+        return 0
+    # They must be ready within so many episodes; two more, since some are short.
+    wanted = math.ceil(reset_s / (episode_steps * batch_s)) + 2
+    return min(wanted, _MOST_PREPARED)
 
 
 def _predict(step_s: float, cpu_share: float, n: int, num_cores: int, workers: int) -> float:
@@ -145,13 +199,14 @@ class _Probe:
     def __init__(self, plan: HostPlan) -> None:
         self._plan = plan
         self._host = TaskHost(plan)
+        self._num_steps = self._num_ends = 0
 
     def next_task(self) -> Any:
         """Return a task that does nothing: a sampler must have one."""
         return SimpleNamespace(get_observations=lambda: 0)
 
-    def measure(self, budget_s: float) -> tuple[float, float]:
-        """Measure (seconds per step, share of CPU time in them), medians over chunks of steps."""
+    def measure(self, budget_s: float) -> _Measured:
+        """Measure steps, medians over chunks of them, and resets."""
         end_s = time.perf_counter() + budget_s
         self._run(1)  # what a first step alone costs is not what later ones do
         num_steps = 1
@@ -162,10 +217,22 @@ class _Probe:
                 num_steps *= 2
             else:
                 chunks.append((wall_s / num_steps, cpu_s / wall_s))
-        return (
+        return _Measured(
             statistics.median(step_s for step_s, _ in chunks),
             statistics.median(share for _, share in chunks),
+            self._time_resets(budget_s),
+            self._num_steps / self._num_ends if self._num_ends else math.inf,
         )
+
+    def _time_resets(self, budget_s: float) -> float:
+        end_s = time.perf_counter() + budget_s
+        times_s: list[float] = []
+        while len(times_s) < _MOST_RESETS and (not times_s or time.perf_counter() < end_s):
+            began_s = time.perf_counter()
+            if self._host.next_task().exhausted:
+                break
+            times_s.append(time.perf_counter() - began_s)
+        return statistics.median(times_s) if times_s else 0.0
 
     def _run(self, num_steps: int) -> tuple[float, float]:
         """Measure the seconds and CPU seconds of so many steps."""
@@ -179,6 +246,8 @@ class _Probe:
         began_s, cpu_began_s = time.perf_counter(), time.process_time()
         for action in actions:
             outcome = self._host.step(action)
+            self._num_steps += 1
+            self._num_ends += isinstance(outcome, StepOutcome)
             ended = isinstance(outcome, StepOutcome) and outcome.exhausted
             if ended and self._host.reset().exhausted:
                 self.close()  # a stream that cannot be restarted

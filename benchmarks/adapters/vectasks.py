@@ -8,10 +8,21 @@ import gymnasium
 import numpy as np
 
 from benchmarks.gym_envs import make_env
-from benchmarks.workloads import LEAVES, Simulator, Vector, num_actions, observation_space, stack
+from benchmarks.workloads import (
+    LEAVES,
+    RESETS,
+    Simulator,
+    Vector,
+    num_actions,
+    observation_space,
+    stack,
+)
 from vectasks import RLStepResult, SingleProcessVectorSampledTasks, Task, TaskSampler
 from vectasks import VectorSampledTasks as WorkerVector
 from vectasks.envs import GymnasiumTaskSampler
+
+#: About the time of a reset, divided by that of a mean episode, and two more.
+_PREPARED = {"R1": 4, "R2": 2}
 
 
 class SimulatorTask(Task[Simulator]):
@@ -56,6 +67,16 @@ class SimulatorTaskSampler(TaskSampler[SimulatorTask]):
         self._space = observation_space(workload, gymnasium.spaces)
         self._action_space = gymnasium.spaces.Discrete(num_actions(workload))
         self._task_type = InPlaceTask if in_place else SimulatorTask
+        self.episodes_are_independent: bool = workload in RESETS
+        self.initial_seed: int = seed
+
+    def set_seed(self, seed: int) -> None:
+        """Seed the lengths of episodes."""
+        self._simulator.seed_lengths(seed)
+
+    def skip_task(self, **kwargs: Any) -> None:
+        """Leave an episode out."""
+        self._simulator.skip_episode()
 
     def next_task(self, **kwargs: Any) -> SimulatorTask:
         """One more episode; they never end."""
@@ -79,15 +100,31 @@ def make(
     api: str = "step_batch",
     processes: int | None = None,
     in_place: bool = False,
+    prepared: bool = False,
 ) -> Vector:
-    """Make a vector stepped by ``api``; ``processes``: 0 in process, None one for each sampler."""
+    """Make a vector stepped by ``api``.
+
+    Args:
+        workload: which.
+        num_envs: how many samplers.
+        api: how it is stepped.
+        processes: 0: in process; None: one for each sampler.
+        in_place: whether tasks write their observations where they are wanted.
+        prepared: whether spares prepare the next tasks.
+    """
     arguments = [
         {"workload": workload, "seed": seed, "in_place": in_place} for seed in range(num_envs)
     ]
     tasks = (
         SingleProcessVectorSampledTasks(make_sampler, arguments, should_log=False)
         if processes == 0
-        else WorkerVector(make_sampler, arguments, should_log=False, max_processes=processes)
+        else WorkerVector(
+            make_sampler,
+            arguments,
+            should_log=False,
+            max_processes=processes,
+            prepared_tasks=_PREPARED[workload] if prepared else 0,
+        )
     )
     out = None
     ready: list[Any] = []

@@ -499,18 +499,19 @@ class NextTasks:
             death: of that.
             still_due: samplers whose next task is that with which they are made anew.
         """
+        self._by_seq = {
+            seq: asked for seq, asked in self._by_seq.items() if asked[1].host.worker is not worker
+        }
         for i, turns in self._turns.items():
             current = self._current[i]
             if current.host.worker is worker:
                 current.host.is_made = False
-                self._by_seq.pop(current.seq, None)
                 current.seq = 0
                 if i not in still_due:
                     self._due.pop(i, None)  # who answers for its step is the supervisor
             for turn in turns:
                 if turn.host.worker is worker:
                     turn.host.is_made = False
-                    self._by_seq.pop(turn.seq, None)
                     turn.seq, turn.answer = 0, death
 
     def requests_of_restart(self, worker: Worker) -> list[Request]:
