@@ -217,8 +217,8 @@ def test_prepared_tasks_where_resets_are_slow(
     assert suggestion.reset_s == reset_s
     assert ("prepared_tasks=" in suggestion.reason) == (expected > 0)
     if expected:
-        further = expected * suggestion.max_processes
-        assert f"{further} further worker processes" in suggestion.reason
+        assert suggestion.max_processes == 16
+        assert f"{16 * expected} further worker processes" in suggestion.reason
 
 
 class Loading(ToySampler):

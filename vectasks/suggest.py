@@ -145,16 +145,15 @@ def recommend(
         )
     prepared = _prepared_tasks(predictions[best], num_samplers, reset_s, episode_steps)
     if prepared:
+        best = num_samplers  # a worker that makes a task steps nobody meanwhile
         waits_s = num_samplers / episode_steps * reset_s
         reason += (
             f" A reset takes {_readable(reset_s)}, and an episode has about {episode_steps:.0f} "
             f"steps: a step of all would wait about {_readable(waits_s)} for resets. With "
-            f"VectorSampledTasks, max_processes={max(1, best)} and prepared_tasks={prepared} "
-            "spares make the next tasks meanwhile, in "
-            f"{_count(prepared * max(1, best), 'further worker process', 'es')}, each with the "
-            "memory of its samplers."
+            f"VectorSampledTasks, a process for each sampler and prepared_tasks={prepared} spares "
+            f"make the next tasks meanwhile, in {prepared * best} further worker processes, each "
+            "with the memory of a sampler."
         )
-        best = max(1, best)
     return Suggestion(best, reason, predictions, step_s, cpu_share, reset_s, prepared)
 
 

@@ -54,6 +54,7 @@ class VectorSampledTasks(BaseVectorSampledTasks):
             it stays in this process. None: every sampler decides by itself.
         prepared_tasks: so many next tasks of each sampler are made by spares, in workers of their
             own, while its current one runs; a step that ends an episode then waits for no reset.
+            Samplers should not share workers then: one that makes a task steps nobody meanwhile.
 
     Raises:
         InvalidArgument: an argument has a value that it cannot take.
