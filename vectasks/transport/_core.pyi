@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from vectasks.batch import StepBatch
 from vectasks.task import RLStepResult
 
+INTERFACE: int
 RESULTS: int
 BATCH: int
 INTO_ROWS: int

@@ -125,6 +125,9 @@ cdef enum:
     INT = 1
     FLOAT = 2
 
+#: As in ``compiled.py``; raise both together.
+INTERFACE = 2
+
 RESULTS, BATCH, INTO_ROWS = _RESULTS, _BATCH, _INTO_ROWS
 
 #: Stands for the result of a step that was not made yet.
