@@ -1,4 +1,4 @@
-"""What lies in a space: copy it, walk through its nesting, make arrays of its tensors."""
+"""Values of spaces: copy them, walk through their nesting, turn tensors into arrays."""
 
 from __future__ import annotations
 

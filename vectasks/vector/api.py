@@ -73,7 +73,7 @@ class BaseVectorSampledTasks(Closable):
 
     @property
     def is_closed(self) -> bool:
-        """Whether :meth:`close` was called."""
+        """True once :meth:`close` was called."""
         return self._core.states.closed
 
     @property
@@ -87,7 +87,7 @@ class BaseVectorSampledTasks(Closable):
 
     @property
     def num_unpaused_tasks(self) -> int:
-        """How many samplers are unpaused; as many actions does a step take."""
+        """The number of unpaused samplers, and of actions that a step takes."""
         return len(self._core.states.unpaused)
 
     @property
@@ -119,12 +119,12 @@ class BaseVectorSampledTasks(Closable):
         Where samplers' spaces differ in their bounds, it is the smallest one that contains them.
 
         Raises:
-            InvalidArgument: the vector is heterogeneous; ``observation_spaces`` has one a sampler.
+            InvalidArgument: the vector is heterogeneous; see ``observation_spaces``.
         """
         if self._core.options.heterogeneous:
             raise InvalidArgument(
                 "observation_space: the vector was made with heterogeneous=True; "
-                "observation_spaces has one a sampler."
+                "observation_spaces has one per sampler."
             )
         return self._core.spaces.shared_observation
 
@@ -180,11 +180,11 @@ class BaseVectorSampledTasks(Closable):
         """Send one action to each unpaused sampler and return at once; :meth:`wait_step` collects.
 
         Args:
-            actions: one action a sampler: a list, an array or tensor whose first axis is the
+            actions: one action per sampler: a list, an array or tensor whose first axis is the
                 samplers, or, for nested spaces, a dict or tuple of these.
 
         Raises:
-            WrongCount: not one action a sampler; nothing was sent.
+            WrongCount: not one action per sampler; nothing was sent.
             InvalidAction: an action is outside its space; nothing was sent.
         """
         self._core.calls.require_idle("async_step")
@@ -331,7 +331,7 @@ class BaseVectorSampledTasks(Closable):
     @_takes_index_process
     @exclusive("restart_at")
     def restart_at(self, sampler_index: int) -> None:
-        """Make one sampler anew, whatever its state; it starts a first task, seeded onward.
+        """Make one sampler again, whatever its state; it starts a first task, seeded onward.
 
         Where its worker is dead, or busy with something that nobody waits for, the whole worker is
         restarted, with all its samplers.
@@ -366,10 +366,10 @@ class BaseVectorSampledTasks(Closable):
         """Send a command to every unpaused sampler; their answers.
 
         Args:
-            commands: one command for all, or one a sampler. Strings as in AllenAct ("step",
+            commands: one command for all, or one per sampler. Strings as in AllenAct ("step",
                 "next_task", "render", "observation_space", "action_space", "call", "call_sampler",
                 "attr", "sampler_attr", "reset", "seed") or a ``Command``.
-            data_list: one datum a sampler (None: none): an action for "step", keywords for
+            data_list: one datum per sampler (None: none): an action for "step", keywords for
                 "next_task", ``(args, kwargs)`` for "render", ``(name, args)`` for the calls, a name
                 for the attributes, a seed for "seed".
         """
@@ -393,7 +393,7 @@ class BaseVectorSampledTasks(Closable):
         """Call a method of every unpaused sampler's task; what each returned.
 
         Args:
-            function_names: one name for all, or one a sampler.
+            function_names: one name for all, or one per sampler.
             function_args_list: the arguments for each sampler: positional from a list or tuple, by
                 name from a dict, anything else as the one argument (None: no arguments).
         """
@@ -456,12 +456,12 @@ class BaseVectorSampledTasks(Closable):
         """
         self._core.calls.set_attr_all("set_attr", attr_names, values)
 
-    # -- having an episode again ----------------------------------------------------------------
+    # -- replaying episodes ---------------------------------------------------------------------
 
     @_takes_index_process
     @exclusive("recording_at")
     def recording_at(self, sampler_index: int) -> Recording:
-        """What one sampler's episode was so far; saved, ``vectasks replay`` has it again.
+        """Record one sampler's episode so far; once saved, ``vectasks replay`` replays it.
 
         Allowed while a step is out: of a task that hangs, say.
         """
@@ -472,7 +472,7 @@ class BaseVectorSampledTasks(Closable):
         """The episodes that deaths cut off whose workers were restarted; a sampler's last one.
 
         By sampler id, of all samplers of such a worker: ``save(path)``, and ``vectasks replay``
-        has them again. Empty without ``on_worker_death="restart"``.
+        replays them. Empty without ``on_worker_death="restart"``.
         """
         return Recordings(self._core.log.interruptions)
 

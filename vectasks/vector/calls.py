@@ -181,7 +181,7 @@ class Calls:
         self.ask(Command.SEED, ids, values)
 
     def restart_at(self, what: str, sampler_index: int) -> None:
-        """Make one unpaused sampler anew; kill its worker first where it does something else."""
+        """Make one unpaused sampler again; kill its worker first where it does something else."""
         sampler_id = self.open_any_at(what, sampler_index)
         if self.states.state_of(sampler_id) is SamplerState.BUSY:
             self.requests.kill_worker_of(sampler_id)
