@@ -76,7 +76,7 @@ class _Job(NamedTuple):
     cycles: int = 0
 
     def request(self) -> dict[str, Any]:
-        """What ``benchmarks.measure`` takes."""
+        """Return the arguments of ``benchmarks.measure``."""
         cores = min(_num_cores(), self.cell.num_envs)
         return {
             "adapter": self.contender.adapter,
@@ -129,7 +129,7 @@ def _is_quick(contender: Contender, cell: Cell) -> bool:
 
 
 def _measure_all(options: argparse.Namespace) -> None:
-    """Make every measurement; the JSON is written anew after each, so that none is lost."""
+    """Make every measurement; the JSON is rewritten after each, so that none is lost."""
     options.env_dir.mkdir(parents=True, exist_ok=True)
     jobs = list(_jobs(options))
     names = sorted({job.contender.env for job in jobs})

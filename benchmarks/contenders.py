@@ -1,4 +1,4 @@
-"""Who is measured, on what, and what has to be installed for it."""
+"""The contenders, the workloads, and what has to be installed for them."""
 
 from __future__ import annotations
 

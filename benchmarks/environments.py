@@ -34,7 +34,7 @@ def prepare(names: Iterable[str], env_dir: Path, again: bool) -> dict[str, str]:
     Args:
         names: of the environments.
         env_dir: where they live, between runs too.
-        again: try anew what failed in an earlier run.
+        again: try again what failed in an earlier run.
     """
     with ThreadPoolExecutor(_AT_A_TIME) as pool:
         reasons = pool.map(lambda name: _prepare(name, env_dir, again), names := list(names))
@@ -42,7 +42,7 @@ def prepare(names: Iterable[str], env_dir: Path, again: bool) -> dict[str, str]:
 
 
 def versions(env_dir: Path, name: str) -> dict[str, str]:
-    """What is installed in an environment: version by distribution."""
+    """Return what is installed in an environment: version by distribution."""
     command = [str(python_of(env_dir, name)), "-c", _LIST_VERSIONS]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(result.stdout)

@@ -48,7 +48,7 @@ def measure(make: Callable[[], Vector], actions: Batches, job: dict[str, Any]) -
 
 
 def cycle(make: Callable[[], Vector], actions: Batches, cycles: int) -> dict[str, Any]:
-    """What a start, 1,000 steps and a close leave behind, over and over."""
+    """Measure what a start, 1,000 steps and a close leave behind, over and over."""
     held = []
     for _ in range(cycles):
         vector = make()

@@ -38,7 +38,7 @@ class Agent(nn.Module):
         return distribution, self.critic(features)[:, 0]
 
     def forward(self, observation: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What ``collect`` asks for."""
+        """Decide as ``collect`` asks for it."""
         distribution, value = self.look(observation)
         action = distribution.sample()
         return {"action": action, "log_prob": distribution.log_prob(action), "value": value}

@@ -108,7 +108,7 @@ def spread_of(values: Iterable[float]) -> Spread:
 
 
 def ratio(ours: float | None, theirs: float | None) -> float | None:
-    """How many times as fast; None where one of them is missing."""
+    """Return how many times as fast; None where one of them is missing."""
     return ours / theirs if ours and theirs else None
 
 

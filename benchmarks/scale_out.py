@@ -1,4 +1,4 @@
-"""How many nodes can a scheduler keep busy? A simulation from measured costs.
+"""Simulate, from measured costs, how many nodes a scheduler can keep busy.
 
 ``python -m benchmarks.scale_out``; the defaults are what ``python -m benchmarks.scheduler --ray``
 measured (docs/scale-out.md). Every node collects rollouts with a vector of its own; a rollout goes
@@ -20,7 +20,7 @@ _ROLLOUTS_A_NODE = 40
 
 
 class Costs(NamedTuple):
-    """What things take.
+    """The times that things take.
 
     Attributes:
         rollout_s: the mean time to collect a rollout; its spread is 20% (lognormal).
@@ -42,7 +42,7 @@ class Costs(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How busy everybody was, from 0 to 1, and what came of it."""
+    """The part of the time that everybody was busy, from 0 to 1, and what came of it."""
 
     nodes_busy: float
     head_busy: float

@@ -35,7 +35,7 @@ MEAN_STEPS = 20
 
 
 class Setting(NamedTuple):
-    """What is played, and by how many."""
+    """The game that is played, and by how many."""
 
     name: str
     step_s: float
@@ -109,7 +109,7 @@ def make_runner(setting: Setting) -> EpisodeRunner:
 
 
 class Pace(NamedTuple):
-    """What a contender reached."""
+    """The pace that a contender reached."""
 
     episodes_per_s: float
     own_us: float  # CPU time of this process, not of the players, for each episode

@@ -1,4 +1,4 @@
-"""How long the calls of one method take."""
+"""Measure how long the calls of one method take."""
 
 from __future__ import annotations
 

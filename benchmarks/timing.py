@@ -1,4 +1,4 @@
-"""What ``timing`` costs: the same steps without it, with ``True`` and with ``"all"``, in turn.
+"""Measure what ``timing`` costs: steps without it, with ``True`` and with ``"all"``, in turn.
 
 ``python -m benchmarks.timing``, in an environment that has vectasks installed. Tasks either do
 nothing or compute for a while. What is measured in a round of a tenth of a second is the mean of
@@ -69,7 +69,7 @@ class SpinningSampler(TaskSampler[SpinningTask]):
 
 
 def measure(make: Callable[..., Any], work_s: float, clock: Callable[[], float]) -> str:
-    """What a step of all samplers takes without timing, and how much more with each kind of it."""
+    """Measure a step of all samplers without timing, and how much more each kind of it takes."""
     actions = np.zeros(_NUM_SAMPLERS, np.int64)
     arguments = [{"work_s": work_s}] * _NUM_SAMPLERS
     off, *timed = (

@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def _in_turns(python: Path, repeats: int) -> str:
-    """How much longer SB3 takes to train over our adapter than over its DummyVecEnv, in words."""
+    """Tell how much longer SB3 takes to train over our adapter than over its DummyVecEnv."""
     job = {"workload": "CartPole", "vector": "in turns", "steps": _STEPS["CartPole"]}
     ratios: list[float] = []
     for _ in range(repeats):

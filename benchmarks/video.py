@@ -1,4 +1,4 @@
-"""What filming costs a rollout: ``python -m benchmarks.video``.
+"""Measure what filming costs a rollout: ``python -m benchmarks.video``.
 
 Nine samplers with images of 210x160 in worker processes are stepped with and without a
 ``VideoRecorder``, in turns, and the ratio of the steps' times is printed. Two kinds of task: one

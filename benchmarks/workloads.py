@@ -139,7 +139,7 @@ def _draw(leaves: dict[str, Leaf], rng: np.random.Generator) -> Any:
 
 
 class Vector(NamedTuple):
-    """What an adapter makes of a library's vector environment."""
+    """A library's vector environment, as an adapter makes it."""
 
     #: Actions int64 [num_envs] -> the batched observation and how many environments stepped.
     step: Callable[[Any], tuple[Any, int]]

@@ -41,7 +41,7 @@ Both also take `sampler_fn_args_list` for `sampler_fn_args` and `callback_sensor
 
 
 def members() -> dict[str, tuple[Any, ...]]:
-    """Public members by name, in the order of the code: one a class, None where it lacks it."""
+    """Public members by name, in the order of the code: one per class, None where it lacks it."""
     names = [
         name
         for cls in CLASSES
@@ -53,7 +53,7 @@ def members() -> dict[str, tuple[Any, ...]]:
 
 
 def call(name: str, member: Any) -> str:
-    """How a member is written by who uses it, ``step_at(sampler_index, action)`` for instance."""
+    """Return a member as its users write it, ``step_at(sampler_index, action)`` for instance."""
     if isinstance(member, property):
         return name
     parameters = list(inspect.signature(member).parameters.values())[1:]
@@ -69,7 +69,7 @@ def first_line(member: Any) -> str:
 
 
 def tick(member: Any) -> str:
-    """Whether a class has the member."""
+    """Tell whether a class has the member."""
     return "no" if member is None else "yes"
 
 
@@ -114,7 +114,7 @@ def constructor(cls: type) -> str:
 
 
 def wanted() -> dict[Path, str]:
-    """What each file should hold."""
+    """Return what each file should hold."""
     readme = ROOT / "README.md"
     before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)

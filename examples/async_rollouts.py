@@ -34,7 +34,7 @@ class LinearPolicy:
         self.rng = np.random.default_rng()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """What the task brings along."""
+        """Load the weights that the task brings along."""
         self.weights, self.greedy = state["weights"], state["greedy"]
 
     def probabilities(self, observation: np.ndarray) -> np.ndarray:
@@ -44,7 +44,7 @@ class LinearPolicy:
         return weights / weights.sum(-1, keepdims=True)
 
     def __call__(self, observation: np.ndarray) -> dict[str, np.ndarray]:
-        """What the runner asks for: one observation at a time, [1, 4]."""
+        """Act as the runner asks for it: one observation at a time, [1, 4]."""
         probabilities = self.probabilities(observation)
         if self.greedy:
             return {"action": probabilities.argmax(-1)}
@@ -67,7 +67,7 @@ class LinearPolicy:
 
 
 def discounted(rewards: np.ndarray) -> np.ndarray:
-    """What is to come from every step on."""
+    """Return the discounted rewards from every step on."""
     powers = GAMMA ** np.arange(len(rewards))
     return np.cumsum((rewards * powers)[::-1])[::-1] / powers
 

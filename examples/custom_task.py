@@ -42,7 +42,7 @@ class PushCart(Task[None]):
         return spaces.Discrete(3)
 
     def reached_terminal_state(self) -> bool:
-        """Whether the cart stands at the flag; the time limit is ``max_steps``, above."""
+        """Tell whether the cart stands at the flag; the time limit is ``max_steps``, above."""
         return abs(self.position - self.flag) < 0.15 and abs(self.velocity) < 0.15
 
     def _step(self, action: int) -> RLStepResult:
@@ -72,7 +72,7 @@ class PushCart(Task[None]):
         return image
 
     def metrics(self) -> dict[str, Any]:
-        """What is to be known of an episode at its end."""
+        """Return the figures of an episode at its end."""
         return {**super().metrics(), "success": self.reached_terminal_state()}
 
 
@@ -120,7 +120,7 @@ class LinearPolicy:
         return weights / weights.sum(-1, keepdims=True)
 
     def __call__(self, observation: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """What ``collect`` asks for."""
+        """Decide as ``collect`` asks for it."""
         features = self.features(observation)
         thresholds = self.probabilities(features).cumsum(-1)[:, :2]
         action = (self.rng.random((len(features), 1)) > thresholds).sum(-1)

@@ -26,7 +26,7 @@ from vectasks.rollouts import RolloutBuffer, collect
 
 @dataclass
 class Settings:
-    """What PPO is told; the defaults are CartPole's."""
+    """The settings of PPO; the defaults are CartPole's."""
 
     goal: float = 475.0  # mean return of the last 100 episodes that counts as solved
     max_steps: int = 500_000
@@ -108,12 +108,12 @@ class Agent(nn.Module):
         return torch.distributions.Categorical(logits=logits, validate_args=False)
 
     def value(self, observation: torch.Tensor) -> torch.Tensor:
-        """What is expected to come: [n]."""
+        """Estimate the values of observations: [n]."""
         values: torch.Tensor = self.critic(self.numbers(observation))[:, 0]
         return values
 
     def forward(self, observation: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What ``collect`` asks for."""
+        """Decide as ``collect`` asks for it."""
         distribution = self.distribution(observation)
         action = distribution.sample()
         log_prob = distribution.log_prob(action)

@@ -23,7 +23,7 @@ SIZE = 5
 
 
 class FindGoal(Task[None]):
-    """Walk over a board of SIZE x SIZE fields to the goal."""
+    """Walk over a grid of SIZE x SIZE fields to the goal."""
 
     moves = ((0, 1), (1, 0), (0, -1), (-1, 0))
 
@@ -42,7 +42,7 @@ class FindGoal(Task[None]):
         return np.stack([self.position, self.goal])
 
     def reached_terminal_state(self) -> bool:
-        """Whether one stands on the goal."""
+        """Tell whether one stands on the goal."""
         return bool((self.position == self.goal).all())
 
     def _step(self, action: int) -> RLStepResult:

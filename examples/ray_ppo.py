@@ -49,12 +49,12 @@ class Agent(nn.Module):
         return torch.distributions.Categorical(logits=self.actor(observation), validate_args=False)
 
     def value(self, observation: torch.Tensor) -> torch.Tensor:
-        """What is expected to come: [n]."""
+        """Estimate the values of observations: [n]."""
         values: torch.Tensor = self.critic(observation)[..., 0]
         return values
 
     def forward(self, observation: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What ``collect`` asks for, on the nodes."""
+        """Decide as ``collect`` asks for it, on the nodes."""
         distribution = self.distribution(observation)
         action = distribution.sample()
         log_prob = distribution.log_prob(action)

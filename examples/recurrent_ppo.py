@@ -42,7 +42,7 @@ class Corridor(Task[None]):
         return spaces.Discrete(2)
 
     def get_observations(self) -> np.ndarray:
-        """What is seen from here."""
+        """Return what is seen from here."""
         sign = self.sign if self.position == 0 else 0
         return np.array([sign, self.position >= self.length], np.float32)
 
@@ -98,7 +98,7 @@ class Agent(nn.Module):
         }
 
     def value(self, observation: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
-        """What is expected to come."""
+        """Estimate the values of observations."""
         values: torch.Tensor = self.critic(self.remember(observation, memory))[..., 0]
         return values
 

@@ -38,7 +38,7 @@ class Train(Task):
 
 
 class Evaluate(Task):
-    """Returns of a trained policy, one episode a sampler: short ones do not count double."""
+    """Returns of a trained policy, one episode per sampler: short ones do not count double."""
 
     policy: Param[Train]
     episodes: Param[int] = 32

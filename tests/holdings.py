@@ -1,4 +1,4 @@
-"""What the process of the tests and its descendants hold, and other programs do not."""
+"""Find what the process of the tests and its descendants hold, and other programs do not."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ shared_memory._SHM_NAME_PREFIX = f"/{_MEMORY}"
 
 
 class Holdings(NamedTuple):
-    """What this process holds that a test could leave behind."""
+    """Things of this process that a test could leave behind."""
 
     children: frozenset[tuple[int, str]]
     descriptors: frozenset[tuple[int, str]]
@@ -45,7 +45,7 @@ class Holdings(NamedTuple):
         )
 
     def added_to(self, before: Holdings) -> dict[str, list[object]]:
-        """What is here and was not there before, by kind; descriptors count, numbers may change."""
+        """Return what is new since before, by kind; descriptors count, numbers may change."""
         added = {
             name: sorted(now - then)
             for name, now, then in zip(self._fields, self, before, strict=True)

@@ -89,7 +89,7 @@ class Script:
         (self.cwd / "gate").touch()
 
     def interrupt(self) -> None:
-        """What a terminal does on Ctrl-C: SIGINT for the whole group."""
+        """Do what a terminal does on Ctrl-C: SIGINT for the whole group."""
         os.killpg(self.process.pid, signal.SIGINT)
 
     def wait(self, timeout_s: float = 30.0) -> int:

@@ -1,4 +1,4 @@
-"""Who may import whom: docs/architecture.md draws it, this holds the code to it."""
+"""Hold imports to the layers that docs/architecture.md draws."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``import vectasks`` brings, and what it leaves alone."""
+"""Check what ``import vectasks`` brings, and what it leaves alone."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _exported(tree: ast.Module) -> list[str]:
 
 
 def _bound(tree: ast.Module) -> dict[str, ast.AST]:
-    """What a module's own statements give a name to."""
+    """Return the names that a module's own statements bind."""
     bound: dict[str, ast.AST] = {}
     for node in tree.body:
         if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):

@@ -1,4 +1,4 @@
-"""What setup.py promises, beside what the code asks for and what the pages tell."""
+"""Compare what setup.py promises with what the code asks for and what the pages tell."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FOR_DEVELOPERS = {"dev", "test"}
 
 @pytest.fixture
 def promised(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What setup.py tells setuptools."""
+    """Return what setup.py tells setuptools."""
     told: dict[str, Any] = {}
     setuptools = SimpleNamespace(
         setup=told.update, find_packages=lambda **kwargs: [], Extension=SimpleNamespace

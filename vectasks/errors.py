@@ -175,13 +175,27 @@ class ManifestError(VectasksError, ValueError):
     """A manifest or its run log is damaged, or of a newer version; it was left as it is."""
 
 
-class _Recorded:
+class _Detailed:
+    """An error whose attributes are pickled with it, beside its message."""
+
+    args: tuple[Any, ...]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self._state())
+
+    def _state(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+class _Recorded(_Detailed):
     """An error that carries what is needed to replay the failed episodes."""
 
     #: Recordings by sampler id; one for each sampler that failed in the same call.
     recordings: Mapping[int, Any] = {}
     #: The errors of the other samplers that failed in the same call, by sampler id.
     also_failed: Mapping[int, LayoutError | RemoteError | WorkerDied] = {}
+    #: What the other samplers answered to the same call, by sampler id.
+    results: Mapping[int, Any] = {}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the recordings into a file: ``vectasks replay PATH`` reproduces the failure.
@@ -210,11 +224,6 @@ class LayoutError(_Recorded, VectasksError, ValueError):
         results: what the other samplers answered to the same call, by sampler id.
     """
 
-    results: Mapping[int, Any] = {}
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.args, self._state())
-
 
 class RemoteError(_Recorded, VectasksError):
     """The user's code raised in a worker.
@@ -241,10 +250,6 @@ class RemoteError(_Recorded, VectasksError):
         self.worker = worker
         self.command = command
         self.remote_traceback = remote_traceback
-        self.results: Mapping[int, Any] = {}
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.args, self._state())
 
 
 class SetupError(RemoteError):
@@ -288,13 +293,9 @@ class WorkerDied(_Recorded, VectasksError, EOFError):
         self.worker = worker
         self.sampler_ids: tuple[int, ...] = tuple(sampler_ids)
         self.exitcode: int | None = None if exitcode == UNKNOWN_EXITCODE else exitcode
-        self.results: Mapping[int, Any] = {}
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.args, self._state())
 
 
-class FailedExperiment(VectasksError, RuntimeError):
+class FailedExperiment(_Detailed, VectasksError, RuntimeError):
     """Jobs of an experiment were not done; the message says which and why.
 
     Attributes:
@@ -305,9 +306,6 @@ class FailedExperiment(VectasksError, RuntimeError):
         super().__init__(message)
         self.jobs: tuple[Any, ...] = tuple(jobs)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.args, self.__dict__)
-
 
 class PolicyServerClosed(VectasksError, ConnectionError):
     """A policy server was closed, or its process ended, before it answered."""
@@ -317,7 +315,7 @@ class ResourceLimit(VectasksError, OSError):
     """The system grants too few descriptors, processes or memory; nothing is left running."""
 
 
-class WaitTimeout(VectasksError, TimeoutError, multiprocessing.TimeoutError):
+class WaitTimeout(_Detailed, VectasksError, TimeoutError, multiprocessing.TimeoutError):
     """The samplers did not answer in time; nothing changed, and waiting again is allowed.
 
     Attributes:
@@ -339,9 +337,6 @@ class WaitTimeout(VectasksError, TimeoutError, multiprocessing.TimeoutError):
         self.sampler_ids: tuple[int, ...] = tuple(sampler_ids)
         self.timeout_s = timeout_s
         self.stacks: dict[int, str] = dict(stacks or {})
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.args, self.__dict__)
 
 
 class RemoteTraceback(Exception):

@@ -1,4 +1,4 @@
-"""What travels between the front and the hosts.
+"""The messages between a vector and its hosts.
 
 A :class:`Request` carries a sequence number, and its :class:`Reply` carries the same one: a reply
 is handed to the call that asked for it or, where that call gave up, to nobody. These are
@@ -22,7 +22,7 @@ __all__ = ["Command", "SamplerState", "VectorState"]
 
 
 class Command(IntEnum):
-    """What a host can be asked to do; the strings of AllenAct name the same commands."""
+    """A command to a host; the strings of AllenAct name the same commands."""
 
     STEP = 0
     NEXT_TASK = 1
@@ -48,17 +48,17 @@ class Command(IntEnum):
 
 
 class SamplerState(IntEnum):
-    """What a sampler is doing."""
+    """The state of a sampler."""
 
     READY = 0  # its task waits for a command
     BUSY = 1  # a request is out, perhaps one that its caller gave up waiting for
     PAUSED = 2  # left out of everything until resume_all()
-    EXHAUSTED = 3  # its next_task() gave None; reset_all() starts its tasks anew
+    EXHAUSTED = 3  # its next_task() gave None; reset_all() restarts its tasks
     FAILED = 4  # its task raised, or its worker died; next_task_at() or restart_at() revives it
 
 
 class VectorState(IntEnum):
-    """What the vector is doing; derived from its samplers' states, never stored."""
+    """The state of a vector; derived from its samplers' states, never stored."""
 
     IDLE = 0  # every unpaused sampler can take a command
     STEPPING = 1  # async_step() was called and wait_step() was not
@@ -100,7 +100,7 @@ IN_PLACE = _InPlace()
 
 
 class StepOutcome(NamedTuple):
-    """What a host's step gave if it ended the episode, before a lane carries it away.
+    """The result of a host's step that ended the episode, before a transport carries it.
 
     (While the episode goes on, a step's outcome is the task's own ``RLStepResult``.)
     ``observation`` is None where the sampler is ``exhausted``. ``reward`` is a float, or a list of
@@ -138,7 +138,7 @@ class TaskStart(NamedTuple):
 class Failure(NamedTuple):
     """An exception, in a form that always travels.
 
-    ``in_setup`` where a sampler could not be made anew, whatever it was then asked for.
+    ``in_setup`` where a sampler could not be made again, whatever it was then asked for.
     """
 
     type_name: str
@@ -195,7 +195,7 @@ def _pickle_if_it_survives(error: BaseException) -> bytes | None:
 
 
 def how_it_ended(exitcode: int | None) -> str:
-    """How a worker ended, as words that follow its name."""
+    """Describe how a worker ended, in words that follow its name."""
     if exitcode is None:
         return "closed its connection, as by closing descriptors that are not its own"
     if exitcode == 0:
@@ -215,7 +215,7 @@ def how_it_ended(exitcode: int | None) -> str:
 
 
 class Death(NamedTuple):
-    """What came instead of a reply: the worker that should have given it died.
+    """Stands for a reply whose worker died before it answered.
 
     Attributes:
         restarted: whether it is restarted by itself.

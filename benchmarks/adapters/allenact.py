@@ -41,7 +41,7 @@ class EnvTask(Task):
         return RLStepResult(self._observation, reward, self._is_done, info)
 
     def reached_terminal_state(self) -> bool:
-        """Whether the environment ended the episode."""
+        """Tell whether the environment ended the episode."""
         return self._is_done
 
     def render(self, mode: str = "rgb", *args: Any, **kwargs: Any) -> Any:
@@ -83,7 +83,7 @@ class EnvTaskSampler(TaskSampler):
         self._env.close()
 
     def reset(self) -> None:
-        """Nothing to begin anew."""
+        """Nothing to restart."""
 
     def set_seed(self, seed: int) -> None:
         """Seeds are given at construction."""
@@ -96,7 +96,7 @@ def make(
     processes: int | None = None,
     start_method: str = "forkserver",
 ) -> Vector:
-    """``processes``: 0 the in-process class, None one a sampler. Results are stacked."""
+    """``processes``: 0 the in-process class, None one per sampler. Results are stacked."""
     arguments = [{"workload": workload, "seed": seed} for seed in range(num_envs)]
     tasks: Any = (
         SingleProcessVectorSampledTasks(EnvTaskSampler, arguments, should_log=False)

@@ -39,7 +39,7 @@ class SimulatorTask(Task[Simulator]):
         return self._action_space
 
     def get_observations(self) -> Any:
-        """What the simulator shows."""
+        """Return what the simulator shows."""
         return self.env.observe()
 
     def _step(self, action: Any) -> RLStepResult:

@@ -1,4 +1,4 @@
-"""What the tests of Gymnasium's vector share."""
+"""Helpers of the tests of Gymnasium's vector."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ def test_spaces_that_sb3_cannot_take(name: str) -> None:
 
 
 def weights(algorithm: Any, env: Any) -> list[Any]:
-    """What a short training makes of a policy."""
+    """Return a policy's weights after a short training."""
     # What is not the algorithm's default only makes it short.
     options = {} if algorithm is A2C else {"n_steps": 32, "batch_size": 32, "n_epochs": 2}
     model = algorithm("MlpPolicy", env, seed=3, device="cpu", **options).learn(128)

@@ -256,7 +256,7 @@ def test_rollouts_as_torchrls_own(opened: Any, when: str) -> None:
 
 
 def test_episodes_that_end_in_steps_of_some(opened: Any) -> None:
-    """What begins after an end that only some reached is kept until it is asked for."""
+    """An episode that begins after an end that only some reached is kept until it is asked for."""
     env = opened(envs_of(), categorical_action_encoding=True)
     in_process = opened(envs_of(), categorical_action_encoding=True)
     for one in (env, in_process):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from vectasks.compute import OnlineMeanResultsHandler, Task, TaskManager, shared_array
-from vectasks.compute.sharing import ArrayPlace, Parcels, Reader, place_of
+from vectasks.compute.sharing import ArrayPlace, BatchPacker, Reader, place_of
 
 LARGE = (300, 200)  # rows; a batch of it is worth a slot
 
@@ -59,28 +59,28 @@ def test_a_file_in_anothers_place_is_not_read(tmp_path: Path) -> None:
 
 
 def test_private_arrays_take_turns_in_few_slots() -> None:
-    parcels, reader = Parcels(num_slots=2), Reader()
+    packer, reader = BatchPacker(num_slots=2), Reader()
     batches = [np.full(LARGE, float(i)) for i in range(6)]
     offsets = set()
     for index, batch in enumerate(batches):
-        place = parcels.wrap(index, batch)
+        place = packer.wrap(index, batch)
         assert isinstance(place, ArrayPlace)
         np.testing.assert_array_equal(reader.read(place), batch)
         offsets.add(place.offset_bytes)
         if index:
-            parcels.done(index - 1)
+            packer.done(index - 1)
     assert len(offsets) == 2
 
 
 def test_what_has_no_slot_is_sent() -> None:
-    parcels = Parcels(num_slots=1)
-    assert isinstance(parcels.wrap(0, np.zeros(LARGE)), ArrayPlace)
-    assert isinstance(parcels.wrap(1, np.zeros(LARGE)), np.ndarray), "the slot is taken"
-    parcels.done(0)
-    assert isinstance(parcels.wrap(2, np.zeros((400, 200))), np.ndarray), "it is too large"
-    assert isinstance(parcels.wrap(3, np.zeros(8)), np.ndarray), "it is too small to be worth it"
-    assert isinstance(parcels.wrap(4, np.array([None] * 99_999)), np.ndarray)
-    assert parcels.wrap(5, "text") == "text"
+    packer = BatchPacker(num_slots=1)
+    assert isinstance(packer.wrap(0, np.zeros(LARGE)), ArrayPlace)
+    assert isinstance(packer.wrap(1, np.zeros(LARGE)), np.ndarray), "the slot is taken"
+    packer.done(0)
+    assert isinstance(packer.wrap(2, np.zeros((400, 200))), np.ndarray), "it is too large"
+    assert isinstance(packer.wrap(3, np.zeros(8)), np.ndarray), "it is too small to be worth it"
+    assert isinstance(packer.wrap(4, np.array([None] * 99_999)), np.ndarray)
+    assert packer.wrap(5, "text") == "text"
 
 
 def test_memory_lives_as_long_as_an_array_on_it() -> None:
@@ -115,7 +115,7 @@ def measured(array: Any, unit: str) -> Measured:
 
 
 class Describe(Task[Any, str]):
-    """What a task can see of a batch."""
+    """Describe what a task can see of a batch."""
 
     def do(self, batch: Any) -> str:
         if isinstance(batch, dict):
@@ -223,7 +223,7 @@ def test_a_mean_leaves_out_what_is_masked_on_every_backend() -> None:
 
 def test_the_axes_of_a_slot_lie_as_the_batchs_do() -> None:
     batch = np.asfortranarray(np.arange(np.prod(LARGE)).reshape(LARGE))
-    parcels, reader = Parcels(num_slots=1), Reader()
-    there = reader.read(parcels.wrap(0, batch))
+    packer, reader = BatchPacker(num_slots=1), Reader()
+    there = reader.read(packer.wrap(0, batch))
     np.testing.assert_array_equal(there, batch)
     np.testing.assert_array_equal(there.ravel("K"), batch.ravel("K"))

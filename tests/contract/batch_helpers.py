@@ -1,4 +1,4 @@
-"""What the tests of batches share."""
+"""Helpers of the tests of batches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vectasks.testing.toys import CountingTask
 
 
 def batch_by(way: str, tasks: Any, actions: Any) -> Any:
-    """What one step of all gives, by the method that is named."""
+    """Return the result of one step of all, by the method that is named."""
     if way != "recv":
         return getattr(tasks, way)(actions)
     tasks.send(actions)

@@ -28,13 +28,13 @@ def every_kind(request: pytest.FixtureRequest) -> Kind:
 
 @pytest.fixture(params=_some_slowly(EVERY + LANES), ids=str)
 def every_lane(request: pytest.FixtureRequest) -> Kind:
-    """Every kind of worker, and every lane that steps can take."""
+    """Every kind of worker, and every transport of their steps."""
     return request.param
 
 
 @pytest.fixture(params=QUICK + LANES[:2], ids=str)
 def quick_lane(request: pytest.FixtureRequest) -> Kind:
-    """The quick kinds, on either lane."""
+    """The quick kinds, with either transport."""
     return request.param
 
 
@@ -52,19 +52,19 @@ def process_kind(request: pytest.FixtureRequest) -> Kind:
 
 @pytest.fixture(params=_some_slowly(EVERY[1:] + LANES[1:]), ids=str)
 def process_lane(request: pytest.FixtureRequest) -> Kind:
-    """Every kind of worker that is a process, and every lane that steps can take."""
+    """Every kind of worker that is a process, and every transport of their steps."""
     return request.param
 
 
 @pytest.fixture(params=(Kind("forkserver", 2), Kind("fork", 2), LANES[1]), ids=str)
 def some_process(request: pytest.FixtureRequest) -> Kind:
-    """Processes that differ in what tells of their end, and in the lane of their steps."""
+    """Processes that differ in what tells of their end, and in the transport of their steps."""
     return request.param
 
 
 @pytest.fixture
 def processes() -> Kind:
-    """One kind of process, one process a sampler: for what the in-process vector does not have."""
+    """One kind of process, one per sampler: for what the in-process vector does not have."""
     return Kind("forkserver")
 
 

@@ -1,4 +1,4 @@
-"""What the tests of deaths and of restarts share."""
+"""Helpers of the tests of deaths and of restarts."""
 
 from __future__ import annotations
 

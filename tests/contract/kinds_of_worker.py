@@ -15,8 +15,8 @@ class Kind:
 
     Attributes:
         start_method: None for the in-process vector.
-        max_processes: None for one process a sampler.
-        transport: the lane that steps take.
+        max_processes: None for one process per sampler.
+        transport: the one that steps take.
     """
 
     start_method: str | None = None
@@ -53,11 +53,11 @@ class Kind:
         return self.make(ToySampler, toy_args(task_class, count, **options), **vector)
 
 
-TWIN = Kind()
+IN_PROCESS = Kind()
 SPAWN = Kind("spawn", 2)
-QUICK = (TWIN, Kind("forkserver", 2))
+QUICK = (IN_PROCESS, Kind("forkserver", 2))
 EVERY = (
-    TWIN,
+    IN_PROCESS,
     Kind("forkserver", 1),
     Kind("forkserver", 2),
     Kind("forkserver"),

@@ -1,4 +1,4 @@
-"""What a task receives: in nested spaces the same as in flat ones, on every kind of worker."""
+"""Actions as a task receives them: the same in nested spaces as in flat ones, on every worker."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from tests.contract.kinds_of_worker import TWIN
+from tests.contract.kinds_of_worker import IN_PROCESS
 from vectasks import InvalidAction
 from vectasks.spaces import action_batches, prepare_action
 from vectasks.testing import assert_identical
@@ -130,7 +130,7 @@ def test_what_tasks_receive(kind: Any) -> None:
 
 def test_a_task_may_write_into_its_action() -> None:
     action = {name: many[-1] for name, many in GIVEN.items()}
-    with TWIN.toys(ReceivingTask, count=1, max_steps=9) as tasks:
+    with IN_PROCESS.toys(ReceivingTask, count=1, max_steps=9) as tasks:
         (result,) = tasks.step([(action, 0)])
         (seen,) = tasks.attr("last_action")
         assert not any(np.shares_memory(seen[0][name], action[name]) for name in PARTS)

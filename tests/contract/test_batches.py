@@ -1,4 +1,4 @@
-"""What a StepBatch is, who owns its arrays, and batches in lockstep."""
+"""The content of a StepBatch, the owner of its arrays, and batches in lockstep."""
 
 from __future__ import annotations
 

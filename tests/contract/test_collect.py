@@ -15,7 +15,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from tests.contract.collect_helpers import SPLITS, Dice, InPlace, NestedObservations
-from tests.contract.kinds_of_worker import TWIN
+from tests.contract.kinds_of_worker import IN_PROCESS
 from vectasks import (
     COMPLETE_TASK_METRICS_KEY,
     InvalidArgument,
@@ -77,7 +77,7 @@ def test_whatever_tasks_observe_and_however_it_travels(make, task_class, transpo
 
 def check_against_single_steps(tasks: Any, task_class: Any) -> None:
     buffer = RolloutBuffer(tasks, HORIZON)
-    with TWIN.toys(task_class, vector={"seed": 1}, **OPTIONS) as in_process:
+    with IN_PROCESS.toys(task_class, vector={"seed": 1}, **OPTIONS) as in_process:
         seen = _stacked(in_process.get_observations())
         starts = np.ones(COUNT, bool)
         for _ in range(3):  # each goes on where the one before ended
@@ -354,7 +354,7 @@ def test_a_buffer_is_made_of_an_idle_vector(make):
     ],
 )
 def test_what_a_policy_must_not_give(decision, message):
-    with TWIN.toys() as tasks:
+    with IN_PROCESS.toys() as tasks:
         buffer = RolloutBuffer(tasks, 2)
         with pytest.raises((InvalidArgument, LayoutError), match=message):
             collect(tasks, lambda observation: decision, buffer)

@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.contract.collect_helpers import Dice, InPlace, NestedObservations, first_leaf
-from tests.contract.kinds_of_worker import TWIN
+from tests.contract.kinds_of_worker import IN_PROCESS
 from tests.contract.test_recordings import assert_replays
 from vectasks import (
     AlreadyPending,
@@ -106,7 +106,10 @@ def contents(buffer: RolloutBuffer) -> dict[str, Any]:
 
 def check_against_lockstep(kind: Any, task_class: Any) -> None:
     options = {"max_steps": [2, 3, 3, 7, 50], "limit": 1.5, "count": COUNT, "vector": {"seed": 1}}
-    with kind.toys(task_class, **options) as tasks, TWIN.toys(task_class, **options) as in_process:
+    with (
+        kind.toys(task_class, **options) as tasks,
+        IN_PROCESS.toys(task_class, **options) as in_process,
+    ):
         space = tasks.action_spaces[0]
         ours, theirs = ByRow(space), ByRow(space)
         mine = RolloutBuffer(tasks, HORIZON, memory_shape=(2,))
@@ -210,7 +213,7 @@ def until(is_so: Callable[[], bool]) -> None:
 
 @pytest.mark.parametrize("given", [0, -1, 5, 1.5, "2", None])
 def test_how_many_groups_there_can_be(given):
-    with TWIN.toys() as tasks:
+    with IN_PROCESS.toys() as tasks:
         buffer = RolloutBuffer(tasks, 2)
         told = rf"num_splits must be an integer from 1 to 4, .*, got {given!r}"
         moves = port_of(tasks).moves
@@ -363,7 +366,7 @@ class InterruptedTask(CountingTask):
 
 
 def test_ctrl_c_in_a_task_of_the_in_process():
-    with TWIN.toys(InterruptedTask, max_steps=99) as tasks:
+    with IN_PROCESS.toys(InterruptedTask, max_steps=99) as tasks:
         buffer = RolloutBuffer(tasks, HORIZON)
         with pytest.raises(KeyboardInterrupt):
             collect(tasks, Dice(tasks.action_spaces[0]), buffer, num_splits=2)

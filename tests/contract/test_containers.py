@@ -14,7 +14,7 @@ from batch_helpers import batch_by
 from collect_helpers import Dice
 from gymnasium import spaces
 
-from tests.contract.kinds_of_worker import TWIN
+from tests.contract.kinds_of_worker import IN_PROCESS
 from vectasks import LayoutError
 from vectasks.rollouts import RolloutBuffer, collect
 from vectasks.rollouts.episodes import EpisodeRunner
@@ -125,7 +125,7 @@ def sequence(request: pytest.FixtureRequest) -> Any:
 
 
 def seen(sampler: int, episode: int, step: int, mapping: Any = dict, sequence: Any = tuple) -> Any:
-    """What a task shows."""
+    """Return what a task shows."""
     counts = np.array([sampler, episode, step], np.int32)
     return mapping({"counts": counts, "inner": sequence((step, mapping({"x": episode})))})
 
@@ -282,7 +282,7 @@ def test_what_is_nested_otherwise_fails_its_sampler_alone(odd: Any) -> None:
         return odd(nest) if tuple(nest.get("counts", ())) == (1, 0, 2) else nest
 
     made_of = {"mapping": made, "sequence": tuple}
-    with TWIN.toys(ContainedTask, count=2, max_steps=9, **made_of) as tasks:
+    with IN_PROCESS.toys(ContainedTask, count=2, max_steps=9, **made_of) as tasks:
         tasks.step_batch([0, 0])
         with pytest.raises(LayoutError, match="sampler 1: the observation is not nested as its"):
             tasks.step_batch([0, 0])

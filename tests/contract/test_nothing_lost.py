@@ -1,4 +1,4 @@
-"""What one sampler suffers costs the others nothing; a refused call has sent nothing."""
+"""One sampler's failure costs the others nothing; a refused call has sent nothing."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.contract.kinds_of_worker import TWIN, Kind
+from tests.contract.kinds_of_worker import IN_PROCESS, Kind
 from vectasks import (
     InvalidArgument,
     SamplerIndexError,
@@ -265,7 +265,7 @@ def test_tiles_of_numpys_numbers() -> None:
 
 @pytest.mark.parametrize("fps", [np.int64(25), np.float32(25), Fraction(25), 25])
 def test_a_video_of_numpys_numbers(tmp_path: Path, fps: Any) -> None:
-    tasks = TWIN.toys(CountingTask, 2, max_steps=2)
+    tasks = IN_PROCESS.toys(CountingTask, 2, max_steps=2)
     options: dict[str, Any] = {"every_episodes": np.int64(2), "columns": np.int32(1)}
     recorder = VideoRecorder(tasks, tmp_path / "a.mp4", fps=fps, **options)
     for _ in range(2):
@@ -276,7 +276,7 @@ def test_a_video_of_numpys_numbers(tmp_path: Path, fps: Any) -> None:
 
 
 def test_a_video_refuses_what_is_no_number(tmp_path: Path) -> None:
-    with TWIN.toys(CountingTask, 1) as tasks:
+    with IN_PROCESS.toys(CountingTask, 1) as tasks:
 
         def record(**options: Any) -> None:
             VideoRecorder(tasks, tmp_path / "a.gif", **options)
@@ -348,7 +348,7 @@ def test_games_refuse_what_is_no_number() -> None:
 
 
 def test_tools_of_numpys_numbers() -> None:
-    with TWIN.toys(CountingTask, 2) as tasks:
+    with IN_PROCESS.toys(CountingTask, 2) as tasks:
         assert len(record_trace(tasks, np.int64(2), np.int32(1))) == 3  # type: ignore[arg-type]
     Fault(fail(), sampler=np.int64(1), call=np.int64(2), times=np.float64("inf"))  # type: ignore[arg-type]
     slow_down(np.float32(0.1))  # type: ignore[arg-type]
@@ -358,7 +358,7 @@ def test_tools_of_numpys_numbers() -> None:
 
 
 def test_tools_refuse_what_is_no_number() -> None:
-    with TWIN.toys(CountingTask, 1) as tasks:
+    with IN_PROCESS.toys(CountingTask, 1) as tasks:
         wrong("num_steps", lambda n: record_trace(tasks, n), NO_COUNTS)
     wrong("count", lambda n: toy_args(CountingTask, n), NO_COUNTS)
     wrong("seconds", slow_down, (*NO_SECONDS, None))

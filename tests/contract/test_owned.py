@@ -1,4 +1,4 @@
-"""What a step returns is the caller's, whatever it holds: the task may use its objects again."""
+"""The caller owns what a step returns, whatever it holds: the task may reuse its objects."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def test_traces_of_all_toys_are_identical(every_kind: Any, resample: bool) -> No
 
 @pytest.mark.guarantee("same-traces")
 @pytest.mark.parametrize("transport", ["auto", "slab", "pipe"])
-def test_traces_are_identical_on_every_lane(every_kind: Any, transport: str) -> None:
+def test_traces_are_identical_by_every_transport(every_kind: Any, transport: str) -> None:
     vector = {"seed": 3, "observation_transport": transport}
     with every_kind.toys(NestedTask, max_steps=[2, 3, 4, 5], vector=vector) as tasks:
         trace = record_trace(tasks, 12)

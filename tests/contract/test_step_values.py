@@ -1,4 +1,4 @@
-"""What a step may give: any real number is a reward; what is none is named, whoever steps."""
+"""Values that a step may give: any real number is a reward; what is none is named."""
 
 from __future__ import annotations
 

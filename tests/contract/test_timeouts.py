@@ -1,4 +1,4 @@
-"""Who is late and what with: WaitTimeout and its stacks, on every kind of process."""
+"""WaitTimeout tells who is late, and with what, by its stacks; on every kind of process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one side sends and the other cannot rebuild fails its own request, and nothing else."""
+"""A message that the other side cannot rebuild fails its own request, and nothing else."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_what_cannot_be_rebuilt_fails_its_request_only(transport: Any, size_byte
 def test_it_fails_its_step_when_read_before_the_step_is_announced(
     as_batch: bool, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What belongs to a step is sent before it is announced, and may be read in between."""
+    """A step's parts are sent before it is announced, and may be read in between."""
 
     class Unreadable(CountingTask):
         def info(self) -> Any:

@@ -528,7 +528,7 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
 
 
 def _runs(directory: Path) -> list[str]:
-    """What the workers did: the id of each job that was begun."""
+    """Return the id of each job that the workers began."""
     log = directory / "begun.log"
     return log.read_text().split() if log.exists() else []
 

@@ -300,7 +300,7 @@ def test_one_record_and_one_line_an_episode(tmp_path: Path) -> None:
 
 @pytest.mark.guarantee("resumed-evaluation")
 def test_an_interrupted_evaluation_goes_on(tmp_path: Path) -> None:
-    """What was played is not played again, and the rest is what it would have been."""
+    """Episodes that were played are not played again, and the rest is what it would have been."""
     arguments = toy_args(CountingTask, 2, max_steps=[2, 3], marks=str(tmp_path))
     options: dict[str, Any] = {"episodes": 9, "max_processes": 0}
     whole = evaluate(push, ToySampler, arguments, **options)
@@ -399,7 +399,7 @@ def test_another_evaluation_is_not_mixed_in(tmp_path: Path) -> None:
         ({"episodes": 3, "videos": 2}, "give a manifest_path"),
         ({"episodes": 3, "videos": -1}, "videos must be an integer of at least 0, got -1"),
         ({"episodes": 3, "policy": 3}, "policy must be callable, got 3"),
-        ({"episodes": 3, "sampler_fn_args": {}}, "one dict of keywords a sampler, got dict"),
+        ({"episodes": 3, "sampler_fn_args": {}}, "one dict of keywords per sampler, got dict"),
         ({"episodes": 3, "policy": lambda _: np.array(1)}, "actions"),
         ({"episodes": 2.0}, "episodes must be an integer"),
         ({"episodes": 3, "videos": [0.5]}, "an episode of videos must be an integer"),

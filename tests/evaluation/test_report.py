@@ -168,7 +168,7 @@ def test_the_film_of_a_failed_episode_shows_what_there_was(tmp_path: Path) -> No
 
 
 class Page(html.parser.HTMLParser):
-    """What is in a page: its tags all closed, its text, and what its data URIs hold."""
+    """Reads a page: its tags all closed, its text, and what its data URIs hold."""
 
     VOID = frozenset({"meta", "img", "br"})
 

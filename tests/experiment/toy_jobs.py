@@ -29,7 +29,7 @@ from vectasks.experiment import (
 
 
 def count(path: Path) -> int:
-    """How often something was written down."""
+    """Count how often something was written down."""
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 

@@ -1,4 +1,4 @@
-"""What the workers of a pool hold, and what tests of it wait for."""
+"""Things that the workers of a pool hold, and that tests of it wait for."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def refuse() -> None:
 
 
 class Thing:
-    """What the workers hold; waits are for files that the test makes."""
+    """The object that workers hold; waits are for files that the test makes."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -1,4 +1,4 @@
-"""What a recorder films of a vector: encoded for real, and read back."""
+"""Films that a recorder makes of a vector: encoded for real, and read back."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_columns(tmp_path):
 
 @pytest.fixture
 def captions(monkeypatch):
-    """What is written under the tiles, frame by frame: every line joined by " | "."""
+    """Read what is written under the tiles, frame by frame: every line joined by " | "."""
     pytest.importorskip("cv2")
     told = []
     draw_caption = film.draw_caption

@@ -1,4 +1,4 @@
-"""What the tests of videos share: reading them back, and vectors whose images tell who is seen."""
+"""Helpers of the tests of videos: read them back, and vectors whose images tell who is seen."""
 
 from __future__ import annotations
 

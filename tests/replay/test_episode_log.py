@@ -24,7 +24,7 @@ WAYS = ("apart", "together")
 
 @pytest.fixture(autouse=True, params=WAYS)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """How a step is written down: its actions and what came of it, apart or together."""
+    """The way a step is written down: its actions and what came of it, apart or together."""
     monkeypatch.setitem(globals(), "_way", request.param)
 
 

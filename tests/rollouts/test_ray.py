@@ -30,7 +30,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """What came of each scenario, and what was left running."""
+    """Return what came of each scenario, and what was left running."""
     folder = tmp_path_factory.mktemp("ray")
     run_on_ray(SCRIPT, folder / "results", folder / "output", timeout_s=240)
     return json.loads((folder / "results").read_text())

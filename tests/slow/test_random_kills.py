@@ -24,7 +24,7 @@ MATES = COUNT // WORKERS
 
 
 class QuietTask(CountingTask):
-    """Has no info, so that steps stay on their lane."""
+    """Has no info, so that steps stay in shared memory."""
 
     def info(self) -> Any:
         return None

@@ -33,7 +33,7 @@ MIB = 2**20
 
 
 class Footprint(NamedTuple):
-    """What this process and its workers hold."""
+    """Everything that this process and its workers hold."""
 
     own_bytes: int
     worker_bytes: int

@@ -1,7 +1,7 @@
 """As :mod:`test_same_everywhere`, but tasks raise and workers are killed meanwhile.
 
 The in-process vector is the model here too. It raises what it is told to raise, but cannot die:
-where a worker is killed, the same samplers are made anew there by ``restart_at``, and the other
+where a worker is killed, the same samplers are made again there by ``restart_at``, and the other
 ones are stepped one by one.
 """
 
@@ -132,7 +132,7 @@ class FaultsInVectorAndInProcess(VectorAndInProcess):
 
 
 def _results(step: Any) -> tuple[dict[int, Any], str | None]:
-    """What a step gave by sampler, and the name of its error."""
+    """Return a step's results by sampler, and the name of its error."""
     try:
         return dict(enumerate(step())), None
     except VectasksError as error:

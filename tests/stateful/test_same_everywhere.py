@@ -222,7 +222,7 @@ class VectorAndInProcess(RuleBasedStateMachine):
         """Draw what a subclass adds."""
 
     def made_from(self, arguments: Any) -> tuple[Any, Any]:
-        """What one of the two is made from."""
+        """Return the arguments that one of the two is made from."""
         return ToySampler, arguments
 
     def options_of_one(self) -> dict[str, Any]:
@@ -302,7 +302,7 @@ class VectorAndInProcess(RuleBasedStateMachine):
         self.both(lambda tasks: tasks.get_observations())
 
     def both(self, act: Callable[[Any], Any]) -> Any:
-        """What both give, which must be the same; an exception is something given."""
+        """Return what both give, which must be the same; an exception is something given."""
         given = []
         for tasks in self.pair:
             try:

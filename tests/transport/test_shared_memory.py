@@ -112,7 +112,7 @@ class StubMemory:
 
 
 class Pair:
-    """Both halves of a lane with one worker, which is a thread here."""
+    """Both halves of a transport with one worker, which is a thread here."""
 
     def __init__(self, num_samplers: int = 4) -> None:
         first = np.zeros(2, np.int64)

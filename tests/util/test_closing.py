@@ -1,4 +1,4 @@
-"""What holds processes is ended once, by whoever finds out first, and never by a fork's copy."""
+"""Holders of processes are ended once, by whoever finds out first, never by a fork's copy."""
 
 from __future__ import annotations
 

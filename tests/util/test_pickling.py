@@ -1,4 +1,4 @@
-"""What travels by value: functions with all the globals that their code names."""
+"""Pickling by value: functions travel with all the globals that their code names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many deaths a vector mends by itself: a rate, told by a clock that the tests turn."""
+"""A vector mends deaths by itself up to a rate, told by a clock that the tests turn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a forked worker inherits from its parent's heap is left alone."""
+"""A forked worker leaves alone what it inherits from its parent's heap."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def draw_later_too() -> tuple[float, float, float]:
 
 
 def draws(restarts: int = 0, **options: Any) -> list[Any]:
-    """What each worker draws first, and then what the first one's successors do."""
+    """Return what each worker draws first, and then what the first one's successors do."""
     with VectorSampledTasks(
         Drawing,
         toy_args(CountingTask, COUNT),
@@ -108,7 +108,7 @@ def test_a_context_that_has_processes_of_its_own_starts_them() -> None:
 
 
 class Drawer:
-    """What a pool's worker holds."""
+    """The object that a pool's worker holds."""
 
     def draw(self) -> tuple[float, ...]:
         return draw()

@@ -22,7 +22,7 @@ Start = Callable[[str], Script]
 
 
 class Surroundings(NamedTuple):
-    """What a process finds."""
+    """The surroundings that a process finds."""
 
     environ: dict[str, str]
     folder: str
@@ -72,7 +72,7 @@ def test_surroundings_are_those_of_the_start(
 
 
 class Looker:
-    """What a pool's worker holds."""
+    """The object that a pool's worker holds."""
 
     def look(self) -> Surroundings:
         return Surroundings.now()

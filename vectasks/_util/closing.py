@@ -1,4 +1,4 @@
-"""What holds processes, and must be closed: by its user, by ``with``, in ``__del__`` or at exit."""
+"""Close what holds processes: by its user, by ``with``, in ``__del__`` or at exit."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ logger: logging.Logger = logging.getLogger("vectasks.worker")
 
 
 def registrations() -> bytes:
-    """What this process has registered with Gymnasium, for :func:`adopt_registrations`.
+    """Return what this process has registered with Gymnasium, for :func:`adopt_registrations`.
 
     By id: the spec, its pickle where that may fail for what the user gave, or why there is none.
     """

@@ -72,7 +72,7 @@ def _loaded_names(code: types.CodeType) -> Iterator[str]:
 
 
 def reduce_view(view: memoryview) -> tuple[Callable[..., memoryview], tuple[Any, ...]]:
-    """What makes a memoryview of the same items again, as ``__reduce__`` does."""
+    """Return a function and its arguments that rebuild a memoryview, as ``__reduce__`` does."""
     if len(view.format) > 1 or 0 in (view.shape or ()):  # numpy knows these, and ``cast`` does not
         import numpy
 

@@ -96,7 +96,7 @@ class GivenTasks:
         self._has_begun = vector.stats()["steps"] > 0
         #: Whose episodes ended without the trainer having seen how their next ones begin.
         self.over: NDArray[np.bool_] = np.zeros(self.num_envs, np.bool_)
-        self._held: Any = None  # the first observations of the next ones, a row a sampler of
+        self._held: Any = None  # the first observations of the next ones, a row per sampler of
         self._held_rows: NDArray[np.int64] = np.flatnonzero(self.over)
         self._held_infos: dict[int, dict[str, Any]] = {}  # of the resets that began them
         self._shown: Any = None  # the observation that the trainer saw last

@@ -1,4 +1,4 @@
-"""What subcommands share."""
+"""Helpers that the subcommands share."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def quieten_native_libraries() -> None:
 
 
 def load_callable(name: str, form: str, option: str = "") -> Callable[..., Any]:
-    """What a user named by its module and its name in it.
+    """Import and return the callable that a user named by its module and its name in it.
 
     Args:
         name: as the user wrote it.

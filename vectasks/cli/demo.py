@@ -1,4 +1,4 @@
-"""What ``vectasks demo`` shows: a CartPole learns by PPO, is evaluated, and is filmed.
+"""The run of ``vectasks demo``: a CartPole learns by PPO, is evaluated, and is filmed.
 
 ``examples/ppo.py`` is the same PPO as one script, with all settings in sight.
 """
@@ -45,11 +45,11 @@ class Agent:
         return Categorical(logits=self.actor(observation), validate_args=False)
 
     def value(self, observation: Any) -> Any:
-        """What is expected to come: [n]."""
+        """Estimate the values of observations: [n]."""
         return self.critic(observation)[:, 0]
 
     def __call__(self, observation: Any) -> dict[str, Any]:
-        """What ``collect`` asks for."""
+        """Decide as ``collect`` asks for it."""
         distribution = self.distribution(observation)
         action = distribution.sample()
         log_prob = distribution.log_prob(action)
@@ -76,7 +76,7 @@ def _network(num_inputs: int, num_outputs: int, gain: float) -> Any:
 
 
 class Progress(NamedTuple):
-    """How far training is.
+    """The progress of training.
 
     Attributes:
         steps: of all samplers together.
@@ -158,7 +158,7 @@ def evaluate(
 
     Args:
         agent: acts without exploring.
-        num_episodes: one a sampler.
+        num_episodes: one per sampler.
         video: the file to write, a tile an episode.
         seed: of the episodes.
         on_end: is called whenever one ends.

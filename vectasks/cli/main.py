@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 #: What ``--policy`` names: a function of observations and action spaces that returns actions; all
-#: three lists have one entry a sampler, in the same order.
+#: three lists have one entry per sampler, in the same order.
 Policy: TypeAlias = Callable[[list[Any], list[Any]], Sequence[Any]]
 
 

@@ -60,7 +60,7 @@ def seed(default: int | None, help: str = "Of all randomness.") -> Decorator:
 
 
 def processes() -> Decorator:
-    """``--processes``: of the vector; None stands for one a core."""
+    """``--processes``: of the vector; None stands for one per core."""
     help = "Worker processes; 0: no process but this one."
     return whole_number("--processes", 0, help, show_default="one per core")
 

@@ -1,4 +1,4 @@
-"""What commands show while they run, a bar, and afterwards, a table of what failed."""
+"""The progress bar of commands, and the table of failures that they print at the end."""
 
 from __future__ import annotations
 

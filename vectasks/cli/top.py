@@ -1,7 +1,8 @@
 """``vectasks top``: a live view of a vector that runs in another process.
 
-It maps the vector's board (see ``workers/board.py``) through ``/proc/PID/fd``, for reading only:
-the kernel lets nobody but the process's owner do that, and the vector does not notice.
+It maps the vector's live stats (see ``monitoring/live_stats.py``) through ``/proc/PID/fd``, for
+reading only: the kernel lets nobody but the process's owner do that, and the vector does not
+notice.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _PROC = Path("/proc")
 
 
 class SamplerLine(NamedTuple):
-    """What is known of one sampler; latencies in seconds, None where nothing was timed."""
+    """One sampler's figures; latencies in seconds, None where nothing was timed."""
 
     sampler_id: int
     worker: int
@@ -63,18 +64,18 @@ class Reading(NamedTuple):
 
 
 class LiveStatsView:
-    """Another process's board, mapped for reading.
+    """Another process's live stats, mapped for reading.
 
     Raises:
         OSError: the process has ended, or is somebody else's.
-        ValueError: there is no board in this memory.
+        ValueError: there are no live stats in this memory.
     """
 
     def __init__(self, path: Path) -> None:
         self._memory = _mapped(path)
         head = Lines.on(self._memory, 0, 0).head
         if head["magic"][0] != MAGIC:
-            raise ValueError(f"{path} holds no board of this version of vectasks")
+            raise ValueError(f"{path} holds no live stats of this version of vectasks")
         self._lines = Lines.on(
             self._memory, int(head["num_workers"][0]), int(head["num_samplers"][0])
         )
@@ -83,7 +84,7 @@ class LiveStatsView:
         self._tickets: mmap.mmap | None = None
 
     def read(self) -> Reading:
-        """What it says now."""
+        """Read the current figures."""
         head, now_s = self._lines.head[0].copy(), time.monotonic()
         since_call_s = now_s - (float(head["called_s"]) or float(head["started_s"]))
         busy = self._busy()

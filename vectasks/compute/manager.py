@@ -14,7 +14,7 @@ from vectasks._util.checks import whole_number
 from vectasks.compute.batch_task import Result, Session, Task, require_do
 from vectasks.compute.data_batches import batches_of, count_batches, read_only
 from vectasks.compute.handlers import ResultsCollector, ResultsHandler
-from vectasks.compute.sharing import Parcels, Reader, place_of, received, sendable
+from vectasks.compute.sharing import BatchPacker, Reader, place_of, received, sendable
 from vectasks.errors import RemoteError, RemoteTraceback, SetupError
 from vectasks.pool.feed import feed
 from vectasks.pool.kinds import Kind, checked_kind
@@ -186,19 +186,19 @@ def _run_in_workers(
     ahead: int,
 ) -> Generator[Result[Any], None, None]:
     """Run the batches in workers; yield the results in order of index."""
-    parcels = Parcels(num_workers * ahead) if kind == "process" else None
+    packer = BatchPacker(num_workers * ahead) if kind == "process" else None
     early: dict[int, Result[Any]] = {}
     next_index = 0
     with WorkerPool(make_seat, num_workers, kind=kind) as pool:
 
         def calls() -> Iterator[tuple[int, tuple[int, Any]]]:
             for index, batch in enumerate(batches):
-                wrapped = sendable(batch) if parcels is None else parcels.wrap(index, batch)
+                wrapped = sendable(batch) if packer is None else packer.wrap(index, batch)
                 yield index, (index, wrapped)
 
         for index, future in feed(pool, "value", calls(), ahead=ahead):
-            if parcels is not None:
-                parcels.done(index)
+            if packer is not None:
+                packer.done(index)
             early[index] = _result_of(index, future)
             while next_index in early:
                 yield early.pop(next_index)

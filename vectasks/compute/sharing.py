@@ -177,7 +177,7 @@ def _address(array: NDArray[Any]) -> int:
     return address
 
 
-class Parcels:
+class BatchPacker:
     """Packs batches for worker processes: large arrays stay in place, or are copied into slots.
 
     Only plain arrays do: what a subclass has besides, a mask say, would be lost.

@@ -246,7 +246,7 @@ class AtariTaskSampler(TaskSampler[AtariTask]):
 
     @property
     def episodes_are_independent(self) -> bool:  # type: ignore[override]
-        """Whether each episode can be had again by itself: where each has a seed of its own."""
+        """True if each episode can be replayed by itself: if each has a seed of its own."""
         return self.seed_each_episode
 
     def skip_task(self, **kwargs: Any) -> None:
@@ -299,7 +299,7 @@ def _import_ale() -> Any:
 
 
 def _rom_id(game: str, rom_ids: list[str]) -> str:
-    """What the emulator calls a game: ``space_invaders`` for ``SpaceInvaders``."""
+    """Return the emulator's name of a game: ``space_invaders`` for ``SpaceInvaders``."""
     for rom_id in rom_ids:
         if rom_id.replace("_", "") == str(game).replace("_", "").lower():
             return rom_id

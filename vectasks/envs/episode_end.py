@@ -1,4 +1,4 @@
-"""How the episodes of environments tell that, and why, they ended."""
+"""Detect that an environment's episode ended, and why."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ class EpisodeEnd:
     _truncated: bool = False
 
     def is_done(self) -> bool:
-        """Whether the episode was terminated or truncated."""
+        """Tell whether the episode was terminated or truncated."""
         return self._terminated or self._truncated
 
     def reached_max_steps(self) -> bool:
-        """Whether a limit (of a wrapper, the environment or this task) ended the episode."""
+        """Tell whether a limit (of a wrapper, the environment or this task) ended the episode."""
         return self._truncated
 
     def reached_terminal_state(self) -> bool:
-        """Whether the environment terminated the episode."""
+        """Tell whether the environment terminated the episode."""
         return self._terminated
 
     def _end_flags(self) -> dict[str, bool]:

@@ -239,7 +239,7 @@ class GymnasiumTaskSampler(TaskSampler[GymnasiumTask]):
 
     @property
     def episodes_are_independent(self) -> bool:  # type: ignore[override]
-        """Whether each episode can be had again by itself: where each has a seed of its own."""
+        """True if each episode can be replayed by itself: if each has a seed of its own."""
         return self.seed_each_episode
 
     def skip_task(self, **kwargs: Any) -> None:
@@ -312,7 +312,7 @@ def _import_known_package(env_id: str) -> None:
 
 
 def can_give_images(spec: EnvSpec) -> bool:
-    """Whether the environment can be made with ``render_mode="rgb_array"``.
+    """Tell whether the environment can be made with ``render_mode="rgb_array"``.
 
     Raises:
         gymnasium.error.DependencyNotInstalled: a library that the environment needs is missing.

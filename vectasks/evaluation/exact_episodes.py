@@ -125,7 +125,7 @@ def evaluate(
         policy: called as ``policy(observations)`` or ``policy(observations, action_spaces)``, lists
             with an entry for each sampler that still plays; returns one action for each.
         make_sampler_fn: makes a task sampler, as for :class:`VectorSampledTasks`.
-        sampler_fn_args: one dict of keywords a sampler, as there.
+        sampler_fn_args: one dict of keywords per sampler, as there.
         episodes: how many.
         tasks: instead, the tasks: a dict holds keywords for the sampler's ``next_task``, anything
             else is given to it as ``next_task(task=...)``. Whichever sampler is free takes the

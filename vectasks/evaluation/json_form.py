@@ -1,4 +1,4 @@
-r"""The JSON of manifests, journals and metrics: standard JSON that loses no value.
+r"""The JSON of manifests, run logs and metrics: standard JSON that loses no value.
 
 Standard JSON has no NaN and no infinities. They are written as the strings ``"NaN"``,
 ``"Infinity"`` and ``"-Infinity"``, as Protocol Buffers do; a text that reads like one of them gets

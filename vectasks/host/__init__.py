@@ -1,1 +1,1 @@
-"""What a command means: the task sampler, its current task, and the loop that steps them."""
+"""Carry out commands: the task sampler, its current task, and the loop that steps them."""

@@ -40,7 +40,7 @@ class TimedHostGroup(HostGroup):
             pending += (sampler_id * KINDS, begin_s, _clock())  # Command.STEP is 0
 
     def end_steps(self) -> None:
-        """What the steps gave has been written: record them."""
+        """Record steps whose results have been written."""
         if self._pending:
             self._pending.append(_clock())
             self._recorder.write()

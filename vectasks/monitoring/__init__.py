@@ -1,1 +1,1 @@
-"""What a vector records of itself: counts, latencies, a timeline, live stats."""
+"""Record a vector's counts, latencies, timeline and live stats."""

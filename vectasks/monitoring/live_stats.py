@@ -1,8 +1,8 @@
-"""The board: what a vector tells of itself to whoever may look, in anonymous shared memory.
+"""Live stats: a vector's figures, for whoever may look, in anonymous shared memory.
 
 ::
 
-    parent ──> | head | a line a worker | a line a sampler |  rings of spans  | <── vectasks top
+    parent ──> | head | a line per worker | a line per sampler |  rings of spans  | <── vectasks top
                                                  parent, workers (timing=True) ──┘
 
 Nobody waits for anybody: writers write in passing, and who reads sees what is there. The memory has
@@ -161,7 +161,7 @@ def _write_values(spans: memoryview, first: int, values: Sequence[float]) -> Non
 
 
 class LiveStats:
-    """A vector's own end of its board.
+    """A vector's own end of its live stats.
 
     Args:
         worker_samplers: the samplers of each worker, of which several may have a sampler.

@@ -29,7 +29,7 @@ _PARENT_SPANS = {SEND: "send", WAIT: "wait", TAKE: "take"}
 
 
 class Spans(NamedTuple):
-    """What was recorded since ``begin_s``: the parent's spans, and each worker's."""
+    """The spans recorded since ``begin_s``: the parent's, and each worker's."""
 
     begin_s: float
     end_s: float

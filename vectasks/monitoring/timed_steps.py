@@ -30,7 +30,7 @@ _clock = time.monotonic
 
 
 def stride(batch_s: float, num_samplers: int, chance: float) -> int:
-    """How many batches on the next one is timed; 1: it is the next.
+    """Choose how many batches on the next one is timed; 1: it is the next.
 
     Args:
         batch_s: how long a batch takes, with all that the caller does in between.

@@ -51,7 +51,7 @@ class PoolBackend(abc.ABC):
 
     @abc.abstractmethod
     def is_alive(self, worker: int) -> bool:
-        """Whether it takes calls."""
+        """Tell whether it takes calls."""
 
     @property
     @abc.abstractmethod

@@ -27,14 +27,14 @@ class Call(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What a call, or the making of the object, gave."""
+    """The result of a call, or of the making of the object."""
 
     value: Any = None
     failure: Failure | None = None
 
 
 class LastWords(NamedTuple):
-    """What a worker says at its end: what closing its object raised."""
+    """A worker's last message: what closing its object raised."""
 
     failure: Failure | None
 

@@ -162,7 +162,7 @@ class WorkerPool(Closable):
         self._backend.restart(self._checked(worker))
 
     def is_alive(self, worker: int) -> bool:
-        """Whether a worker takes calls; False from when its death was noticed."""
+        """Tell whether a worker takes calls; False from when its death was noticed."""
         return self._is_open and self._backend.is_alive(self._checked(worker))
 
     @property
@@ -171,7 +171,7 @@ class WorkerPool(Closable):
         return self._backend.pids if self._is_open else [None] * self.num_workers
 
     def describe(self, worker: int) -> str:
-        """What a worker's process is doing now, with the Python stack of its main thread.
+        """Describe what a worker's process is doing now, with the Python stack of its main thread.
 
         It goes on undisturbed. "" where it is dead or has no process here. Takes a second at most.
         """
@@ -183,7 +183,7 @@ class WorkerPool(Closable):
 
     @property
     def is_closed(self) -> bool:
-        """Whether :meth:`close` was called."""
+        """True once :meth:`close` was called."""
         return not self._is_open
 
     # -- the end ------------------------------------------------------------------------------

@@ -85,7 +85,7 @@ class ProcessBackend(PoolBackend):
         self._restarting = [threading.Lock() for _ in range(num_workers)]
         self._workers = [self._new_worker(number) for number in range(num_workers)]
         self._grace_s: float | None = None  # set when it is to end
-        # By descriptor: whose it is, and whether it tells of the end; None: to be found anew.
+        # By descriptor: whose it is, and whether it tells of the end; None: to be found again.
         self._watched: dict[int, tuple[WorkerProcess, bool]] | None = None
         self._poll = select.poll()
         self._bell, self._ringer = socket.socketpair()
@@ -178,7 +178,7 @@ class ProcessBackend(PoolBackend):
             self._look_anew()
 
     def is_alive(self, worker: int) -> bool:
-        """Whether its process runs, as far as is known."""
+        """Tell whether its process runs, as far as is known."""
         return self._workers[worker].end is None
 
     @property
@@ -263,7 +263,7 @@ class ProcessBackend(PoolBackend):
         return max(0.0, min(deadlines) - time.monotonic()) * 1000 + 1
 
     def _take_in(self, news: dict[WorkerProcess, bool]) -> list[Settle]:
-        """What the workers said; those that ended are buried, those that are too late killed."""
+        """Take in answers; handle the exits of workers that ended, kill those that are late."""
         settled: list[Settle] = []
         with self._lock:
             for worker, has_ended in news.items():

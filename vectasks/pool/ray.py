@@ -231,7 +231,7 @@ class RayBackend(PoolBackend):
             warnings.warn(text, RuntimeWarning, stacklevel=1)  # for those without logging, too
 
     def _free(self) -> str:
-        """How much of everything is free; what only names a node or its model is left out."""
+        """List how much of everything is free; leave out what only names a node or its model."""
         free = self._ray.available_resources()
         return ", ".join(
             f"{name} {free.get(name, 0):g} of {amount:g}"
@@ -336,7 +336,7 @@ class RayBackend(PoolBackend):
         self._handle_exit(old, old.end)
 
     def is_alive(self, worker: int) -> bool:
-        """Whether its actor lives, as far as is known."""
+        """Tell whether its actor lives, as far as is known."""
         return self._workers[worker].end is None
 
     @property
@@ -380,4 +380,4 @@ class RayBackend(PoolBackend):
 
 
 def _look_at_deadlines() -> None:
-    """Nothing to do, but the thread finds out anew how long it may wait."""
+    """Do nothing, so that the thread finds out again how long it may wait."""

@@ -94,7 +94,7 @@ class WorkerProcess(ChildProcess):
 
     @property
     def has_room_ahead(self) -> bool:
-        """Whether a call can be sent ahead: behind one at most, and none that was cancelled."""
+        """True if a call can be sent ahead: behind one at most, and none that was cancelled."""
         ahead = [out for out in self.out if out.is_ahead]
         return len(ahead) <= 1 and all(out.future is not None for out in ahead)
 

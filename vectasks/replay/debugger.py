@@ -128,7 +128,7 @@ def _replay(recording: Recording, use_pdb: bool, video: Path | None) -> int:
 
 
 def _judged(recording: Recording, outcome: Outcome) -> tuple[str, bool]:
-    """How a replay went, in words; and whether as recorded."""
+    """Describe how a replay went, and tell whether it went as recorded."""
     failure = recording.failure
     if outcome.divergence is not None:
         failed = failure is not None and type(outcome.error).__qualname__ == failure.type_name
@@ -158,7 +158,7 @@ def _why(recording: Recording) -> str:
 
 
 def _misfits(recording: Recording) -> bool:
-    """Whether the task raised nothing, but gave what does not fit its space."""
+    """Tell whether the task raised nothing, but gave what does not fit its space."""
     return recording.failure is not None and recording.failure.type_name == "LayoutError"
 
 

@@ -1,4 +1,4 @@
-"""The episode log: what every sampler of a vector was asked, so that an episode can be had again.
+"""The episode log: what every sampler of a vector was asked, so that an episode can be replayed.
 
 It is kept where requests are sent, not where tasks run: so it survives a worker that dies, and a
 step of any number of samplers costs one entry for their actions and one for what came back.
@@ -8,7 +8,7 @@ step of any number of samplers costs one entry for their actions and one for wha
     entries   ... | steps of 0..3 | results of 0..3 | seed of 1 | steps of 0..3 | results of 0..3
                           ▲ sampler 0's episode began here: what stands before is not needed for it
 
-An episode is had again from its sampler's arguments and seed, the tasks before it passed over and
+An episode is replayed from its sampler's arguments and seed, the tasks before it skipped, and
 its actions. That is enough where a sampler says so (``episodes_are_independent``); otherwise what
 happened in earlier episodes counts, and everything is kept since the sampler was made or since a
 seed that its next task followed at once. The memory for it is bounded.
@@ -56,7 +56,7 @@ KEPT = STARTS | _LASTING | {Command.STEP, Command.CALL, Command.SET_ATTR}
 
 
 class EpisodeLog:
-    """What the samplers of one vector were asked and what they answered.
+    """A log of what the samplers of one vector were asked and answered.
 
     Args:
         plans: what each sampler is made from, by id.
@@ -89,7 +89,7 @@ class EpisodeLog:
     # -- writing ------------------------------------------------------------------------------
 
     def made(self, sampler_id: int, plan: HostPlan) -> None:
-        """A sampler is made (anew): what was before does not count for it."""
+        """A sampler is made (again): what was before does not count for it."""
         self._tracks[sampler_id] = Track(plan, self._end)
 
     def interrupted(self, deaths: Mapping[int, tuple[Command, Any]]) -> None:
@@ -262,7 +262,7 @@ class EpisodeLog:
             self.tidy_up()
 
     def _is_seeded(self, sampler_id: int) -> bool:
-        """Whether a sampler was seeded and did not step since, which may have used the seed up."""
+        """Tell whether a sampler was seeded and took no step since, which may use the seed up."""
         track = self._tracks[sampler_id]
         if not any(item.command is Command.SEED for item in track.since):
             return False
@@ -290,7 +290,7 @@ class EpisodeLog:
     def recording(
         self, sampler_id: int, failure: RecordedFailure | None = None, *, with_look: bool = False
     ) -> Recording:
-        """All that is needed to have a sampler's current episode again, up to now.
+        """All that is needed to replay a sampler's current episode, up to now.
 
         Args:
             sampler_id: whose.
@@ -484,7 +484,7 @@ def _size_bytes(entry: tuple[Any, ...] | bytes) -> int:
 
 
 def _is_end(info: Any) -> bool:
-    """Whether a step that is done ended an episode, and not its worker or the wait for others."""
+    """Tell whether a done step ended an episode, and not its worker or the wait for others."""
     return not isinstance(info, Mapping) or not ("worker_restarted" in info or info.get("waiting"))
 
 

@@ -1,4 +1,4 @@
-"""Recordings: all that is needed to have an episode again, in memory and in a file.
+"""Recordings: all that is needed to replay an episode, in memory and in a file.
 
 A file is a zip of two members. ``about.json`` says in plain text what is in it; reading that
 executes nothing. ``recordings.pickle`` holds the recordings as cloudpickle writes them, functions
@@ -67,7 +67,7 @@ class Passed(NamedTuple):
 
 
 class RecordedFailure(NamedTuple):
-    """How a recorded episode came to its end."""
+    """The failure that ended a recorded episode."""
 
     command: str
     type_name: str
@@ -84,13 +84,13 @@ class RecordedFailure(NamedTuple):
 
 @dataclass(frozen=True)
 class Recording:
-    """What one sampler was made from and asked: enough to have its last episode again.
+    """One sampler's arguments and calls: enough to replay its last episode.
 
     Attributes:
         sampler_id: whose.
         plan: what the sampler was made from, with its seed.
         passed: what happened before the first episode in ``calls``, which is not replayed in full:
-            its tasks are sampled and passed over.
+            its tasks are sampled and skipped.
         calls: what the sampler was asked since, in order.
         failure: how the last call ended; None where it gave an answer.
         gap: what is missing because the memory for recordings is bounded, or None.
@@ -104,7 +104,7 @@ class Recording:
     gap: str | None = None
 
     def begins_episode(self, position: int) -> bool:
-        """Whether a new episode begins with this call, or just before it."""
+        """Tell whether a new episode begins with this call, or just before it."""
         if position == 0 or self.calls[position].command in STARTS:
             return True
         before = self.calls[position - 1]
@@ -184,7 +184,7 @@ class Recordings(dict[int, Recording]):
 
 
 def read_about(path: str | os.PathLike[str]) -> Mapping[str, Any]:
-    """What a file says about itself: ``recordings`` has a line for each. Executes nothing.
+    """Read a file's description of itself: ``recordings`` has a line for each. Executes nothing.
 
     Raises:
         RecordingError: the file is no recording, was cut short, or is of another version.

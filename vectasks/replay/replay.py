@@ -1,4 +1,4 @@
-"""Replaying a recording: the sampler made anew in this process, and asked the same again.
+"""Replay a recording: make its sampler again in this process, and ask it the same.
 
 >>> from vectasks import SingleProcessVectorSampledTasks
 >>> from vectasks.envs import GymnasiumTaskSampler
@@ -55,7 +55,7 @@ class Divergence(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a replay came to.
+    """The outcome of a replay.
 
     Attributes:
         num_steps: steps of the last episode that were taken; one that raised counts.
@@ -72,7 +72,7 @@ class Replay:
     """One sampler, made from a recording. Leaving its ``with`` block closes task and sampler.
 
     Args:
-        recording: what to have again.
+        recording: what to replay.
 
     Attributes:
         host: what owns the sampler; None until :meth:`run` has made it.
@@ -210,7 +210,7 @@ def _differing_leaves(path: str, then: Any, now: Any) -> Iterator[tuple[str, Any
 
 
 def _same(then: Any, now: Any) -> bool:
-    """Whether two leaves are equal, NaN to NaN; a batch's dtype may be another than the task's."""
+    """Tell whether two leaves are equal, NaN to NaN; a batch's dtype may differ from the task's."""
     try:
         one, other = np.asarray(then), np.asarray(now)
         if one.shape != other.shape:

@@ -32,7 +32,7 @@ class Track:
         return self.episode if self.is_independent else self.anchor
 
     def passed_before_replay(self) -> list[Passed]:
-        """What happened before that entry."""
+        """Return what happened before that entry."""
         self._write_down_resampled()
         return self.passed[: None if self.is_independent else self.num_passed_at_anchor]
 
@@ -64,7 +64,7 @@ class Track:
             self.gap = None
 
     def begin_replay_at_episode(self) -> None:
-        """What was done in earlier episodes does not count any more."""
+        """Leave out what was done in earlier episodes."""
         self._write_down_resampled()
         self.anchor, self.num_passed_at_anchor = self.episode, len(self.passed)
 

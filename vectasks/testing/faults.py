@@ -134,7 +134,7 @@ def with_faults(
     Args:
         make_sampler_fn: makes a task sampler, from one of ``sampler_fn_args``. Methods are replaced
             on the sampler's and the tasks' instances, so these must allow it (no ``__slots__``).
-        sampler_fn_args: one dict of keywords a sampler.
+        sampler_fn_args: one dict of keywords per sampler.
         faults: what goes wrong; of two at the same call, the first comes first.
 
     Raises:

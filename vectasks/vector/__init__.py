@@ -1,4 +1,4 @@
-"""What users hold: vectors of task samplers, and their public methods."""
+"""The vectors of task samplers that users hold, and their public methods."""
 
 from vectasks.vector.api import BaseVectorSampledTasks
 from vectasks.vector.classes import SingleProcessVectorSampledTasks, VectorSampledTasks

@@ -10,17 +10,16 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vectasks._util.checks import checked_ids, checked_seed, seconds_or_none, whole_number
+from vectasks._util.checks import checked_ids, seconds_or_none, whole_number
 from vectasks._util.closing import Closable
 from vectasks.batch import StepBatch
 from vectasks.errors import InvalidArgument
-from vectasks.monitoring.stats import figures, write_trace
+from vectasks.monitoring.stats import write_trace
 from vectasks.protocol import Command, Failure, SamplerState, VectorState
 from vectasks.replay.episode_log import EpisodeRecorder
 from vectasks.replay.recording import Recording, Recordings
 from vectasks.task import RLStepResult
-from vectasks.transport import compiled
-from vectasks.vector.arguments import checked_name, command_named, one_each
+from vectasks.vector.arguments import checked_name, command_named
 from vectasks.vector.exclusive import Guard, also_named, exclusive
 from vectasks.vector.options import VectorOptions
 from vectasks.vector.places import Place
@@ -30,7 +29,6 @@ from vectasks.vector.stepping import OUTCOMES, OUTCOMES_TO_HAND_OUT
 
 __all__ = ["BaseVectorSampledTasks"]
 
-_RENDER_MODES = ("human", "rgb_array", "raw_rgb_list")
 _takes_index_process = also_named(index_process="sampler_index")
 
 
@@ -80,7 +78,7 @@ class BaseVectorSampledTasks(Closable):
 
     @property
     def is_closed(self) -> bool:
-        """Whether :meth:`close` was called."""
+        """True once :meth:`close` was called."""
         return self._core.states.closed
 
     @property
@@ -94,7 +92,7 @@ class BaseVectorSampledTasks(Closable):
 
     @property
     def num_unpaused_tasks(self) -> int:
-        """How many samplers are unpaused; as many actions does a step take."""
+        """The number of unpaused samplers, and of actions that a step takes."""
         return len(self._core.states.unpaused)
 
     @property
@@ -126,12 +124,12 @@ class BaseVectorSampledTasks(Closable):
         Where samplers' spaces differ in their bounds, it is the smallest one that contains them.
 
         Raises:
-            InvalidArgument: the vector is heterogeneous; ``observation_spaces`` has one a sampler.
+            InvalidArgument: the vector is heterogeneous; see ``observation_spaces``.
         """
         if self._core.options.heterogeneous:
             raise InvalidArgument(
                 "observation_space: the vector was made with heterogeneous=True; "
-                "observation_spaces has one a sampler."
+                "observation_spaces has one per sampler."
             )
         return self._core.spaces.shared_observation
 
@@ -162,18 +160,7 @@ class BaseVectorSampledTasks(Closable):
             ``lane_bytes``, by ``slab``, by ``notes`` (infos and what else is pickled into shared
             memory) and by ``pipe``; ``off_slab``, names of observation leaves that have no array.
         """
-        core = self._core
-        counts: dict[str, Any] = {
-            "steps": core.counts.steps + core.usual_steps.num_steps,
-            "episodes": core.counts.episodes,
-            "restarts": core.supervisor.num_restarts,
-            "core": compiled.kind(),
-        }
-        if core.next_tasks is not None:
-            counts["next_tasks"] = core.next_tasks.counts._asdict()
-        if not core.options.timing:
-            return counts
-        return {**counts, **figures(core.live_stats, core.num_samplers), **core.traffic()}
+        return self._core.stats()
 
     @exclusive("trace")
     def trace(self, path: str | os.PathLike[str], steps: int = 100) -> None:
@@ -200,11 +187,11 @@ class BaseVectorSampledTasks(Closable):
         """Send one action to each unpaused sampler and return at once; :meth:`wait_step` collects.
 
         Args:
-            actions: one action a sampler: a list, an array or tensor whose first axis is the
+            actions: one action per sampler: a list, an array or tensor whose first axis is the
                 samplers, or, for nested spaces, a dict or tuple of these.
 
         Raises:
-            WrongCount: not one action a sampler; nothing was sent.
+            WrongCount: not one action per sampler; nothing was sent.
             InvalidAction: an action is outside its space; nothing was sent.
         """
         self._core.calls.require_idle("async_step")
@@ -362,28 +349,17 @@ class BaseVectorSampledTasks(Closable):
         Args:
             seeds: one seed an unpaused sampler, or one int: each sampler gets it plus its id.
         """
-        calls = self._core.calls
-        ids = calls.open_all("set_seeds", Command.SEED)
-        if isinstance(seeds, (int, np.integer)):
-            values = [int(seeds) + i for i in ids]
-        else:
-            values = [checked_seed(seed) for seed in one_each("seeds", seeds, ids)]
-        calls.ask(Command.SEED, ids, values)
+        self._core.calls.seed_all("set_seeds", seeds)
 
     @_takes_index_process
     @exclusive("restart_at")
     def restart_at(self, sampler_index: int) -> None:
-        """Make one sampler anew, whatever its state; it starts a first task, seeded onward.
+        """Make one sampler again, whatever its state; it starts a first task, seeded onward.
 
         Where its worker is dead, or busy with something that nobody waits for, the whole worker is
         restarted, with all its samplers.
         """
-        core = self._core
-        sampler_id = core.calls.open_any_at("restart_at", sampler_index)
-        if core.states.state_of(sampler_id) is SamplerState.BUSY:
-            core.requests.kill_worker_of(sampler_id)
-        core.calls.require(Command.SETUP, [sampler_id])
-        core.calls.ask(Command.SETUP, [sampler_id], [core.supervisor.next_plan(sampler_id)])
+        self._core.calls.restart_at("restart_at", sampler_index)
 
     # -- pausing ------------------------------------------------------------------------------
 
@@ -413,22 +389,14 @@ class BaseVectorSampledTasks(Closable):
         """Send a command to every unpaused sampler; their answers.
 
         Args:
-            commands: one command for all, or one a sampler. Strings as in AllenAct ("step",
+            commands: one command for all, or one per sampler. Strings as in AllenAct ("step",
                 "next_task", "render", "observation_space", "action_space", "call", "call_sampler",
                 "attr", "sampler_attr", "reset", "seed") or a ``Command``.
-            data_list: one datum a sampler (None: none): an action for "step", keywords for
+            data_list: one datum per sampler (None: none): an action for "step", keywords for
                 "next_task", ``(args, kwargs)`` for "render", ``(name, args)`` for the calls, a name
                 for the attributes, a seed for "seed".
         """
-        calls = self._core.calls
-        calls.require_idle("command")
-        ids = self.sampler_ids
-        if isinstance(commands, (str, Command)):
-            commands = [commands] * len(ids)
-        kinds = [command_named(item) for item in one_each("commands", commands, ids)]
-        data = [None] * len(ids) if data_list is None else one_each("data_list", data_list, ids)
-        for sampler_id, kind in zip(ids, kinds, strict=True):
-            calls.require(kind, [sampler_id])
+        ids, kinds, data = self._core.calls.open_each("command", commands, data_list)
         return self._core.stepping.command(ids, kinds, data)
 
     @_takes_index_process
@@ -448,7 +416,7 @@ class BaseVectorSampledTasks(Closable):
         """Call a method of every unpaused sampler's task; what each returned.
 
         Args:
-            function_names: one name for all, or one a sampler.
+            function_names: one name for all, or one per sampler.
             function_args_list: the arguments for each sampler: positional from a list or tuple, by
                 name from a dict, anything else as the one argument (None: no arguments).
         """
@@ -488,9 +456,7 @@ class BaseVectorSampledTasks(Closable):
         Raises:
             TaskError: (also an AttributeError) there is none of this name.
         """
-        calls = self._core.calls
-        ids = calls.open_all("attr", Command.ATTR)
-        return calls.ask_list(Command.ATTR, ids, calls.names("attr_names", attr_names, ids))
+        return self._core.calls.attr_all("attr", attr_names)
 
     @_takes_index_process
     @exclusive("attr_at")
@@ -511,20 +477,14 @@ class BaseVectorSampledTasks(Closable):
             WrongCount: a list has more or fewer values than there are samplers; for the same list
                 everywhere, give ``[values] * num_unpaused_tasks``.
         """
-        calls = self._core.calls
-        ids = calls.open_all("set_attr", Command.SET_ATTR)
-        names = calls.names("attr_names", attr_names, ids)
-        if not isinstance(values, list):
-            values = [values] * len(ids)
-        pairs = list(zip(names, one_each("values", values, ids), strict=True))
-        calls.ask(Command.SET_ATTR, ids, pairs)
+        self._core.calls.set_attr_all("set_attr", attr_names, values)
 
-    # -- having an episode again ----------------------------------------------------------------
+    # -- replaying episodes ---------------------------------------------------------------------
 
     @_takes_index_process
     @exclusive("recording_at")
     def recording_at(self, sampler_index: int) -> Recording:
-        """What one sampler's episode was so far; saved, ``vectasks replay`` has it again.
+        """Record one sampler's episode so far; once saved, ``vectasks replay`` replays it.
 
         Allowed while a step is out: of a task that hangs, say.
         """
@@ -535,7 +495,7 @@ class BaseVectorSampledTasks(Closable):
         """The episodes that deaths cut off whose workers were restarted; a sampler's last one.
 
         By sampler id, of all samplers of such a worker: ``save(path)``, and ``vectasks replay``
-        has them again. Empty without ``on_worker_death="restart"``.
+        replays them. Empty without ``on_worker_death="restart"``.
         """
         return Recordings(self._core.log.interruptions)
 
@@ -593,32 +553,7 @@ class BaseVectorSampledTasks(Closable):
             InvalidArgument: the mode is none of these, or a task's image cannot be shown.
             DisplayUnavailable: "human" where there is no screen.
         """
-        if mode not in _RENDER_MODES:
-            raise InvalidArgument(
-                f"render: mode={mode!r} is unknown; use one of {', '.join(_RENDER_MODES)}."
-            )
-        calls, states = self._core.calls, self._core.states
-        everyone = range(self._core.num_samplers)
-        ids = list(calls.open_all("render", Command.RENDER))
-        # A paused sampler's task can be seen too, unless it failed or had no next one.
-        seen = ids if mode == "raw_rgb_list" else [i for i in everyone if states.can_be_seen(i)]
-        data = (("rgb", *args), kwargs)
-        images = calls.ask(Command.RENDER, seen, [data] * len(seen))
-        if mode == "raw_rgb_list":
-            return [images[i] for i in ids]
-        from vectasks.rendering.tiles import as_rgb, tile_images
-
-        images = {i: as_rgb(image, f"the image of sampler {i}") for i, image in images.items()}
-
-        tile = tile_images(
-            [images.get(i) for i in everyone], dimmed=[i for i in everyone if i not in ids]
-        )
-        if mode == "rgb_array":
-            return tile
-        from vectasks.rendering.window import show
-
-        show(tile)
-        return None
+        return self._core.pictures.render(mode, args, kwargs)
 
     # -- the end ------------------------------------------------------------------------------
 

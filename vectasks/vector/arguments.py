@@ -17,20 +17,20 @@ _COMMANDS = {command.label: command for command in Command if command not in _IN
 
 
 def checked_sampler_args(make_sampler_fn: Any, sampler_fn_args: Any) -> Sequence[Mapping[str, Any]]:
-    """One mapping of keywords a sampler, as a list."""
+    """One mapping of keywords per sampler, as a list."""
     if not callable(make_sampler_fn):
         raise InvalidArgument(
             f"make_sampler_fn must be callable, got {type(make_sampler_fn).__name__}."
         )
     if isinstance(sampler_fn_args, Mapping) or not isinstance(sampler_fn_args, Iterable):
         raise InvalidArgument(
-            "sampler_fn_args must be a list with one dict of keywords a sampler, got "
+            "sampler_fn_args must be a list with one dict of keywords per sampler, got "
             f"{type(sampler_fn_args).__name__}; for four equal samplers: [{{}}] * 4."
         )
     arguments = list(sampler_fn_args)
     if not arguments:
         raise InvalidArgument(
-            "sampler_fn_args is empty: give one dict of keywords a sampler, at least one."
+            "sampler_fn_args is empty: give one dict of keywords per sampler, at least one."
         )
     for position, item in enumerate(arguments):
         if not isinstance(item, Mapping):
@@ -89,7 +89,7 @@ def one_each(what: str, values: Iterable[Any], ids: Sequence[int]) -> list[Any]:
     """``values`` as a list with one an unpaused sampler."""
     if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
         raise InvalidArgument(
-            f"{what} must be a list with one item a sampler, got {type(values).__name__}."
+            f"{what} must be a list with one item per sampler, got {type(values).__name__}."
         )
     items = list(values)
     if len(items) != len(ids):

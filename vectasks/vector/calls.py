@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vectasks.protocol import Command
-from vectasks.vector.arguments import checked_name, one_each
+import numpy as np
+
+from vectasks._util.checks import checked_seed
+from vectasks.protocol import Command, SamplerState
+from vectasks.vector.arguments import checked_name, command_named, one_each
 from vectasks.vector.live_view import LiveView
 from vectasks.vector.requests import Requests
 from vectasks.vector.results import Results
@@ -65,6 +68,23 @@ class Calls:
         self.require_idle(what)
         self.require(command, self.states.unpaused)
         return self.states.unpaused
+
+    def open_each(
+        self,
+        what: str,
+        commands: str | Command | Sequence[str | Command],
+        data: Sequence[Any] | None,
+    ) -> tuple[list[int], list[Command], list[Any]]:
+        """Name the unpaused samplers, each of which can take its command, and check what goes."""
+        self.require_idle(what)
+        ids = list(self.states.unpaused)
+        if isinstance(commands, (str, Command)):
+            commands = [commands] * len(ids)
+        kinds = [command_named(item) for item in one_each("commands", commands, ids)]
+        data = [None] * len(ids) if data is None else one_each("data_list", data, ids)
+        for sampler_id, kind in zip(ids, kinds, strict=True):
+            self.require(kind, [sampler_id])
+        return ids, kinds, data
 
     def open_at(self, what: str, sampler_index: int, command: Command) -> int:
         """Name one unpaused sampler, which can take the command, by id."""
@@ -136,6 +156,37 @@ class Calls:
             args_list = [None] * len(ids)
         args_list = one_each("function_args_list", args_list, ids)
         return self.ask_list(command, ids, list(zip(names, args_list, strict=True)))
+
+    def attr_all(self, what: str, names: str | Sequence[str]) -> list[Any]:
+        """Ask for an attribute of every unpaused sampler's task."""
+        ids = self.open_all(what, Command.ATTR)
+        return self.ask_list(Command.ATTR, ids, self.names("attr_names", names, ids))
+
+    def set_attr_all(self, what: str, names: str | Sequence[str], values: Any) -> None:
+        """Set an attribute of every unpaused sampler's task; a list has one value for each."""
+        ids = self.open_all(what, Command.SET_ATTR)
+        names = self.names("attr_names", names, ids)
+        if not isinstance(values, list):
+            values = [values] * len(ids)
+        pairs = list(zip(names, one_each("values", values, ids), strict=True))
+        self.ask(Command.SET_ATTR, ids, pairs)
+
+    def seed_all(self, what: str, seeds: int | Sequence[int]) -> None:
+        """Seed every unpaused sampler; one int is for all, and each gets it plus its id."""
+        ids = self.open_all(what, Command.SEED)
+        if isinstance(seeds, (int, np.integer)):
+            values = [int(seeds) + i for i in ids]
+        else:
+            values = [checked_seed(seed) for seed in one_each("seeds", seeds, ids)]
+        self.ask(Command.SEED, ids, values)
+
+    def restart_at(self, what: str, sampler_index: int) -> None:
+        """Make one unpaused sampler again; kill its worker first where it does something else."""
+        sampler_id = self.open_any_at(what, sampler_index)
+        if self.states.state_of(sampler_id) is SamplerState.BUSY:
+            self.requests.kill_worker_of(sampler_id)
+        self.require(Command.SETUP, [sampler_id])
+        self.ask(Command.SETUP, [sampler_id], [self.supervisor.next_plan(sampler_id)])
 
     def names(self, what: str, names: str | Sequence[str], ids: Sequence[int]) -> list[str]:
         """Check one name for all samplers, or one each."""

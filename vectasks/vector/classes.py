@@ -23,7 +23,7 @@ class VectorSampledTasks(BaseVectorSampledTasks):
         make_sampler_fn: makes a task sampler; any callable that cloudpickle can carry. It is
             called in the worker, with one of ``sampler_fn_args`` as keywords, and with ``mp_ctx``
             if it has a parameter of that name.
-        sampler_fn_args: one dict of keywords a sampler; they are never changed.
+        sampler_fn_args: one dict of keywords per sampler; they are never changed.
         callback_sensors: a suite with ``get_observations(env, task)``, or a sequence of sensors
             with ``uuid`` and ``get_observation(env, task)``, asked when an episode ends; the
             answer is in ``info["__AFTER_TASK_CALLBACK__"]``.
@@ -34,7 +34,7 @@ class VectorSampledTasks(BaseVectorSampledTasks):
         should_log: log what is started.
         max_processes: so many workers at most, the samplers spread evenly (None: one each).
         read_timeout: seconds that every call waits for its answers (None: without end).
-        seed: seeds the very first tasks: one a sampler, or one int: each gets it plus its id.
+        seed: seeds the very first tasks: one per sampler, or one int: each gets it plus its id.
         heterogeneous: allow samplers whose observation spaces differ in more than their bounds;
             their results are no arrays then.
         check_actions: refuse actions outside the action space.

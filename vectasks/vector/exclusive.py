@@ -107,5 +107,5 @@ class Guard:
 
     @property
     def is_owner(self) -> bool:
-        """Whether this is the process that made the vector."""
+        """True in the process that made the vector."""
         return self._pid == _own_pid

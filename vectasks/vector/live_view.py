@@ -1,4 +1,4 @@
-"""What a vector tells of itself to ``vectasks top`` while it runs."""
+"""Tell ``vectasks top`` about a vector while it runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class LiveView:
     """Brings the live stats up to date, now and then.
 
     Args:
-        board: where they stand.
+        live_stats: where they stand.
         counts: of steps and episodes.
         states: of the samplers.
         supervisor: knows how often workers were restarted.

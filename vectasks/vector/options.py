@@ -27,7 +27,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True)
 class VectorOptions:
-    """What a vector is told beside what makes its samplers.
+    """The options of a vector, beside what makes its samplers.
 
     Attributes:
         callback_sensors: a suite with ``get_observations(env, task)``, or a sequence of sensors

@@ -85,7 +85,7 @@ class InThisProcess:
 
 
 class ChildOptions(NamedTuple):
-    """What only worker processes need.
+    """The options that only worker processes need.
 
     Attributes:
         max_processes: so many workers at most, the samplers spread evenly (None: one each).
@@ -182,6 +182,6 @@ def _laid_out(layout: Layout, memory: SharedMemory) -> tuple[Layout, Any]:
     try:
         memory.resize(with_out_of_band.size_bytes())
         return with_out_of_band, memory.map(with_out_of_band.size_bytes())
-    except OSError:  # the address space is limited, perhaps: these are a mebibyte a sampler
+    except OSError:  # the address space is limited, perhaps: these are a mebibyte per sampler
         memory.resize(layout.size_bytes())
         return layout, memory.map(layout.size_bytes())

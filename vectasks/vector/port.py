@@ -1,4 +1,4 @@
-"""What a vector offers to the rest of the package beside its public methods."""
+"""A vector's interface for the rest of the package, beside its public methods."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class StepPort:
 
     @property
     def is_heterogeneous(self) -> bool:
-        """Whether samplers have spaces of their own, and share no arrays."""
+        """True if samplers have spaces of their own, and share no arrays."""
         return self._transport.results is None
 
     # -- for rollouts -----------------------------------------------------------------------------

@@ -114,7 +114,7 @@ def _error_of(
 
 @dataclass
 class Counts:
-    """What a vector's samplers did since the start: steps, and episodes that ended."""
+    """Counts of what a vector's samplers did since the start: steps, and episodes that ended."""
 
     steps: int = 0
     episodes: int = 0

@@ -9,10 +9,12 @@ from typing import Any
 from vectasks.errors import SpaceMismatch
 from vectasks.host.task_host import HostPlan, HostReady
 from vectasks.monitoring.live_stats import LiveStats
+from vectasks.monitoring.stats import figures
 from vectasks.monitoring.timed_steps import TimedTransport
 from vectasks.protocol import Command, Failure
 from vectasks.replay.episode_log import EpisodeLog
 from vectasks.spaces import ActionBatches, action_batches, are_alike, shared_space
+from vectasks.transport import compiled
 from vectasks.transport.base import StepTransport
 from vectasks.transport.layout import Layout
 from vectasks.vector.arguments import checked_sampler_args, one_seed_each
@@ -22,6 +24,7 @@ from vectasks.vector.exclusive import Guard
 from vectasks.vector.live_view import LiveView
 from vectasks.vector.next_tasks import NextTasks
 from vectasks.vector.options import VectorOptions
+from vectasks.vector.pictures import Pictures
 from vectasks.vector.places import Place
 from vectasks.vector.port import StepPort
 from vectasks.vector.requests import Requests
@@ -118,6 +121,7 @@ class Core:
             read_timeout=options.read_timeout,
             start_timeout_s=options.start_timeout_s,
         )
+        self.pictures: Pictures = Pictures(self.calls, self.states)
 
     def _next_tasks(self) -> NextTasks | None:
         """Make what goes on to the next tasks, where hosts do not by themselves."""
@@ -227,7 +231,21 @@ class Core:
             len(self.requests.workers),
         )
 
-    def traffic(self) -> dict[str, Any]:
+    def stats(self) -> dict[str, Any]:
+        """Count steps, episodes and restarts; with timing, say also where the time goes."""
+        counts: dict[str, Any] = {
+            "steps": self.counts.steps + self.usual_steps.num_steps,
+            "episodes": self.counts.episodes,
+            "restarts": self.supervisor.num_restarts,
+            "core": compiled.kind(),
+        }
+        if self.next_tasks is not None:
+            counts["next_tasks"] = self.next_tasks.counts._asdict()
+        if not self.options.timing:
+            return counts
+        return {**counts, **figures(self.live_stats, self.num_samplers), **self._how_travelled()}
+
+    def _how_travelled(self) -> dict[str, Any]:
         """Say what travelled how, in bytes, and which leaves have no array."""
         if self.transport is not None and self.requests.workers:  # else what was known at the end
             lane_bytes = dict(self.transport.bytes_of(self.counts.steps))
@@ -239,7 +257,7 @@ class Core:
     def close(self) -> list[tuple[int, Failure]]:
         """End every worker, and let go of all memory; what closing raised, by sampler id."""
         if self.options.timing:
-            self.traffic()
+            self._how_travelled()
         try:
             return self.requests.close(self.options.close_grace_s)
         finally:

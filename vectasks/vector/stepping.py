@@ -355,7 +355,7 @@ class Stepping:
 
     @property
     def action_batches(self) -> ActionBatches:
-        """What checks all actions together."""
+        """The converter that checks all actions together."""
         return self._spaces.action_batches
 
     def require_batches(self, what: str) -> StepResults:

@@ -35,7 +35,7 @@ def no_usual_step(actions: Any, as_batch: bool, as_views: bool = False) -> Any:
 
 
 class StepHooks(NamedTuple):
-    """What the compiled core is given of a vector.
+    """The parts of a vector that the compiled core is given.
 
     Attributes:
         entries: of the episode log; it appends one for each step.
@@ -148,7 +148,7 @@ class UsualSteps:
 
     @property
     def num_steps(self) -> int:
-        """How many steps of samplers the core made that are not taken in yet."""
+        """The number of samplers' steps that the core made and that are not taken in yet."""
         return 0 if self._steps is None else self._steps.num_steps * len(self._ids)
 
     def settle_if_free(self) -> None:

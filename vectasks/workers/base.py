@@ -112,7 +112,7 @@ class Worker(abc.ABC):
 
     @abc.abstractmethod
     def has_ended(self) -> bool:
-        """Whether the worker has ended; what it sends last is taken in, so that it can."""
+        """Tell whether the worker has ended; take in what it sends last, so that it can end."""
 
     @abc.abstractmethod
     def terminate(self) -> None:

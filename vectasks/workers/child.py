@@ -1,4 +1,4 @@
-"""What a worker process runs."""
+"""The code that a worker process runs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ logger: logging.Logger = logging.getLogger("vectasks.worker")
 
 
 class Start(NamedTuple):
-    """What every worker process begins with.
+    """Everything that a worker process starts with.
 
     Attributes:
         end: the socket to the parent.

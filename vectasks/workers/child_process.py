@@ -71,7 +71,7 @@ class ChildProcess:
 
     @property
     def has_hung_up(self) -> bool:
-        """Whether the other end of the channel is closed and every message was taken in."""
+        """True if the other end of the channel is closed and every message was taken in."""
         return self._channel is None or self._channel.has_ended
 
     def begin(self, main: Callable[..., None], *args: Any) -> None:
@@ -83,7 +83,7 @@ class ChildProcess:
             self._begin(main, args)
 
     def _seed(self) -> WorkerSeed | None:
-        """What to derive the random state of the process from that is started now."""
+        """Return the seed of the process that is started now."""
         return None
 
     def _begin(self, main: Callable[..., None], args: tuple[Any, ...]) -> None:
@@ -142,7 +142,7 @@ class ChildProcess:
                 self._channel.send(child.END)
 
     def has_ended(self) -> bool:
-        """Whether the process has ended; its last messages are taken in, so that it can."""
+        """Tell whether the process has ended; take in its last messages, so that it can end."""
         if self._process is None:
             return True
         # Asked before the channel is emptied, so that nothing can arrive in between.

@@ -141,7 +141,7 @@ class InlineWorker(Worker):
         """Nothing is left to end."""
 
     def release(self) -> list[tuple[int, Failure]]:
-        """What closing raised."""
+        """Return what closing raised."""
         failures, self._failures = self._failures, []
         return failures
 

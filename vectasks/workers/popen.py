@@ -1,4 +1,4 @@
-"""How worker processes are started and waited for: CPython's three ways, made robust.
+"""Start worker processes and wait for them: CPython's three ways, made robust.
 
 - forkserver: by our own fork server. It was started once, and the program goes on: so each child
   first adopts the environment variables that the parent has by then. (The working directory and
@@ -158,7 +158,7 @@ _CPYTHONS = (
 
 
 def is_ours(mp_ctx: Any) -> bool:
-    """Whether we start the processes of a context; one that has processes of its own does it."""
+    """Tell whether we start a context's processes; one that has processes of its own does it."""
     return mp_ctx.Process in _CPYTHONS
 
 

@@ -164,7 +164,7 @@ class ProcessWorker(ChildProcess, Worker):
 
 
 def _envelope(message: list[Request] | Steps | RowsMoved) -> Any:
-    """What a worker answers by if it cannot unpickle the message: numbers only."""
+    """Return the numbers by which a worker answers a message that it cannot unpickle."""
     if isinstance(message, list):
         return [tuple(request[:2]) for request in message]
     return (message.ticket, list(message.actions)) if isinstance(message, Steps) else None

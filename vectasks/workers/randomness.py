@@ -14,7 +14,7 @@ import numpy as np
 
 
 class WorkerSeed(NamedTuple):
-    """What the random state of a worker's process is derived from.
+    """The seed of a worker process's random state.
 
     Attributes:
         seeds: of the samplers that live in it.

@@ -16,14 +16,14 @@ logger: logging.Logger = logging.getLogger("vectasks")
 
 
 class Talking(Protocol):
-    """What of a worker waiting for it needs."""
+    """The part of a worker that is needed to wait for it."""
 
     def descriptors(self) -> list[tuple[int, int]]:
         """(descriptor, ``select.poll`` events) that tell of news."""
 
 
 class Ending(Talking, Protocol):
-    """What of a worker its end needs."""
+    """The part of a worker that is needed to end it."""
 
     @property
     def number(self) -> int:
@@ -33,7 +33,7 @@ class Ending(Talking, Protocol):
         """Ask it to close what it holds, and to end."""
 
     def has_ended(self) -> bool:
-        """Whether it has ended; what it sends last is taken in, so that it can."""
+        """Tell whether it has ended; take in what it sends last, so that it can end."""
 
     def terminate(self) -> None:
         """SIGTERM."""

@@ -1,4 +1,4 @@
-"""What a late worker is doing: its state, and the Python stack of its main thread.
+"""Look at what a late worker is doing: its state, and the Python stack of its main thread.
 
 ::
 
@@ -79,7 +79,7 @@ _UNTOLD = (
 
 
 class Look(NamedTuple):
-    """What a worker was doing at one moment."""
+    """A worker's activity at one moment."""
 
     state: str  # as words that follow its name
     stack: str  # innermost call first; "" where there is none to be had
@@ -140,7 +140,7 @@ def _high_descriptor() -> int:
 
 
 def look_at(pids: Mapping[int, int], waited_s: float) -> dict[int, Look]:
-    """What some processes are doing; none of them is changed or held up by it.
+    """Look at what some processes are doing; none of them is changed or held up by it.
 
     Args:
         pids: process ids of workers, by the worker's number.
@@ -206,7 +206,7 @@ def _ask(pid: int) -> IO[bytes]:
 
 
 def _read(asked: Mapping[int, IO[bytes]], deadline: float) -> dict[int, str]:
-    """What is in each file once nothing is added to it any more."""
+    """Read each file once nothing is added to it any more."""
     texts = dict.fromkeys(asked, b"")
     changed = dict.fromkeys(asked, time.monotonic())
     growing = set(asked)

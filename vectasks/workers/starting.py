@@ -1,4 +1,4 @@
-"""What is to be known before worker processes start: by which method, and how many there may be."""
+"""Find out, before worker processes start, by which method and how many there may be."""
 
 from __future__ import annotations
 
