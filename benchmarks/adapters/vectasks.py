@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import gymnasium
@@ -11,7 +12,7 @@ from benchmarks.gym_envs import make_env
 from benchmarks.workloads import LEAVES, Simulator, Vector, num_actions, observation_space, stack
 from vectasks import RLStepResult, SingleProcessVectorSampledTasks, Task, TaskSampler
 from vectasks import VectorSampledTasks as WorkerVector
-from vectasks.envs import GymnasiumTaskSampler
+from vectasks.envs import AtariTaskSampler, GymnasiumTaskSampler
 
 
 class SimulatorTask(Task[Simulator]):
@@ -62,11 +63,21 @@ class SimulatorTaskSampler(TaskSampler[SimulatorTask]):
         return self._task_type(self._simulator, self._space, self._action_space)
 
 
-def make_sampler(workload: str, seed: int, in_place: bool) -> TaskSampler[Any]:
+def make_sampler(
+    workload: str, seed: int, in_place: bool = False, own_atari: bool = False
+) -> TaskSampler[Any]:
     """The sampler of one environment."""
     if workload in LEAVES:
         return SimulatorTaskSampler(workload, seed, in_place)
     # Seeded once, as every other vector here.
+    if own_atari:
+        return AtariTaskSampler(
+            "Breakout",
+            obs_type="stacked",
+            repeat_action_probability=0.0,
+            seed=seed,
+            seed_each_episode=False,
+        )
     return GymnasiumTaskSampler(
         lambda: make_env(workload, seed), seed=seed, seed_each_episode=False
     )
@@ -78,16 +89,24 @@ def make(
     *,
     api: str = "step_batch",
     processes: int | None = None,
-    in_place: bool = False,
+    prepared_tasks: int = 0,
+    **sampler: bool,
 ) -> Vector:
-    """Make a vector stepped by ``api``; ``processes``: 0 in process, None one for each sampler."""
-    arguments = [
-        {"workload": workload, "seed": seed, "in_place": in_place} for seed in range(num_envs)
-    ]
+    """Make a vector stepped by ``api``; ``processes``: 0 in process, None one for each sampler.
+
+    Raises:
+        NotImplementedError: this vectasks cannot prepare tasks.
+    """
+    arguments = [{"workload": workload, "seed": seed, **sampler} for seed in range(num_envs)]
+    options: dict[str, Any] = {"should_log": False}
+    if prepared_tasks:
+        if "prepared_tasks" not in inspect.signature(WorkerVector).parameters:
+            raise NotImplementedError("not there: VectorSampledTasks takes no prepared_tasks")
+        options["prepared_tasks"] = prepared_tasks
     tasks = (
-        SingleProcessVectorSampledTasks(make_sampler, arguments, should_log=False)
+        SingleProcessVectorSampledTasks(make_sampler, arguments, **options)
         if processes == 0
-        else WorkerVector(make_sampler, arguments, should_log=False, max_processes=processes)
+        else WorkerVector(make_sampler, arguments, max_processes=processes, **options)
     )
     out = None
     ready: list[Any] = []
