@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,7 +15,8 @@ from pathlib import Path
 from benchmarks.contenders import ENVIRONMENTS
 
 DEFAULT_DIR = Path.home() / ".cache" / "vectasks-benchmarks"
-_CONSTRAINTS = Path(__file__).with_name("constraints.txt")
+_CONSTRAINTS = Path(__file__).resolve().with_name("constraints.txt")
+_VARIABLE = re.compile(r"[A-Z_]+=(?!=)")
 _INSTALL_TIMEOUT_S = 1200
 _AT_A_TIME = 3
 _LIST_VERSIONS = (
@@ -65,11 +67,23 @@ def _prepare(name: str, env_dir: Path, again: bool) -> str:
     return reason
 
 
-def _install(env_dir: Path, name: str, arguments: list[str]) -> str:
+def install_options(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
+    """The arguments for pip, and the environment variables that stand before them."""
+    variables = [argument for argument in arguments if _VARIABLE.match(argument)]
+    environ = {}
+    for variable in variables:
+        name, value = variable.split("=", 1)
+        environ[name] = value.replace("{benchmarks}", str(_CONSTRAINTS.parent))
+    return arguments[len(variables) :], environ
+
+
+def _install(env_dir: Path, name: str, step: list[str]) -> str:
     pip = [str(python_of(env_dir, name)), "-m", "pip", "install", "--quiet"]
+    arguments, environ = install_options(step)
     try:
         result = subprocess.run(
             [*pip, "-c", str(_CONSTRAINTS), *arguments],
+            env={**os.environ, **environ},
             capture_output=True,
             text=True,
             timeout=_INSTALL_TIMEOUT_S,

@@ -35,7 +35,19 @@ def make_env(workload: str, seed: int) -> gymnasium.Env[Any, Any]:
 
         gymnasium.register_envs(ale_py)
         return gymnasium.make("ALE/Breakout-v5")
+    if workload == "Atari":
+        return atari_env("Breakout")
     raise ValueError(f"workload {workload!r} is unknown.")
+
+
+def atari_env(game: str) -> gymnasium.Env[Any, Any]:
+    """A game as agents see it: four grey frames of 84x84, each the last of four."""
+    import ale_py
+
+    gymnasium.register_envs(ale_py)
+    env = gymnasium.make(f"ALE/{game}-v5", frameskip=1, repeat_action_probability=0.0)
+    env = gymnasium.wrappers.AtariPreprocessing(env, noop_max=30, frame_skip=4, screen_size=84)
+    return gymnasium.wrappers.FrameStackObservation(env, 4)
 
 
 def makers(workload: str, num_envs: int) -> list[Callable[[], gymnasium.Env[Any, Any]]]:

@@ -1,11 +1,14 @@
-"""One measurement, run by the interpreter of a library's own environment.
+"""The measurements of one vector, run by the interpreter of a library's own environment.
 
 ``python -m benchmarks.measure JOB``, a JSON object with ``adapter``, ``options``, ``workload``,
-``num_envs``, ``seconds``, ``cycles`` (0: none) and ``out``, the file that gets the answer as JSON.
+``num_envs``, ``purpose`` ("rate", "start" or "cycles"), ``seconds``, ``cycles`` and ``answers``, a
+file descriptor that gets each answer as a line of JSON. For rates the first answer says that the
+vector is warm; each line of standard input then asks for another rate.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import multiprocessing
@@ -28,17 +31,30 @@ _STEPS_A_CYCLE = 1000
 _CYCLES_BEFORE = 5  # until caches are filled
 
 Batches = list[Any]
+Tell = Callable[[dict[str, Any]], None]
 
 
-def measure(make: Callable[[], Vector], actions: Batches, job: dict[str, Any]) -> dict[str, Any]:
-    """Steps a second, seconds from nothing to the first batch, and memory of the workers."""
+def serve(make: Callable[[], Vector], actions: Batches, job: dict[str, Any], tell: Tell) -> None:
+    """Tell steps a second, again and again, of a vector that stays open."""
+    vector = make()
+    first, count = vector.step(actions[0])
+    check(first, count, job["workload"], job["num_envs"])
+    _run(vector.step, actions, job["seconds"])
+    tell({"ready": True})
+    for _ in sys.stdin:
+        _run(vector.step, actions, _WARM_UP * job["seconds"])  # others had the caches meanwhile
+        tell({"rate": _run(vector.step, actions, job["seconds"])})
+    vector.close()
+
+
+def start(make: Callable[[], Vector], actions: Batches, job: dict[str, Any]) -> dict[str, Any]:
+    """Seconds from nothing to the first batch, and memory of the workers after some steps."""
     begin = time.perf_counter()
     vector = make()
     first, count = vector.step(actions[0])
     answer: dict[str, Any] = {"start_s": time.perf_counter() - begin}
     check(first, count, job["workload"], job["num_envs"])
-    _run(vector.step, actions, _WARM_UP * job["seconds"])
-    answer["rate"] = _run(vector.step, actions, job["seconds"])
+    _run(vector.step, actions, job["seconds"])
     workers = [pss_bytes(child.pid) for child in multiprocessing.active_children()]
     if workers:
         answer["worker_pss_bytes"] = sum(workers) / len(workers)
@@ -110,19 +126,32 @@ def _run(step: Callable[[Any], tuple[Any, int]], actions: Batches, seconds: floa
 
 
 def main() -> None:
-    """Measure and write the answer."""
+    """Measure and answer."""
     job = json.loads(sys.argv[1])
     warnings.simplefilter("ignore")
-    adapter = importlib.import_module(f"benchmarks.adapters.{job['adapter']}")
-    rng = np.random.default_rng(0)
-    actions = list(rng.integers(num_actions(job["workload"]), size=(_NUM_BATCHES, job["num_envs"])))
+    with os.fdopen(job["answers"], "w") as answers:
 
-    def make() -> Vector:
-        return adapter.make(job["workload"], job["num_envs"], **job["options"])
+        def tell(answer: dict[str, Any]) -> None:
+            answers.write(json.dumps(answer) + "\n")
+            answers.flush()
 
-    cycles = job["cycles"]
-    answer = cycle(make, actions, cycles) if cycles else measure(make, actions, job)
-    Path(job["out"]).write_text(json.dumps(answer))
+        adapter = importlib.import_module(f"benchmarks.adapters.{job['adapter']}")
+        cell = job["workload"], job["num_envs"]
+        if hasattr(adapter, "rate"):
+            tell({"ready": True})
+            rate = adapter.rate(*cell, **job["options"])
+            for _ in sys.stdin:
+                tell({"rate": rate})
+            return
+        rng = np.random.default_rng(0)
+        actions = list(rng.integers(num_actions(cell[0]), size=(_NUM_BATCHES, cell[1])))
+        make = functools.partial(adapter.make, *cell, **job["options"])
+        if job["purpose"] == "rate":
+            serve(make, actions, job, tell)
+        elif job["purpose"] == "start":
+            tell(start(make, actions, job))
+        else:
+            tell(cycle(make, actions, job["cycles"]))
 
 
 if __name__ == "__main__":

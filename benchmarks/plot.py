@@ -17,8 +17,10 @@ _COLOURS = {
     "limit": "0.6",
     "vectasks": "tab:red",
     "parallel": "tab:blue",
+    "first ready": "tab:purple",
     "in process": "tab:cyan",
     "batch": "tab:green",
+    "native": "tab:olive",
 }
 
 

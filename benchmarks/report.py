@@ -8,17 +8,24 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
-BATCH = "vectasks step_batch"
-FIRST_HALF = "vectasks first half ready"
-PREPARED = "vectasks, prepared tasks"
-LOOP = "plain loop, one core"
-COPY = "copying the batch once"
-_ALLENACT = ("AllenAct, one each", "AllenAct, a process a core")
-_WAITS = "W5"  # what counts there is "first half", and no core is the limit
+from benchmarks.contenders import PREPARED_TASKS, TRAINING
+from benchmarks.goals import (
+    BATCH,
+    FIRST_HALF,
+    LOOP,
+    MAX_START_S,
+    MAX_TRAINING,
+    MAX_WORKER_MB,
+    RATIOS,
+)
 
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+SUMMARY_MARKS = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
+_WAIT = ("W5", "R1", "R2")  # no core is their limit
+
+_PREPARED = [f"vectasks prepared_tasks={number}" for number in PREPARED_TASKS]
 CellKey = tuple[str, int]
-Among = Callable[[str], bool]
+Among = Callable[[str, str], bool]  # by name and kind
 Row = Mapping[str, Any]
 
 
@@ -48,48 +55,53 @@ class Table:
         self.kinds: dict[str, str] = {}  # by contender
         self.cells: list[CellKey] = []
         self.errors: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-        rates: dict[tuple[str, CellKey], list[float]] = defaultdict(list)
+        #: Steps a second by contender and cell, then by round.
+        self._rates: dict[tuple[str, CellKey], dict[int, float]] = defaultdict(dict)
         for row in self.rows:
             cell = (row["workload"], row["num_envs"])
             if "error" in row:
                 where = f"{row['purpose']} {cell[0]} N={cell[1]}"
                 self.errors[row["contender"]][row["error"]].append(where)
             elif row["purpose"] == "rate":
-                rates[row["contender"], cell].append(row["rate"])
+                self._rates[row["contender"], cell][row["round"]] = row["rate"]
             if row["purpose"] == "rate":
                 self.kinds[row["contender"]] = row["kind"]
                 if cell not in self.cells:
                     self.cells.append(cell)
-        self._spreads = {key: spread_of(values) for key, values in rates.items()}
 
     def spread(self, contender: str, cell: CellKey) -> Spread | None:
         """Steps a second; None where nothing was measured."""
-        return self._spreads.get((contender, cell))
+        rates = self._rates.get((contender, cell))
+        return spread_of(rates.values()) if rates else None
 
     def median(self, contender: str, cell: CellKey) -> float | None:
         """The same, the median alone."""
         spread = self.spread(contender, cell)
         return None if spread is None else spread.median
 
-    def best(self, belongs: Among, cell: CellKey) -> tuple[str, float] | None:
-        """The fastest of the contenders for which ``belongs(name)``."""
-        rates = [(self.median(name, cell) or 0.0, name) for name in self.kinds if belongs(name)]
-        rate, name = max(rates, default=(0.0, ""))
-        return (name, rate) if rate else None
+    def times(self, ours: str, theirs: str, cell: CellKey) -> float | None:
+        """How many times as fast: the median over rounds, in each of which both had a turn."""
+        one, other = (self._rates.get((name, cell), {}) for name in (ours, theirs))
+        ratios = [one[number] / other[number] for number in one if number in other]
+        return statistics.median(ratios) if ratios else None
 
-    def best_of_kind(self, kind: str, cell: CellKey) -> tuple[str, float] | None:
-        """The fastest of a kind."""
-        return self.best(lambda name: self.kinds[name] == kind, cell)
+    def best(self, belongs: Among, cell: CellKey) -> str | None:
+        """The fastest of the contenders for which ``belongs(name, kind)``."""
+        names = [name for name, kind in self.kinds.items() if belongs(name, kind)]
+        rates = [(self.median(name, cell) or 0.0, name) for name in names]
+        rate, name = max(rates, default=(0.0, ""))
+        return name if rate else None
 
     def ours(self, cell: CellKey) -> str:
         """The contender that stands for vectasks in comparisons."""
-        if self.median(PREPARED, cell):
-            return PREPARED
-        return FIRST_HALF if cell[0] == _WAITS and self.median(FIRST_HALF, cell) else BATCH
+        return FIRST_HALF if cell[0] in _WAIT and self.median(FIRST_HALF, cell) else BATCH
 
-    def is_lockstep_peer(self, name: str) -> bool:
-        """Whether every step of this peer is one of all its environments."""
-        return self.kinds[name] == "parallel" and "first half" not in name
+    def why_not(self, contender: str, cell: CellKey) -> str:
+        """Why nothing was measured."""
+        for reason, where in self.errors[contender].items():
+            if f"rate {cell[0]} N={cell[1]}" in where:
+                return f"not measured: {reason}"
+        return "not measured"
 
     def other(self, contender: str, purpose: str, key: str) -> float | None:
         """The median of what was measured beside rates; None where nothing was."""
@@ -107,11 +119,6 @@ def spread_of(values: Iterable[float]) -> Spread:
     return Spread(statistics.median(values), min(values), max(values))
 
 
-def ratio(ours: float | None, theirs: float | None) -> float | None:
-    """Return how many times as fast; None where one of them is missing."""
-    return ours / theirs if ours and theirs else None
-
-
 def short(rate: float) -> str:
     """Three digits are more than the noise allows.
 
@@ -126,92 +133,77 @@ def short(rate: float) -> str:
 
 
 def judge(
-    what: str, goal: float, value: float | None, unit: str = "times", *, at_most: bool = False
+    what: str,
+    goal: float,
+    value: float | None,
+    unit: str = "times",
+    *,
+    at_most: bool = False,
+    why_not: str = "not measured",
 ) -> Line:
     """Hold a value (None: not measured) against its goal."""
-    wanted = f"at {'most' if at_most else 'least'} {goal:g} {unit}".rstrip()
+
+    def told(number: float) -> str:
+        return f"{number:.0%}" if unit == "of" else f"{number:.3g} {unit}".rstrip()
+
+    wanted = f"at {'most' if at_most else 'least'} {told(goal)}"
     if value is None:
-        return Line(what, wanted, "-", "not measured")
+        return Line(what, wanted, "-", why_not)
     verdict = "reached"
     if value > goal if at_most else value < goal:
-        verdict = "NOT reached" + (f": {value / goal:.0%} of it" if goal else "")
-    return Line(what, wanted, f"{value:.3g} {unit}".rstrip(), verdict)
+        verdict = "missed" + (f" by {abs(value / goal - 1):.0%}" if goal else "")
+    return Line(what, wanted, told(value), verdict)
 
 
 def to_reach(table: Table) -> list[Line]:
     """The goals of the project, each held against this run."""
-    lines: list[Line] = []
-
-    def against(what: str, goal: float, ours: str, cell: CellKey, names: str | Among) -> None:
-        among = names if callable(names) else lambda name: table.kinds[name] == names
-        best = table.best(among, cell)
-        what = f"{what}, {cell[0]} N={cell[1]}, against {best[0] if best else 'the best peer'}"
-        value = ratio(table.median(ours, cell), best[1] if best else None)
-        lines.append(judge(what, goal, value))
-
-    def share(goal: float, of: str, cell: CellKey, cores: int = 1) -> None:
-        value = ratio(table.median(BATCH, cell), (table.median(of, cell) or 0.0) * cores)
-        what = f"step_batch, {cell[0]} N={cell[1]}, of {of}" + f" x {cores}" * (cores > 1)
-        lines.append(judge(what, goal, value, "of it"))
-
-    for workload, goal in (("W1", 10), ("W2", 10), ("W3", 8), ("W4", 1.8)):
-        for n in (8, 32):
-            against("step_batch", goal, BATCH, (workload, n), "parallel")
-    for n in (8, 32):
-        share(0.5, COPY, ("W3", n))
-    for n in (8, 32):
-        share(0.9, LOOP, ("W4", n), table.cores)
-    against("first half ready", 2.5, FIRST_HALF, ("W5", 32),
-            lambda name: table.kinds[name] in ("parallel", "batch"))  # fmt: skip
-    for workload in ("W1", "W2"):
-        against("in-place tasks", 1, "vectasks in-place tasks", (workload, 32), "batch")
-    for workload in ("W1", "W3"):
-        against("step (list, stacked)", 4, "vectasks step (list)", (workload, 32),
-                lambda name: name in _ALLENACT)  # fmt: skip
-    against("in process, step_batch", 1.5, "vectasks in-process vector step_batch", ("W1", 32),
-            lambda name: name == "Gymnasium SyncVectorEnv")  # fmt: skip
-    for workload, goal in (("R1", 20), ("R2", 2)):
-        against("prepared tasks", goal, PREPARED, (workload, 16), table.is_lockstep_peer)
-    return lines + _start_lines(table)
-
-
-def _start_lines(table: Table) -> list[Line]:
-    start = table.other(BATCH, "start", "start_s")
-    fork = table.other("Gymnasium AsyncVectorEnv", "start", "start_s")
-    pss = table.other(BATCH, "start", "worker_pss_bytes")
-    times = f"{table.other(BATCH, 'cycles', 'cycles') or 0:.0f} x start, 1,000 steps, close"
-    grown = table.other(BATCH, "cycles", "pss_bytes_grown")
+    lines = []
+    for goal in RATIOS:
+        cell = tuple(goal.cell)
+        best = table.best(goal.against, cell)
+        value = None if best is None else table.times(goal.ours, best, cell)
+        measure = best or "the best peer"
+        if goal.of_all_cores:
+            value = None if value is None else value / table.cores
+            measure = f"{table.cores} x {measure}"
+        of = "of" if goal.unit == "of" else "against"
+        what = f"{goal.what}, {cell[0]} N={cell[1]}, {of} {measure}"
+        why_not = table.why_not(goal.ours, cell)
+        lines.append(judge(what, goal.at_least, value, goal.unit, why_not=why_not))
+    training = table.other(TRAINING.name, "training", "ratio")
+    start_s = table.other(BATCH, "start", "start_s")
+    worker_mb = _mega(table.other(BATCH, "start", "worker_pss_bytes"))
     return [
-        judge("start to first batch, N=32, a worker each", 3, start, "s", at_most=True),
-        judge("the same, against Gymnasium's AsyncVectorEnv", 1, ratio(start, fork), at_most=True),
-        judge("memory that a worker adds (PSS)", 12, _mega(pss), "MB", at_most=True),
-        judge(f"{times}: growth of memory", 1, _mega(grown), "MB", at_most=True),
-        *(
-            judge(f"{times}: more {what}", 0, table.other(BATCH, "cycles", f"{what}_grown"), "",
-                  at_most=True)
-            for what in ("descriptors", "processes")
-        ),
-    ]  # fmt: skip
+        *lines,
+        judge(f"{TRAINING.name}: time", MAX_TRAINING, training, "of", at_most=True),
+        judge("start to first batch, N=32, a worker each", MAX_START_S, start_s, "s", at_most=True),
+        judge("memory that a worker adds (PSS)", MAX_WORKER_MB, worker_mb, "MB", at_most=True),
+    ]
+
+
+def render_targets(results: Mapping[str, Any]) -> str:
+    """The goals alone, in Markdown."""
+    return f"{_origin(results)}\n\n{_targets(Table(results))}"
 
 
 def render(results: Mapping[str, Any]) -> str:
     """The whole report, in Markdown."""
     table = Table(results)
-    machine = results["machine"]
     parts = [
-        f"Command: `{results['command']}`, {results['date']}. Machine: {machine['cpu']}, "
-        f"{machine['cores']} cores, {machine['system']}, Python {machine['python']}; "
-        f"load before the run: {machine['load_before']:.1f}.",
+        _origin(results),
         "### To reach",
-        _markdown(["what", "goal", "reached", "verdict"], to_reach(table)),
+        _targets(table),
         "### How many times as fast",
-        '`step_batch` (W5: first half ready) against each; "best": of the peers with worker '
-        "processes. Last column: its share of what a plain loop does on one core.",
+        '`step_batch` (W5, R1, R2: first half ready) against each; "best": of the peers with '
+        "worker processes. Last column: its share of what a plain loop does on one core.",
         _ratios(table),
     ]
     for workload in dict.fromkeys(workload for workload, _ in table.cells):
         parts += [f"### {workload}: environment steps a second", _rates(table, workload)]
-    parts += ["### Start-up and memory, W1, N = 32", _starts(table)]
+    if any(row["purpose"] == "start" for row in table.rows):
+        parts += ["### Start-up and memory, W1, N = 32", _starts(table)]
+    if any(row["purpose"] == "cycles" for row in table.rows):
+        parts.append(_cycles(table))
     missing = [[f"environment {name}", reason] for name, reason in results["missing"].items()]
     missing += [
         [f"{name}: {', '.join(dict.fromkeys(where))}", reason]
@@ -222,6 +214,53 @@ def render(results: Mapping[str, Any]) -> str:
         parts += ["### Not measured", _markdown(["what", "why"], missing)]
     parts += ["### Versions", _versions(results["versions"])]
     return "\n\n".join(parts)
+
+
+_SUMMARY = {
+    ("W1", 32): "32 samplers, four floats, a step costs nothing",
+    ("W2", 32): "32 samplers, images 4x84x84, a step costs nothing",
+    ("W3", 32): "32 samplers, RGB-D 224x224, a step costs nothing",
+    ("W4", 32): "32 samplers, a step costs 200 us",
+    ("R1", 16): "16 samplers, a step takes 1 ms, a reset 200 ms",
+    ("MiniGrid", 8): "8 MiniGrid-Empty-8x8",
+    ("Atari", 8): "8 Breakout, four grey frames",
+}
+_SUMMARY_PEERS = {
+    "Gymnasium": ("Gymnasium AsyncVectorEnv",),
+    "SB3": ("SB3 SubprocVecEnv",),
+    "Tianshou": ("Tianshou ShmemVectorEnv",),
+    "TorchRL": ("TorchRL ParallelEnv", "TorchRL AsyncEnvPool"),
+    "AllenAct": ("AllenAct, one each", "AllenAct, a process a core"),
+}
+
+
+def summary(results: Mapping[str, Any]) -> str:
+    """A short table for people in a hurry, in Markdown."""
+    table = Table(results)
+    rows = []
+    for cell, words in _SUMMARY.items():
+        ours = table.ours(cell)
+        if cell[0] == "R1":
+            ours = max(_PREPARED, key=lambda name: table.median(name, cell) or 0.0)
+        values = [
+            ", ".join(_times(table.times(ours, peer, cell)) for peer in peers)
+            for peers in _SUMMARY_PEERS.values()
+        ]
+        if table.median(ours, cell):
+            rows.append([words + (f" (`{ours[9:]}`)" if cell[0] == "R1" else ""), *values])
+    for words, key, told in (
+        ("start of 32 workers", "start_s", lambda value: f"{value:.2g} s"),
+        ("memory a worker adds", "worker_pss_bytes", lambda value: f"{value / 1e6:.0f} MB"),
+    ):
+        ours_is = table.other(BATCH, "start", key)
+        if ours_is is not None:
+            theirs = [
+                [table.other(peer, "start", key) for peer in peers]
+                for peers in _SUMMARY_PEERS.values()
+            ]
+            cells = [", ".join(told(v) for v in values if v is not None) for values in theirs]
+            rows.append([f"{words}: {told(ours_is)}, against", *cells])
+    return _markdown(["", *_SUMMARY_PEERS], rows)
 
 
 def write_into(page: Path, text: str) -> None:
@@ -241,19 +280,46 @@ def write_between(page: Path, text: str, begin: str, end: str) -> None:
     page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
 
 
+def _origin(results: Mapping[str, Any]) -> str:
+    machine = results["machine"]
+    took = f", {results['took_s'] / 60:.0f} minutes" if "took_s" in results else ""
+    return (
+        f"Command: `{results['command']}`, {results['date']}{took}. Machine: {machine['cpu']}, "
+        f"{machine['cores']} cores, {machine['system']}, Python {machine['python']}; "
+        f"load before the run: {machine['load_before']:.1f}. "
+        f"Usual steps of vectasks are {results['steps']}."
+    )
+
+
+def _targets(table: Table) -> str:
+    return _markdown(["what", "goal", "measured", "verdict"], to_reach(table))
+
+
+def _cycles(table: Table) -> str:
+    """What starting and closing over and over leaves behind."""
+    count = table.other(BATCH, "cycles", "cycles") or 0
+    left = {
+        name: table.other(BATCH, "cycles", f"{name}_grown")
+        for name in ("pss_bytes", "descriptors", "processes")
+    }
+    mega = _mega(left.pop("pss_bytes"))
+    return (
+        f"{count:.0f} times a start, 1,000 steps and a close leave behind "
+        f"{0 if mega is None else mega:.2f} MB, "
+        + " and ".join(f"{value or 0:.0f} {name}" for name, value in left.items())
+        + "."
+    )
+
+
 def _ratios(table: Table) -> str:
     peers = [name for name, kind in table.kinds.items() if kind not in ("limit", "vectasks")]
     rows = []
     for cell in table.cells:
-        ours = table.median(table.ours(cell), cell)
-        best = table.best_of_kind("parallel", cell)
+        ours = table.ours(cell)
+        best = table.best(lambda _, kind: kind == "parallel", cell)
+        names = [best or "", *peers, LOOP]
         rows.append(
-            [
-                f"{cell[0]} N={cell[1]}",
-                _times(ratio(ours, best[1] if best else None)),
-                *(_times(ratio(ours, table.median(name, cell))) for name in peers),
-                _times(ratio(ours, table.median(LOOP, cell))),
-            ]
+            [f"{cell[0]} N={cell[1]}", *(_times(table.times(ours, name, cell)) for name in names)]
         )
     return _markdown(["", "best", *peers, "of one core"], rows)
 
@@ -285,7 +351,7 @@ def _starts(table: Table) -> str:
 
 
 def _versions(versions: Mapping[str, Mapping[str, str]]) -> str:
-    wanted = ("gymnasium", "numpy", "torch")
+    wanted = ("gymnasium", "numpy", "torch", "ale-py")
     rows = []
     for env, found in versions.items():
         lower = {name.lower().replace("_", "-"): version for name, version in found.items()}

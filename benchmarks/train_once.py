@@ -1,22 +1,24 @@
 """One training run, by the interpreter of SB3's environment.
 
 ``python -m benchmarks.train_once JOB``, a JSON object with ``workload``, ``vector``, ``steps`` and
-``out``, the file that gets the answer as JSON: seconds in all and seconds in the vector.
+``answers``, a file descriptor that gets the answer as a line of JSON: seconds in all and seconds in
+the vector.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
 
+from benchmarks.gym_envs import atari_env
 from benchmarks.stopwatch import time_calls
 
 NUM_ENVS = 8
@@ -26,14 +28,7 @@ _TURN_STEPS = 1024  # of all environments together: one of PPO's rollouts
 
 def make_env(workload: str) -> gymnasium.Env[Any, Any]:
     """CartPole as it is, Breakout as agents see it: four grey frames of 84x84."""
-    if workload == "CartPole":
-        return gymnasium.make("CartPole-v1")
-    import ale_py
-
-    gymnasium.register_envs(ale_py)
-    env = gymnasium.make("ALE/Breakout-v5", frameskip=1)
-    env = gymnasium.wrappers.AtariPreprocessing(env, noop_max=30, frame_skip=4, screen_size=84)
-    return gymnasium.wrappers.FrameStackObservation(env, 4)
+    return gymnasium.make("CartPole-v1") if workload == "CartPole" else atari_env(workload)
 
 
 def plain_loop(workload: str, steps: int) -> dict[str, float]:
@@ -68,36 +63,82 @@ def sb3(workload: str, vector: str, steps: int) -> dict[str, float]:
     return {"wall_s": wall_s, "vector_s": inside()}
 
 
-def sb3_in_turns(workload: str, steps: int) -> dict[str, Any]:
-    """SB3's PPO over DummyVecEnv and over our adapter in turns, so that both see the same machine.
+class Learner(NamedTuple):
+    """A training: what makes a rollout and learns from it, its network, and its end."""
+
+    learn: Callable[[], Any]
+    network: Any
+    close: Callable[[], None]
+
+
+def in_turns(
+    trainer: str, workload: str, ours: str, against: str, steps: int
+) -> dict[str, list[float]]:
+    """Train over two vectors in turns, so that both see the same machine.
 
     Returns:
-        of each turn of ``_TURN_STEPS``, how many times as long as DummyVecEnv the adapter took.
-        With the same random numbers both learn the same, so that the same episodes end.
+        of each turn of ``_TURN_STEPS``, how many times as long as ``against`` ``ours`` took.
+
+    On CartPole both have the same random numbers and must learn the same, so that the same
+    episodes end.
     """
     import torch
 
-    models, numbers = {}, {}
-    for vector in ("DummyVecEnv", "vectasks adapter"):
-        models[vector] = _sb3_model(workload, vector)
+    torch.set_num_threads(1)
+    make = {"SB3": _sb3_learner, "CleanRL": _cleanrl_learner}[trainer]
+    learners, numbers = {}, {}
+    for vector in (against, ours):
+        learners[vector] = make(workload, vector)
         numbers[vector] = torch.get_rng_state(), np.random.get_state()
     ratios = []
     for turn in range(steps // _TURN_STEPS):
         wall_s = {}
-        for vector in models if turn % 2 else reversed(models):
+        for vector in learners if turn % 2 else reversed(learners):
             torch.set_rng_state(numbers[vector][0])
             np.random.set_state(numbers[vector][1])
             begin = time.perf_counter()
-            models[vector].learn(_TURN_STEPS, reset_num_timesteps=False)
+            learners[vector].learn()
             wall_s[vector] = time.perf_counter() - begin
             numbers[vector] = torch.get_rng_state(), np.random.get_state()
-        ratios.append(wall_s["vectasks adapter"] / wall_s["DummyVecEnv"])
-    learned = [list(model.policy.parameters()) for model in models.values()]
-    if not all(map(torch.equal, *learned)):
+        ratios.append(wall_s[ours] / wall_s[against])
+    learned = [list(learner.network.parameters()) for learner in learners.values()]
+    if workload == "CartPole" and not all(map(torch.equal, *learned)):
         raise RuntimeError("the two did not learn the same")
-    for model in models.values():
-        model.env.close()
+    for learner in learners.values():
+        learner.close()
     return {"ratios": ratios}
+
+
+def _sb3_learner(workload: str, vector: str) -> Learner:
+    model = _sb3_model(workload, vector)
+
+    def learn() -> None:
+        model.learn(_TURN_STEPS, reset_num_timesteps=False)
+
+    return Learner(learn, model.policy, model.env.close)
+
+
+def _cleanrl_learner(workload: str, vector: str) -> Learner:
+    from benchmarks.cleanrl_loop import learner
+
+    def make_recorded() -> Any:  # as CleanRL does
+        return gymnasium.wrappers.RecordEpisodeStatistics(make_env(workload))
+
+    env_fns: list[Callable[[], Any]] = [make_recorded] * NUM_ENVS
+    mode = gymnasium.vector.AutoresetMode.SAME_STEP
+    if vector == "SyncVectorEnv":
+        envs: Any = gymnasium.vector.SyncVectorEnv(env_fns, autoreset_mode=mode)
+    elif vector == "AsyncVectorEnv":
+        envs = gymnasium.vector.AsyncVectorEnv(env_fns, autoreset_mode=mode)
+    else:
+        from vectasks.adapters.gymnasium import VectorEnv
+
+        count = _suggested_processes(workload, vector)
+        envs = VectorEnv(env_fns, autoreset_mode=mode, max_processes=count)
+    shape = envs.single_observation_space.shape
+    learn, network = learner(envs, None if workload == "CartPole" else _convolutions(shape))
+    learn()
+    return Learner(learn, network, envs.close)
 
 
 def _sb3_model(workload: str, vector: str) -> Any:
@@ -174,7 +215,12 @@ def _samplers(workload: str, vector: str) -> tuple[Callable[..., Any], list[dict
         return GymnasiumTaskSampler(env_fn, seed_each_episode=False)
 
     if vector.endswith("AtariTaskSampler"):  # what make_env gives, without Gymnasium
-        stacked = {"game": workload, "obs_type": "stacked", "seed_each_episode": False}
+        stacked: dict[str, Any] = {
+            "game": workload,
+            "obs_type": "stacked",
+            "seed_each_episode": False,
+        }
+        stacked["repeat_action_probability"] = 0.0
         return AtariTaskSampler, [stacked] * NUM_ENVS
     return make_sampler, [{"env_fn": lambda: make_env(workload)}] * NUM_ENVS
 
@@ -219,11 +265,13 @@ def main() -> None:
         answer: dict[str, Any] = plain_loop(job["workload"], job["steps"])
     elif job["vector"].startswith("vectasks collect"):
         answer = own_loop(job["workload"], job["vector"], job["steps"])
-    elif job["vector"] == "in turns":
-        answer = sb3_in_turns(job["workload"], job["steps"])
+    elif "against" in job:
+        keys = ("trainer", "workload", "vector", "against", "steps")
+        answer = in_turns(*(job[key] for key in keys))
     else:
         answer = sb3(job["workload"], job["vector"], job["steps"])
-    Path(job["out"]).write_text(json.dumps(answer))
+    with os.fdopen(job["answers"], "w") as answers:
+        answers.write(json.dumps(answer) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,29 +2,30 @@
 
 W1: a small vector, no work. W2: four stacked frames. W3: a dict of an image, a depth map and a
 goal. W4: W1 and 200 us of CPU time a step. W5: W1 and a sleep a step, exponential, mean 2 ms.
-Episodes have a fixed length; what is observed depends on the seed and the step alone. R1: W1 and a
-sleep of 1 ms a step and of 200 ms a reset, as if a scene was loaded; R2: the same, but a reset
-computes for 20 ms. There the lengths of episodes are exponential, mean 100, by the seed.
+Episodes of these have a fixed length. R1 and R2 are W1 with costly resets: a step sleeps 1 ms, a
+reset sleeps 200 ms (R1) or computes 20 ms (R2), and episode lengths are exponential, mean 100.
+What is observed depends on the seed and the step alone.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 EPISODE_STEPS = 128
+SLOW_RESETS = ("R1", "R2")
+STEP_SLEEP_S = 1e-3  # of R1 and R2
+RESET_SLEEP_S = 0.2  # of R1
+_RESET_WORK_S = 0.02  # of R2
 _NUM_FRAMES = 4
 _WORK_S = 200e-6
 _MEAN_SLEEP_S = 2e-3
-_STEP_S = 1e-3
-_RESET_SLEEP_S = 0.2
-_RESET_WORK_S = 0.02
-_MEAN_LENGTH = 100
-#: Workloads whose resets are slow.
-RESETS = frozenset({"R1", "R2"})
+_NUM_SLEEPS = 509
+_MEAN_LENGTH = 100  # steps, of R1 and R2
 
 
 class Leaf(NamedTuple):
@@ -57,48 +58,55 @@ def num_actions(workload: str) -> int:
     return _NUM_ACTIONS.get(workload, 4)
 
 
+def sleeps_s(seed: int) -> Iterator[float]:
+    """How long the steps of W5 sleep, one after another, without end."""
+    sleeps = np.random.default_rng(seed).exponential(_MEAN_SLEEP_S, _NUM_SLEEPS).tolist()
+    while True:
+        yield from sleeps
+
+
+def episode_lengths(workload: str, seed: int) -> Iterator[int]:
+    """How many steps the episodes of a simulator have, one after another, without end."""
+    rng = np.random.default_rng(seed)
+    while True:  # at least 2, so that no first step ends an episode
+        slow = workload in SLOW_RESETS
+        yield 2 + int(rng.exponential(_MEAN_LENGTH - 1.5)) if slow else EPISODE_STEPS
+
+
 class Simulator:
     """One environment of a workload, in Gymnasium's terms but without needing Gymnasium."""
 
     def __init__(self, workload: str, seed: int) -> None:
         rng = np.random.default_rng(seed)
         self._frames = [_draw(LEAVES[workload], rng) for _ in range(_NUM_FRAMES)]
-        self._works = workload == "W4"
-        self._sleeps_s = rng.exponential(_MEAN_SLEEP_S, 509).tolist() if workload == "W5" else None
-        self._num_steps = 0
-        self._num_sleeps = 0
-        self._resets = workload if workload in RESETS else None
+        self._work_s = _WORK_S if workload == "W4" else 0.0
+        self._sleeps_s: Iterator[float] | None = None
+        self._reset_sleep_s = RESET_SLEEP_S if workload == "R1" else 0.0
+        self._reset_work_s = _RESET_WORK_S if workload == "R2" else 0.0
+        if workload == "W5":
+            self._sleeps_s = sleeps_s(seed)
+        elif workload in SLOW_RESETS:
+            self._sleeps_s = itertools.repeat(STEP_SLEEP_S)
+        self._lengths = episode_lengths(workload, seed)
         self._length = EPISODE_STEPS
-        self.seed_lengths(seed)
-
-    def seed_lengths(self, seed: int) -> None:
-        """Draw the lengths of episodes by this seed from now on."""
-        self._lengths = np.random.default_rng(seed)
-
-    def skip_episode(self) -> None:
-        """Leave an episode out, without its reset."""
-        self._length = 1 + int(self._lengths.exponential(_MEAN_LENGTH))
+        self._num_steps = 0
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
         """Begin an episode."""
+        if self._reset_sleep_s:
+            time.sleep(self._reset_sleep_s)
+        elif self._reset_work_s:
+            _work(self._reset_work_s)
+        self._length = next(self._lengths)
         self._num_steps = 0
-        if self._resets is not None:
-            self.skip_episode()
-            if self._resets == "R1":
-                time.sleep(_RESET_SLEEP_S)
-            else:
-                _work(_RESET_WORK_S)
         return self.observe(), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Observation (arrays that are used again), reward, terminated, truncated, info."""
-        if self._works:
-            _work(_WORK_S)
-        elif self._resets is not None:
-            time.sleep(_STEP_S)
+        if self._work_s:
+            _work(self._work_s)
         elif self._sleeps_s is not None:
-            time.sleep(self._sleeps_s[self._num_sleeps])
-            self._num_sleeps = (self._num_sleeps + 1) % len(self._sleeps_s)
+            time.sleep(next(self._sleeps_s))
         self._num_steps += 1
         return self.observe(), 1.0, False, self._num_steps >= self._length, {}
 
@@ -109,12 +117,6 @@ class Simulator:
 
     def close(self) -> None:
         """Nothing to give back."""
-
-
-def _work(cpu_s: float) -> None:
-    until = time.thread_time() + cpu_s  # CPU time: no less work on a busy machine
-    while time.thread_time() < until:
-        pass
 
 
 def observation_space(workload: str, spaces: Any) -> Any:
@@ -128,6 +130,13 @@ def observation_space(workload: str, spaces: Any) -> Any:
     return boxes[""] if "" in boxes else spaces.Dict(boxes)
 
 
+def _work(seconds: float) -> None:
+    """Compute: CPU time, so that it is no less work on a busy machine."""
+    until = time.thread_time() + seconds
+    while time.thread_time() < until:
+        pass
+
+
 def _draw(leaves: dict[str, Leaf], rng: np.random.Generator) -> Any:
     arrays = {
         name: rng.integers(0, 256, leaf.shape, np.uint8)
@@ -139,7 +148,7 @@ def _draw(leaves: dict[str, Leaf], rng: np.random.Generator) -> Any:
 
 
 class Vector(NamedTuple):
-    """A library's vector environment, as an adapter makes it."""
+    """What an adapter makes of a library's vector environment."""
 
     #: Actions int64 [num_envs] -> the batched observation and how many environments stepped.
     step: Callable[[Any], tuple[Any, int]]

@@ -1,37 +1,69 @@
-"""TorchRL: ParallelEnv over Gymnasium environments."""
+"""TorchRL: ParallelEnv and AsyncEnvPool over Gymnasium environments."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from torchrl.envs import GymWrapper, ParallelEnv
+from torchrl.envs import AsyncEnvPool, GymWrapper, ParallelEnv
 
 from benchmarks.gym_envs import makers
 from benchmarks.workloads import LEAVES, Vector
 
 
-def make(workload: str, num_envs: int, *, start_method: str | None = None) -> Vector:
-    """A worker process an environment; ``start_method`` None is the library's default."""
+def make(
+    workload: str,
+    num_envs: int,
+    *,
+    pool: bool = False,
+    first_half: bool = False,
+    start_method: str | None = None,
+) -> Vector:
+    """A worker process an environment; ``start_method`` None is the library's default.
+
+    Args:
+        workload: the environments.
+        num_envs: how many.
+        pool: an AsyncEnvPool that exchanges tensors through shared memory.
+        first_half: a step of the pool waits for half of them.
+        start_method: of ParallelEnv's workers.
+    """
     torch.set_num_threads(1)
 
     def wrapped(make_env: Any) -> Any:
         return lambda: GymWrapper(make_env(), categorical_action_encoding=True)
 
-    envs = ParallelEnv(
-        num_envs,
-        [wrapped(make_env) for make_env in makers(workload, num_envs)],
-        mp_start_method=start_method,
-    )
+    env_fns = [wrapped(make_env) for make_env in makers(workload, num_envs)]
+    if pool:
+        envs: Any = AsyncEnvPool(env_fns, backend="multiprocessing", exchange="auto")
+    else:
+        envs = ParallelEnv(num_envs, env_fns, mp_start_method=start_method)
     state = envs.reset()
     names = list(LEAVES.get(workload, {"": None}))
+    sent = False
+
+    def batch() -> Any:
+        if names == [""]:
+            return state["observation" if "observation" in state else "pixels"].numpy()
+        return {name: state[name].numpy() for name in names}
 
     def step(actions: Any) -> tuple[Any, int]:
         nonlocal state
         state["action"] = torch.from_numpy(actions)
         _, state = envs.step_and_maybe_reset(state)
-        if names == [""]:
-            return state["observation" if "observation" in state else "pixels"].numpy(), num_envs
-        return {name: state[name].numpy() for name in names}, num_envs
+        return batch(), num_envs
 
-    return Vector(step, envs.close)
+    def step_first_half(actions: Any) -> tuple[Any, int]:
+        nonlocal state, sent
+        ready = _indices(state["env_index"]) if sent else list(range(num_envs))
+        sent = True
+        state["action"] = torch.from_numpy(actions[ready])
+        envs.async_step_and_maybe_reset_send(state, env_index=ready)
+        _, state = envs.async_step_and_maybe_reset_recv(min_get=num_envs // 2)
+        return batch(), len(state)
+
+    return Vector(step_first_half if first_half else step, envs.close)
+
+
+def _indices(stacked: Any) -> list[int]:
+    return stacked.tolist() if isinstance(stacked, torch.Tensor) else [int(i) for i in stacked]

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import gymnasium
 import numpy as np
 
 from benchmarks.gym_envs import make_env
-from benchmarks.workloads import (
-    LEAVES,
-    RESETS,
-    Simulator,
-    Vector,
-    num_actions,
-    observation_space,
-    stack,
-)
+from benchmarks.workloads import LEAVES, Simulator, Vector, num_actions, observation_space, stack
 from vectasks import RLStepResult, SingleProcessVectorSampledTasks, Task, TaskSampler
 from vectasks import VectorSampledTasks as WorkerVector
-from vectasks.envs import GymnasiumTaskSampler
-
-#: About the time of a reset, divided by that of a mean episode, and two more.
-_PREPARED = {"R1": 4, "R2": 2}
+from vectasks.envs import AtariTaskSampler, GymnasiumTaskSampler
 
 
 class SimulatorTask(Task[Simulator]):
@@ -39,7 +29,7 @@ class SimulatorTask(Task[Simulator]):
         return self._action_space
 
     def get_observations(self) -> Any:
-        """Return what the simulator shows."""
+        """What the simulator shows."""
         return self.env.observe()
 
     def _step(self, action: Any) -> RLStepResult:
@@ -67,27 +57,27 @@ class SimulatorTaskSampler(TaskSampler[SimulatorTask]):
         self._space = observation_space(workload, gymnasium.spaces)
         self._action_space = gymnasium.spaces.Discrete(num_actions(workload))
         self._task_type = InPlaceTask if in_place else SimulatorTask
-        self.episodes_are_independent: bool = workload in RESETS
-        self.initial_seed: int = seed
-
-    def set_seed(self, seed: int) -> None:
-        """Seed the lengths of episodes."""
-        self._simulator.seed_lengths(seed)
-
-    def skip_task(self, **kwargs: Any) -> None:
-        """Leave an episode out."""
-        self._simulator.skip_episode()
 
     def next_task(self, **kwargs: Any) -> SimulatorTask:
         """One more episode; they never end."""
         return self._task_type(self._simulator, self._space, self._action_space)
 
 
-def make_sampler(workload: str, seed: int, in_place: bool) -> TaskSampler[Any]:
+def make_sampler(
+    workload: str, seed: int, in_place: bool = False, own_atari: bool = False
+) -> TaskSampler[Any]:
     """The sampler of one environment."""
     if workload in LEAVES:
         return SimulatorTaskSampler(workload, seed, in_place)
     # Seeded once, as every other vector here.
+    if own_atari:
+        return AtariTaskSampler(
+            "Breakout",
+            obs_type="stacked",
+            repeat_action_probability=0.0,
+            seed=seed,
+            seed_each_episode=False,
+        )
     return GymnasiumTaskSampler(
         lambda: make_env(workload, seed), seed=seed, seed_each_episode=False
     )
@@ -99,32 +89,24 @@ def make(
     *,
     api: str = "step_batch",
     processes: int | None = None,
-    in_place: bool = False,
-    prepared: bool = False,
+    prepared_tasks: int = 0,
+    **sampler: bool,
 ) -> Vector:
-    """Make a vector stepped by ``api``.
+    """Make a vector stepped by ``api``; ``processes``: 0 in process, None one for each sampler.
 
-    Args:
-        workload: which.
-        num_envs: how many samplers.
-        api: how it is stepped.
-        processes: 0: in process; None: one for each sampler.
-        in_place: whether tasks write their observations where they are wanted.
-        prepared: whether spares prepare the next tasks.
+    Raises:
+        NotImplementedError: this vectasks cannot prepare tasks.
     """
-    arguments = [
-        {"workload": workload, "seed": seed, "in_place": in_place} for seed in range(num_envs)
-    ]
+    arguments = [{"workload": workload, "seed": seed, **sampler} for seed in range(num_envs)]
+    options: dict[str, Any] = {"should_log": False}
+    if prepared_tasks:
+        if "prepared_tasks" not in inspect.signature(WorkerVector).parameters:
+            raise NotImplementedError("not there: VectorSampledTasks takes no prepared_tasks")
+        options["prepared_tasks"] = prepared_tasks
     tasks = (
-        SingleProcessVectorSampledTasks(make_sampler, arguments, should_log=False)
+        SingleProcessVectorSampledTasks(make_sampler, arguments, **options)
         if processes == 0
-        else WorkerVector(
-            make_sampler,
-            arguments,
-            should_log=False,
-            max_processes=processes,
-            prepared_tasks=_PREPARED[workload] if prepared else 0,
-        )
+        else WorkerVector(make_sampler, arguments, max_processes=processes, **options)
     )
     out = None
     ready: list[Any] = []
