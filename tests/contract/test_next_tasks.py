@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,8 +54,10 @@ class NamedSampler(ToySampler):
         if kills is not None and Path(kills).exists():
             Path(kills).unlink()
             os.kill(os.getpid(), signal.SIGKILL)
-        while waits_for is not None and not Path(waits_for).exists():
-            pass
+        if waits_for is not None:
+            Path(f"{waits_for}.begun").touch()
+            while not Path(waits_for).exists():
+                time.sleep(0.001)
         task = super().next_task()
         if task is not None and name >= 0:
             task.episode = name
@@ -204,11 +207,13 @@ def test_next_task_goes_on(quick_lane: Kind, prepared_tasks: int) -> None:
         assert names(tasks) == [2, 12]
         tasks.next_task_at(1, name=99)
         assert names(tasks) == [2, 99]
-        assert source.returned == [(0, 1), (1, 11), (1, 12)]
+        # What its user leaves is told as cut off.
+        assert source.told == [(0, 1, 0.0, 0), (1, 11, 0.0, 0), (1, 12, 0.0, 0)]
+        assert source.returned == []
         for _ in range(3):
             tasks.step([0, 0])
         assert names(tasks) == [3, 13]
-        assert [name for _, name, _, _ in source.told] == [2]  # 99 is not the source's
+        assert [name for _, name, _, _ in source.told[3:]] == [2]  # 99 is not the source's
 
 
 @prepared
@@ -246,6 +251,8 @@ def test_steps_go_on_while_the_next_task_is_made(tmp_path: Path) -> None:
     with named(PROCESS, 1, task_source=source, prepared_tasks=1, read_timeout=60) as tasks:
         tasks.step([0])
         tasks.step([0])
+        while not Path(f"{gate}.begun").exists():
+            time.sleep(0.001)
         tasks.async_step([0])
         with pytest.raises(WaitTimeout, match=r"sampler 0 \(step, worker 1\)") as caught:
             tasks.wait_step(0.2)
@@ -330,10 +337,10 @@ def test_a_task_that_cannot_be_made_is_told_when_it_is_due(
         assert names(tasks) == [3, 12]
         tasks.step([0, 0])
         recording = e.value.recordings[0]
+        assert [name for _, name, _, _ in source.told] == [1, 11]
     with Replay(recording) as replay:
         outcome = replay.run()
     assert str(outcome.error) == "no scene"
-    assert [name for _, name, _, _ in source.told] == [1, 11]
 
 
 def names_of(results: Mapping[int, Any]) -> dict[int, int]:
@@ -597,3 +604,31 @@ def test_what_a_thread_raises_is_told_when_it_is_due() -> None:
         tasks.reset_all()
         tasks.set_seeds(5)
         tasks.next_task()
+
+
+def test_an_episode_that_its_user_leaves_is_told_as_truncated(quick_lane: Kind) -> None:
+    outcomes = []
+
+    class Listening(Listed):
+        def ended(self, sampler_id: int, keywords: Any, outcome: Any) -> None:
+            outcomes.append((keywords["name"], outcome))
+
+    source = Listening([1, 2, 3, 4], [11, 12, 13, 14])
+    with named(quick_lane, max_steps=9, task_source=source) as tasks:
+        tasks.step([1, 1])
+        tasks.step_batch([2, 2])
+        tasks.next_task_at(0)
+        ((name, outcome),) = outcomes
+        assert (name, outcome.length, outcome.episode_return) == (1, 2, 3.375)
+        assert (outcome.terminated, outcome.truncated) == (False, True)
+        assert outcome.info == {"abandoned": True}
+
+
+def test_a_list_is_not_played_again_where_its_user_goes_on(kind: Kind) -> None:
+    source = TaskList([{"name": n} for n in range(9)])
+    with named(kind, 1, task_source=source) as tasks:
+        seen = []
+        for _ in range(4):
+            seen += names(tasks)
+            tasks.next_task()
+        assert seen == [0, 1, 2, 3]

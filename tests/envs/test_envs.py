@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from gymnasium.wrappers import FrameStackObservation, TimeLimit
 
-from vectasks import InvalidArgument, MissingExtra
+from vectasks import InvalidArgument, MissingExtra, SingleProcessVectorSampledTasks
 from vectasks.envs import GymnasiumTask, GymnasiumTaskSampler
 from vectasks.envs.gymnasium import can_give_images, find_spec
+from vectasks.sources import TaskList
 
 
 class CountdownEnv(gymnasium.Env[Any, Any]):
@@ -404,3 +405,27 @@ def test_an_id_of_ones_own_needs_no_package_that_has_such_names(
         assert first_observation(GymnasiumTaskSampler(env_id)) == 0
     finally:
         del gymnasium.registry[env_id]
+
+
+def test_a_task_source_gives_the_seeds_of_episodes() -> None:
+    source = TaskList([{"seed": seed} for seed in (7, 3, 7, 5)])
+    arguments = [{"env": "CartPole-v1", "seed": 1}]
+    seen = []
+    with SingleProcessVectorSampledTasks(
+        GymnasiumTaskSampler, arguments, task_source=source, should_log=False
+    ) as tasks:
+        for _ in range(4):
+            seen.append((tasks.attr("task_info")[0]["seed"], tasks.get_observations()[0]))
+            tasks.next_task()
+    assert [seed for seed, _ in seen] == [7, 3, 7, 5]
+    env = gymnasium.make("CartPole-v1")
+    for seed, observation in seen:
+        np.testing.assert_array_equal(observation, env.reset(seed=seed)[0])
+    env.close()
+
+
+def test_a_seed_that_is_none_of_an_episode_is_refused() -> None:
+    sampler = GymnasiumTaskSampler("CartPole-v1", seed=1)
+    with pytest.raises(InvalidArgument, match="a seed must be an integer"):
+        sampler.next_task(seed="7")  # type: ignore[arg-type]
+    sampler.close()

@@ -257,12 +257,19 @@ class AtariTaskSampler(TaskSampler[AtariTask]):
         self._rng.integers(_SEED_LIMIT)
         self._num_sampled += 1
 
-    def next_task(self, **kwargs: Any) -> AtariTask:
-        """Begin the next episode; keywords that other samplers understand are ignored."""
-        seed: int | None = None
+    def next_task(self, seed: int | None = None, **kwargs: Any) -> AtariTask:
+        """Begin the next episode; keywords that other samplers understand are ignored.
+
+        Args:
+            seed: of the emulator, in place of the sampler's own, which is left out.
+            **kwargs: are ignored.
+        """
         if self.seed_each_episode or self._is_seeded:
             self._is_seeded = False
-            seed = int(self._rng.integers(_SEED_LIMIT))
+            own_seed = int(self._rng.integers(_SEED_LIMIT))
+            seed = own_seed if seed is None else seed
+        if seed is not None:
+            seed = checked_seed(seed)
             self._ale.setInt("random_seed", seed)
             self._ale.loadROM(self._rom_path)  # the emulator takes a seed only when it loads a game
             self._noop_rng = np.random.default_rng(seed)

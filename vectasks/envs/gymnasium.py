@@ -213,18 +213,23 @@ class GymnasiumTaskSampler(TaskSampler[GymnasiumTask]):
         self._env_id = type(self.env.unwrapped).__name__ if spec is None else spec.id
 
     def next_task(
-        self, options: Mapping[str, Any] | None = None, **kwargs: Any
+        self,
+        options: Mapping[str, Any] | None = None,
+        seed: int | None = None,
+        **kwargs: Any,
     ) -> GymnasiumTask | None:
         """Reset the environment for the next episode; None after ``max_tasks`` of them.
 
         Args:
             options: for this reset, in place of ``reset_options``.
+            seed: for this reset, in place of the sampler's own, which is left out.
             **kwargs: what other samplers understand (``force_advance_scene``); ignored.
         """
         if self.max_tasks is not None and self._num_sampled >= self.max_tasks:
             return None
         options = self.reset_options if options is None else options
-        seed = self._next_seed()
+        own_seed = self._next_seed()
+        seed = own_seed if seed is None else checked_seed(seed)
         options = None if options is None else dict(options)
         observation, info = reset_env(self.env, seed=seed, options=options)
         self._last_sampled_task = GymnasiumTask(

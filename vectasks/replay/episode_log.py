@@ -148,12 +148,14 @@ class EpisodeLog:
             track.gap = "the actions of earlier episodes"
         return True
 
-    def return_and_length(self, sampler_id: int, last_reward: Any) -> tuple[Any, int]:
-        """The sum of rewards, and number of steps, of the episode that the last step ended."""
+    def return_and_length(self, sampler_id: int, last_reward: Any = None) -> tuple[Any, int]:
+        """Add up the rewards, and count the steps, of a sampler's current episode."""
         calls = self._calls(sampler_id, self._tracks[sampler_id].episode)
         steps = [call for call in calls if call.command is Command.STEP]
-        rewards = [call.reward for call in steps if call.reward is not None] + [last_reward]
-        return sum(np.asarray(rewards, np.float64)), len(steps)
+        rewards = [call.reward for call in steps if call.reward is not None]
+        if last_reward is not None:  # which is not written down yet
+            rewards.append(last_reward)
+        return np.asarray(rewards, np.float64).sum(axis=0).tolist(), len(steps)
 
     def steps(self, ids: Sequence[int], actions: Any) -> None:
         """Some samplers are stepped.

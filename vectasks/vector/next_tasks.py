@@ -210,7 +210,10 @@ class NextTasks:
             give: is given its TaskStart, or the Failure or Death that came instead, perhaps before
                 this returns.
         """
-        self._give_back(sampler_id, self._current[sampler_id])
+        failure = self._tell_abandoned(sampler_id)
+        if failure is not None:
+            give(failure)
+            return
         host = self._current[sampler_id].host
         host.worker = self._moves.leave(sampler_id)
         last = self._add_turn(sampler_id, host)
@@ -226,6 +229,16 @@ class NextTasks:
         if is_ready:
             self._give(sampler_id)
         self._prepare(sampler_id, last)
+
+    def _tell_abandoned(self, sampler_id: int) -> Failure | None:
+        """Tell the source of an episode of its that its user leaves; the failure if that raised."""
+        turn = self._current[sampler_id]
+        keywords, turn.keywords = turn.keywords, None
+        if not self._drawing.has_source or keywords is None:
+            return None
+        left = StepOutcome(None, 0.0, True, {"abandoned": True}, False, True, False)
+        return_and_length = self._log.return_and_length(sampler_id)
+        return self._drawing.tell_end(sampler_id, keywords, left, return_and_length)
 
     def is_due(self, sampler_id: int) -> bool:
         """Tell whether a sampler waits for its next task."""
@@ -390,9 +403,11 @@ class NextTasks:
             raise
         changed: list[tuple[int, Command, Any]] = []
         for i, command, data in orders:
-            if i in drawn or (command is Command.NEXT_TASK and data):
+            if i in drawn:
                 self._give_back(i, self._current[i])
-                self._current[i].keywords = drawn.get(i)
+                self._current[i].keywords = drawn[i]
+            elif command is Command.NEXT_TASK and data:
+                self._tell_abandoned(i)
             if i in drawn:
                 asked = Preparation(keywords=drawn[i])
                 data = asked if command is Command.RESET else data._replace(first=asked)
