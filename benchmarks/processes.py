@@ -34,12 +34,13 @@ class Runner:
         self, python: Path, module: str, job: Mapping[str, Any], root: Path = ROOT
     ) -> None:
         self._stderr: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self._folder = tempfile.TemporaryDirectory()  # some libraries leave files where they are
         reads, writes = os.pipe()
         self._answers = os.fdopen(reads, "rb", buffering=0)
         self._unread = b""
         self._process = subprocess.Popen(
             [str(python), "-m", module, json.dumps({**job, "answers": writes})],
-            cwd=root,
+            cwd=self._folder.name,
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
@@ -99,6 +100,7 @@ class Runner:
             self._process.wait()
             self._answers.close()
             self._stderr.close()
+            self._folder.cleanup()
 
     def _last_words(self) -> str:
         self._stderr.seek(0)

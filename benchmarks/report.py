@@ -194,8 +194,9 @@ def render(results: Mapping[str, Any]) -> str:
         "### To reach",
         _targets(table),
         "### How many times as fast",
-        '`step_batch` (W5, R1, R2: first half ready) against each; "best": of the peers with '
-        "worker processes. Last column: its share of what a plain loop does on one core.",
+        "`step_batch` (W5, R1, R2: first half ready) against the best peer of each kind, and its "
+        "share of what a plain loop does on one core. The tables below end each cell with the same "
+        "ratio, to whoever stands there.",
         _ratios(table),
     ]
     for workload in dict.fromkeys(workload for workload, _ in table.cells):
@@ -312,16 +313,17 @@ def _cycles(table: Table) -> str:
 
 
 def _ratios(table: Table) -> str:
-    peers = [name for name, kind in table.kinds.items() if kind not in ("limit", "vectasks")]
+    """The best peer of each kind, and how many times as fast vectasks is."""
     rows = []
     for cell in table.cells:
         ours = table.ours(cell)
-        best = table.best(lambda _, kind: kind == "parallel", cell)
-        names = [best or "", *peers, LOOP]
-        rows.append(
-            [f"{cell[0]} N={cell[1]}", *(_times(table.times(ours, name, cell)) for name in names)]
-        )
-    return _markdown(["", "best", *peers, "of one core"], rows)
+        told = [f"{cell[0]} N={cell[1]}"]
+        for kind in ("parallel", "first ready", "batch", "native"):
+            best = table.best(lambda _, its, kind=kind: its == kind, cell)
+            told.append(f"{_times(table.times(ours, best, cell))}: {best}" if best else "-")
+        rows.append([*told, _times(table.times(ours, LOOP, cell))])
+    kinds = ["processes, in lockstep", "the first half that is ready", "PufferLib", "in C++"]
+    return _markdown(["", *kinds, "of one core"], rows)
 
 
 def _rates(table: Table, workload: str) -> str:
@@ -330,14 +332,16 @@ def _rates(table: Table, workload: str) -> str:
     for name in table.kinds:
         if any(table.median(name, cell) for cell in cells):
             rows.append([name, *(_cell_text(table, name, cell) for cell in cells)])
-    return _markdown(["", *(f"N={n}: median (lowest to highest)" for _, n in cells)], rows)
+    return _markdown(["", *(f"N={n}: median (lowest to highest), times" for _, n in cells)], rows)
 
 
 def _cell_text(table: Table, name: str, cell: CellKey) -> str:
     spread = table.spread(name, cell)
     if spread is None:
         return "-"
-    return f"{short(spread.median)} ({short(spread.low)} to {short(spread.high)})"
+    told = f"{short(spread.median)} ({short(spread.low)} to {short(spread.high)})"
+    ours = table.ours(cell)
+    return told if name == ours else f"{told}, {_times(table.times(ours, name, cell))}"
 
 
 def _starts(table: Table) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torchrl.envs import AsyncEnvPool, GymWrapper, ParallelEnv
 
@@ -53,16 +54,24 @@ def make(
         _, state = envs.step_and_maybe_reset(state)
         return batch(), num_envs
 
-    def step_first_half(actions: Any) -> tuple[Any, int]:
+    def step_pool(actions: Any) -> tuple[Any, int]:
         nonlocal state, sent
         ready = _indices(state["env_index"]) if sent else list(range(num_envs))
-        sent = True
         state["action"] = torch.from_numpy(actions[ready])
         envs.async_step_and_maybe_reset_send(state, env_index=ready)
-        _, state = envs.async_step_and_maybe_reset_recv(min_get=num_envs // 2)
-        return batch(), len(state)
+        wait_for = num_envs // 2 if first_half else num_envs
+        _, state = envs.async_step_and_maybe_reset_recv(min_get=wait_for)
+        observation = batch()
+        if not sent:  # rows come as they were ready; the first batch is compared, in order
+            order = np.argsort(_indices(state["env_index"]))
+            if isinstance(observation, dict):
+                observation = {name: array[order] for name, array in observation.items()}
+            else:
+                observation = observation[order]
+        sent = True
+        return observation, len(state)
 
-    return Vector(step_first_half if first_half else step, envs.close)
+    return Vector(step_pool if pool else step, envs.close)
 
 
 def _indices(stacked: Any) -> list[int]:
