@@ -157,9 +157,10 @@ class _Run:
 
     def _rates(self, cell: Cell) -> None:
         """All contenders of a cell at once, each idle but in its turn; rounds of such turns."""
-        stretch = _STRETCH.get(cell.workload, 1)
-        rounds = min(self._scale.rounds, _MAX_SLOW_ROUNDS) if stretch > 1 else self._scale.rounds
-        seconds = stretch * self._scale.seconds
+        rounds, seconds = self._scale.rounds, self._scale.seconds
+        if cell.workload in SLOW:
+            rounds = self._options.rounds or min(rounds, _MAX_SLOW_ROUNDS)
+            seconds = self._options.seconds or seconds * _STRETCH[cell.workload]
         with contextlib.ExitStack() as stack:
             runners = {}
             for contender in self._present(cell):

@@ -18,7 +18,7 @@ CHEAP = frozenset({"W1", "W2", "W3"}) | REAL
 WAITING = frozenset({"W5", "R1"})
 _NEEDS_MORE = frozenset({"MiniGrid", "Breakout", "Atari"})  # than PufferLib's environment has
 #: How many tasks beforehand are measured.
-PREPARED_TASKS = (1, 4)
+PREPARED_TASKS = (1, 4, 8)
 SIMULATED = "simulated sleeps"
 _EXTRAS = ["minigrid==3.2.0", "ale-py==0.12.1", "opencv-python-headless"]
 
@@ -153,12 +153,12 @@ _PEERS = [
     Contender("Tianshou SubprocVectorEnv", "tianshou", "tianshou", "parallel",
               {"shared_memory": False}, is_variant=True),
     Contender("TorchRL ParallelEnv", "torchrl", "torchrl", "parallel", _FORK, start={}),
-    Contender("TorchRL AsyncEnvPool", "torchrl", "torchrl", "parallel", {"pool": True},
+    Contender("TorchRL AsyncEnvPool", "torchrl", "torchrl", "parallel", {"pool": True, **_FORK},
               start={"pool": True}),
     Contender("Tianshou ShmemVectorEnv, first half", "tianshou", "tianshou", "first ready",
               {"first_half": True}, WAITING | {"R2"}),
     Contender("TorchRL AsyncEnvPool, first half", "torchrl", "torchrl", "first ready",
-              {"pool": True, "first_half": True}, WAITING | {"R2"}),
+              {"pool": True, "first_half": True, **_FORK}, WAITING | {"R2"}),
     Contender("Gymnasium SyncVectorEnv", "gymnasium", "gym", "in process",
               {"in_process": True}, CHEAP | SLOW),
     Contender("Gymnasium SyncVectorEnv, reset in the next step", "gymnasium", "gym", "in process",

@@ -101,6 +101,10 @@ class Simulator:
         self._num_steps = 0
         return self.observe(), {}
 
+    def skip_episode(self) -> None:
+        """Leave an episode out: the next one is that after it."""
+        next(self._lengths)
+
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Observation (arrays that are used again), reward, terminated, truncated, info."""
         if self._work_s:

@@ -76,12 +76,12 @@ def make(
         creators = [BatchEnv] * workers
         arguments = [[workload, each, i * each] for i in range(workers)]
     count = len(creators)
-    envs = pufferlib.vector.make(
+    # Not by pufferlib.vector.make, which refuses sync_traj: with it, halves take turns in order.
+    envs = pufferlib.vector.Multiprocessing(
         creators,
-        env_args=arguments,
-        env_kwargs=[{}] * count,
-        backend=pufferlib.vector.Multiprocessing,
-        num_envs=count,
+        arguments,
+        [{}] * count,
+        count,
         num_workers=workers,
         batch_size=count // 2 if first_half else count,
         zero_copy=not first_half,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from collections import deque
 from collections.abc import Generator
 
 from benchmarks.workloads import RESET_SLEEP_S, STEP_SLEEP_S, episode_lengths, sleeps_s
@@ -47,13 +48,13 @@ def _step_ends(workload: str, seed: int, prepared_tasks: int) -> Generator[float
     waits = workload == "R1"
     sleeps = itertools.repeat(STEP_SLEEP_S) if waits else sleeps_s(seed)
     reset_s = RESET_SLEEP_S if waits else 0.0
-    prepared_s = [RESET_SLEEP_S] * prepared_tasks  # when each spare has its next task
+    prepared_s = deque([RESET_SLEEP_S] * prepared_tasks)  # when the next tasks are there, in turn
     end_s = 0.0
     for length in episode_lengths(workload, seed):
         for number in range(length):
             end_s = (yield end_s) + next(sleeps)
             if number == length - 1 and prepared_tasks:
-                end_s = max(end_s, heapq.heappop(prepared_s))
-                heapq.heappush(prepared_s, end_s + reset_s)
+                prepared_s.append(end_s + reset_s)  # by whoever has just ended its episode
+                end_s = max(end_s, prepared_s.popleft())
             elif number == length - 1:
                 end_s += reset_s

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import multiprocessing
 from typing import Any
 
 import numpy as np
@@ -20,22 +22,20 @@ def make(
     first_half: bool = False,
     start_method: str | None = None,
 ) -> Vector:
-    """A worker process an environment; ``start_method`` None is the library's default.
+    """A worker process an environment; ``start_method`` None is the library's default, "spawn".
 
     Args:
         workload: the environments.
         num_envs: how many.
         pool: an AsyncEnvPool that exchanges tensors through shared memory.
         first_half: a step of the pool waits for half of them.
-        start_method: of ParallelEnv's workers.
+        start_method: of the workers.
     """
     torch.set_num_threads(1)
-
-    def wrapped(make_env: Any) -> Any:
-        return lambda: GymWrapper(make_env(), categorical_action_encoding=True)
-
-    env_fns = [wrapped(make_env) for make_env in makers(workload, num_envs)]
+    env_fns = [functools.partial(_wrapped, make_env) for make_env in makers(workload, num_envs)]
     if pool:
+        if start_method is not None:  # it has no argument for that
+            multiprocessing.set_start_method(start_method, force=True)
         envs: Any = AsyncEnvPool(env_fns, backend="multiprocessing", exchange="auto")
     else:
         envs = ParallelEnv(num_envs, env_fns, mp_start_method=start_method)
@@ -72,6 +72,10 @@ def make(
         return observation, len(state)
 
     return Vector(step_pool if pool else step, envs.close)
+
+
+def _wrapped(make_env: Any) -> Any:
+    return GymWrapper(make_env(), categorical_action_encoding=True)
 
 
 def _indices(stacked: Any) -> list[int]:

@@ -9,7 +9,15 @@ import gymnasium
 import numpy as np
 
 from benchmarks.gym_envs import make_env
-from benchmarks.workloads import LEAVES, Simulator, Vector, num_actions, observation_space, stack
+from benchmarks.workloads import (
+    LEAVES,
+    SLOW_RESETS,
+    Simulator,
+    Vector,
+    num_actions,
+    observation_space,
+    stack,
+)
 from vectasks import RLStepResult, SingleProcessVectorSampledTasks, Task, TaskSampler
 from vectasks import VectorSampledTasks as WorkerVector
 from vectasks.envs import AtariTaskSampler, GymnasiumTaskSampler
@@ -57,10 +65,16 @@ class SimulatorTaskSampler(TaskSampler[SimulatorTask]):
         self._space = observation_space(workload, gymnasium.spaces)
         self._action_space = gymnasium.spaces.Discrete(num_actions(workload))
         self._task_type = InPlaceTask if in_place else SimulatorTask
+        #: With spares the episodes are those without: each leaves out what the others play.
+        self.episodes_are_independent: bool = workload in SLOW_RESETS
 
     def next_task(self, **kwargs: Any) -> SimulatorTask:
         """One more episode; they never end."""
         return self._task_type(self._simulator, self._space, self._action_space)
+
+    def skip_task(self, **kwargs: Any) -> None:
+        """Leave an episode out."""
+        self._simulator.skip_episode()
 
 
 def make_sampler(
